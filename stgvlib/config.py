@@ -1,0 +1,137 @@
+"""What is fitted and how: frozen dataclasses, the presets `paper` and `stgv`, the profiles smoke | quick | paper.
+
+Defaults are the paper's (Sec. III and App. B). Values that the paper does not print are marked: [code] read in its
+parent's code (D2GV, GaussianImage), [inferred] from its published numbers, [ours] chosen here.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Literal
+
+from stgvlib.errors import StgvError
+
+Encoding = Literal["hash", "positional", "planes"]
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """The deformation field: encoding, MLP and heads (paper, Sec. II-B)."""
+
+    encoding: Encoding = "hash"
+    spatial: bool = True  # the 2D hash of (x, y)
+    temporal: bool = True  # the 3D hash of (x, y, t)
+    levels: int = 8
+    log2_table_size: int = 10
+    base_resolution: int = 16
+    growth: float = 1.5
+    spatial_features: int = 2
+    temporal_features: int = 4
+    time_cells: tuple[float, ...] | None = None  # cells of the time axis a level; None: as many as in space
+    time_frequencies: int = 6  # gamma(t); t itself is included [inferred]
+    position_frequencies: int = 10  # only for encoding="positional" [code]
+    width: int = 128
+    position_scale: float | None = None  # px a unit of the position head; None: half the frame [inferred]
+    zero_heads: bool = True  # heads start at zero, so fitting starts from the canonical frame [inferred]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything that decides the result of a fit, besides the video and the seed."""
+
+    preset: str = "paper"
+    gop_size: int = 10
+    gaussians: int | None = None  # a GoP; None: one for every 40.96 px, the paper's 20,000 on Bunny
+    keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
+    coarse_steps: int = 10_000
+    steps: int = 60_000
+    parametrization: Literal["tanh", "pixel"] = "tanh"  # mu = tanh(p), Cholesky = p + (0.5, 0, 0.5) [code]; or px
+    placement: Literal["uniform", "gradient"] = "uniform"
+    initial_scale: float | None = None  # px, l1 and l3 at the start; None: U(0.5, 1.5) and l2 U(0, 1) [code]
+    optimizer: Literal["adam", "adan"] = "adan"  # [code]
+    position_rate: float = 7e-3
+    cholesky_rate: float = 7e-3
+    color_rate: float = 7e-3
+    gaussian_schedule: Literal["constant", "cosine", "halving"] = "halving"  # every 20,000 steps [code]
+    field_rate: float = 1.6e-4
+    field_rate_last: float = 1.6e-5
+    field: FieldConfig = field(default_factory=FieldConfig)
+
+    def __post_init__(self):
+        for name, least in (("gop_size", 1), ("coarse_steps", 0), ("steps", 0)):
+            if getattr(self, name) < least:
+                raise StgvError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.gaussians is not None and self.gaussians < 1:
+            raise StgvError(f"gaussians must be at least 1, got {self.gaussians}")
+
+    def digest(self) -> str:
+        """Short hash of every field: names a configuration in records and checkpoints."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+PAPER = FitConfig()
+STGV = FitConfig(
+    preset="stgv",
+    gop_size=22,
+    parametrization="pixel",
+    placement="gradient",
+    initial_scale=2.5,
+    optimizer="adam",
+    position_rate=0.5,
+    cholesky_rate=0.03,
+    color_rate=7e-3,
+    gaussian_schedule="cosine",
+    field_rate=4e-3,
+    field_rate_last=2e-4,
+    field=FieldConfig(position_scale=40.0),
+)
+PRESETS = {"paper": PAPER, "stgv": STGV}
+PIXELS_PER_GAUSSIAN = 40.96  # the paper's Bunny: 640 x 1280 px, 20,000 Gaussians
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large an experiment is. A profile shrinks numbers; it never changes what runs."""
+
+    name: str
+    scale: float = 1.0  # of height and width
+    frames: int | None = None  # of an experiment's video; `stgv fit` has its own --frames
+    steps: float = 1.0  # part of the preset's steps, coarse and deformation
+    pixels_per_gaussian: float = 1.0  # times the preset's
+
+
+PROFILES = {
+    "smoke": Profile("smoke", scale=0.3, frames=10, steps=0.01),
+    "quick": Profile("quick", scale=0.5, frames=20, steps=0.05),
+    "paper": Profile("paper"),
+}
+
+
+def preset(name: str) -> FitConfig:
+    if name not in PRESETS:
+        raise StgvError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def profile(name: str) -> Profile:
+    if name not in PROFILES:
+        raise StgvError(f"profile must be one of {', '.join(PROFILES)}, got {name!r}")
+    return PROFILES[name]
+
+
+def scaled_steps(config: FitConfig, to: Profile) -> FitConfig:
+    """The configuration with its step counts shrunk to a profile."""
+    return replace(config, coarse_steps=round(config.coarse_steps * to.steps), steps=round(config.steps * to.steps))
+
+
+def from_dict(kind, values: dict):
+    """Rebuild a (nested) frozen dataclass from `asdict` output that went through JSON. Raises StgvError."""
+    known = {f.name: f for f in fields(kind)}
+    if unknown := set(values) - set(known):
+        raise StgvError(f"unknown settings {sorted(unknown)} for {kind.__name__}: written by another version?")
+    built = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and is_dataclass(nested := known[name].default_factory):
+            value = from_dict(nested, value)
+        built[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**built)

@@ -1,0 +1,102 @@
+"""Compile the .cu files to cubins with NVRTC, cache them on disk, and launch kernels on torch's current stream.
+
+The cache lies in $STGV_CACHE, else ~/.cache/stgvlib, and is keyed by source, architecture, options and NVRTC version.
+Compiling needs no GPU and no driver, so continuous integration compiles every kernel for every supported architecture.
+"""
+
+import hashlib
+import io
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
+
+SOURCES = Path(__file__).parent
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+
+
+@lru_cache
+def nvrtc_version() -> tuple[int, int]:
+    """(major, minor) of the NVRTC library that is found. Raises what cuda-core raises when there is none."""
+    from cuda.bindings import nvrtc
+
+    status, major, minor = nvrtc.nvrtcVersion()
+    if int(status) != 0:
+        raise RuntimeError(f"nvrtcVersion answered {status}")
+    return major, minor
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("STGV_CACHE") or Path.home() / ".cache" / "stgvlib")
+
+
+def compile_cubin(name: str, arch: str, logs: io.StringIO | None = None) -> bytes:
+    """Compile `name`.cu for `arch` (sm_90 ...). With `logs`, ptxas reports registers and spills there."""
+    options = ProgramOptions(std="c++17", arch=arch, ptxas_options=["-v"] if logs is not None else None)
+    program = Program((SOURCES / f"{name}.cu").read_text(), "c++", options)
+    return bytes(program.compile("cubin", logs=logs).code)
+
+
+def cached_cubin(name: str, arch: str) -> bytes:
+    """The cubin from the disk cache, compiled when missing. An unwritable cache only costs the compilation."""
+    source = (SOURCES / f"{name}.cu").read_bytes()
+    key = hashlib.sha256(source + repr((arch, nvrtc_version())).encode()).hexdigest()[:24]
+    path = cache_folder() / f"{name}-{arch}-{key}.cubin"
+    if path.is_file():
+        return path.read_bytes()
+    cubin = compile_cubin(name, arch)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(cubin)
+        os.replace(file.name, path)
+    except OSError:
+        pass
+    return cubin
+
+
+@lru_cache
+def kernel(name: str, function: str, device: int):
+    """The loaded kernel; torch's primary context of `device` must be current."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return _module(name, f"sm_{major}{minor}", device).get_kernel(function)
+
+
+@lru_cache
+def _module(name: str, arch: str, device: int) -> ObjectCode:
+    return ObjectCode.from_cubin(cached_cubin(name, arch))
+
+
+@lru_cache
+def _stream(handle: int) -> Stream:
+    return Stream.from_handle(handle)
+
+
+@lru_cache(maxsize=4096)
+def _config(grid: tuple, block: int, shared: int) -> LaunchConfig:
+    return LaunchConfig(grid=grid, block=block, shmem_size=shared)
+
+
+def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: int = 0) -> None:
+    """Launch `function` of `name`.cu on the current device and stream.
+
+    Tensors pass their address, ints become int32, floats float32, None a null pointer.
+    """
+    device = torch.cuda.current_device()
+    values = [_argument(value) for value in arguments]
+    stream = _stream(torch.cuda.current_stream().cuda_stream)
+    launch(stream, _config(grid, block, shared), kernel(name, function, device), *values)
+
+
+def _argument(value):
+    if isinstance(value, torch.Tensor):
+        return value.data_ptr()
+    if isinstance(value, float):
+        return np.float32(value)
+    if value is None:
+        return 0
+    return np.int32(value)

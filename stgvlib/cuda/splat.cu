@@ -1,0 +1,286 @@
+// The sum of 2D Gaussians (paper, eq. 2) and its gradients, for a batch of GoPs.
+//
+//   C(p) = sum_n rgb_n exp(-sigma_n(p)),   sigma = |z|^2 / 2,   z = L^-1 (p - mu),   cut where the weight < 1/255.
+//
+// Everything works on the whitened offset z, so sigma is a sum of squares and can never turn negative, however thin
+// the Gaussian. z is scaled by U so that the weight is exp2(-|z|^2).
+//
+// project_bin  one thread a Gaussian: whitening factors, bounding box, exact ellipse-tile test, per-tile lists.
+//              A tile's list holds `capacity` entries; a tile with more scans all N boxes instead: slower, never wrong.
+// forward      one block a 16x16 tile, one warp an 8x8 quadrant, two pixels a lane. ~10 instructions a pair.
+//              splat_forward writes the image; splat_mse_forward compares with a uint8 RGBA frame (A = loss weight),
+//              writes the weighted residual as fp16 x 4 (8 bytes a pixel) and one partial loss a tile.
+// backward     one warp a Gaussian gathers the image gradient over its ellipse, eight columns by four rows at a time:
+//              no atomics, so gradients are deterministic given the image gradient. ~16 instructions a pair.
+// Bytes: 32 a Gaussian and tile forward, 8 (mse) or 12 a pair backward, nearly all from L1/L2.
+
+#define TILE 16
+#define THREADS 128
+#define CUT 7.994353436858858f        // log2(255)
+#define RADIUS 3.3290429691304455f    // sqrt(2 ln 255): the cut in standard deviations
+#define U 0.8493218002880191f         // sqrt(log2(e) / 2)
+#define MIN_SCALE 0.3f                // px, the same bound as splat.py's
+#define FULL 0xffffffffu
+
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ unsigned pack_half2(float low, float high) {
+  unsigned short a, b;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(a) : "f"(low));
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(high));
+  return (unsigned)a | ((unsigned)b << 16);
+}
+
+__device__ __forceinline__ float2 unpack_half2(unsigned v) {
+  float2 r;
+  asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}" : "=f"(r.x), "=f"(r.y) : "r"(v));
+  return r;
+}
+
+// Smallest |z|^2 over the rectangle [x0, x1] x [y0, y1] of offsets from the centre.
+__device__ __forceinline__ float nearest(float a1, float a3, float k, float x0, float x1, float y0, float y1) {
+  if (x0 <= 0.f && x1 >= 0.f && y0 <= 0.f && y1 >= 0.f) return 0.f;
+  float best = 3.4e38f;
+  float dx = x0 > 0.f ? x0 : (x1 < 0.f ? x1 : 0.f);
+  if (dx != 0.f) {
+    float dy = fminf(fmaxf(k * dx / a3, y0), y1), z1 = a1 * dx, z2 = a3 * dy - k * dx;
+    best = z1 * z1 + z2 * z2;
+  }
+  float dy = y0 > 0.f ? y0 : (y1 < 0.f ? y1 : 0.f);
+  if (dy != 0.f) {
+    float ex = fminf(fmaxf(k * a3 * dy / (a1 * a1 + k * k), x0), x1), z1 = a1 * ex, z2 = a3 * dy - k * ex;
+    best = fminf(best, z1 * z1 + z2 * z2);
+  }
+  return best;
+}
+
+// shape[g, n] = x, y, a1, a3;  paint[g, n] = k, r, g, b;  z1 = a1 dx, z2 = a3 dy - k dx
+extern "C" __global__ void __launch_bounds__(256) project_bin(
+    const float* __restrict__ mu, const float* __restrict__ cholesky, const float* __restrict__ rgb,
+    float4* __restrict__ shape, float4* __restrict__ paint, short4* __restrict__ boxes,
+    int* __restrict__ counts, int* __restrict__ lists,
+    int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y;
+  if (i >= n) return;
+  long long o = (long long)g * n + i;
+  float x = mu[2 * o], y = mu[2 * o + 1];
+  float l1 = fmaxf(cholesky[3 * o], MIN_SCALE), l2 = cholesky[3 * o + 1], l3 = fmaxf(cholesky[3 * o + 2], MIN_SCALE);
+  float a1 = U / l1, a3 = U / l3, k = a3 * l2 / l1;
+  shape[o] = make_float4(x, y, a1, a3);
+  paint[o] = make_float4(k, rgb[3 * o], rgb[3 * o + 1], rgb[3 * o + 2]);
+
+  // A hair wider than the ellipse: the exact test is made pixel by pixel.
+  float hx = RADIUS * l1 * 1.00001f + 1e-3f, hy = RADIUS * sqrtf(l2 * l2 + l3 * l3) * 1.00001f + 1e-3f;
+  int x0 = max(0, (int)ceilf(x - hx - 0.5f)), x1 = min(width - 1, (int)floorf(x + hx - 0.5f));
+  int y0 = max(0, (int)ceilf(y - hy - 0.5f)), y1 = min(height - 1, (int)floorf(y + hy - 0.5f));
+  if (x1 < x0 || y1 < y0) {
+    boxes[o] = make_short4(32767, 32767, -1, -1);
+    return;
+  }
+  boxes[o] = make_short4(x0, y0, x1, y1);
+  for (int ty = y0 / TILE; ty <= y1 / TILE; ty++)
+    for (int tx = x0 / TILE; tx <= x1 / TILE; tx++) {
+      float rx = tx * TILE + 0.5f - x, ry = ty * TILE + 0.5f - y;
+      if (nearest(a1, a3, k, rx, rx + (TILE - 1), ry, ry + (TILE - 1)) > CUT * 1.0001f) continue;
+      int tile = (g * tiles_y + ty) * tiles_x + tx;
+      int slot = atomicAdd(&counts[tile], 1);
+      if (slot < capacity) lists[(long long)tile * capacity + slot] = i;
+    }
+}
+
+template <bool MSE>
+__device__ __forceinline__ void forward(
+    const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
+    const int* __restrict__ counts, const int* __restrict__ lists, float* __restrict__ image,
+    const uchar4* __restrict__ frames, const int* __restrict__ frame_index, uint2* __restrict__ residual,
+    float* __restrict__ loss, int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames) {
+  __shared__ float4 first[THREADS], second[THREADS];
+  __shared__ unsigned char quadrants[THREADS];
+  int g = blockIdx.z, tile = (g * tiles_y + blockIdx.y) * tiles_x + blockIdx.x;
+  int left = blockIdx.x * TILE, top = blockIdx.y * TILE;
+  int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
+  int lx = (warp & 1) * 8 + (lane & 7), ly = (warp >> 1) * 8 + (lane >> 3);
+  float fx = lx + 0.5f, fy = ly + 0.5f;
+  float r0 = 0, g0 = 0, b0 = 0, r1 = 0, g1 = 0, b1 = 0;
+  int count = counts[tile];
+  bool listed = count <= capacity;
+  if (!listed) count = n;
+  for (int base = 0; base < count; base += THREADS) {
+    int m = min(THREADS, count - base);
+    if (tid < m) {
+      int i = listed ? lists[(long long)tile * capacity + base + tid] : base + tid;
+      long long o = (long long)g * n + i;
+      short4 box = boxes[o];
+      int bx0 = box.x - left, by0 = box.y - top, bx1 = box.z - left, by1 = box.w - top;
+      unsigned columns = (bx0 < 8 && bx1 >= 0 ? 5u : 0u) | (bx0 < 16 && bx1 >= 8 ? 10u : 0u);
+      unsigned rows = (by0 < 8 && by1 >= 0 ? 3u : 0u) | (by0 < 16 && by1 >= 8 ? 12u : 0u);
+      quadrants[tid] = columns & rows;
+      float4 s = shape[o], p = paint[o];
+      float dx = s.x - left, dy = s.y - top;
+      first[tid] = make_float4(s.z, -s.z * dx, s.w, p.x * dx - s.w * dy);
+      second[tid] = make_float4(-p.x, p.y, p.z, p.w);
+    }
+    __syncthreads();
+    for (int j0 = 0; j0 < m; j0 += 32) {
+      int j = j0 + lane;
+      unsigned hits = __ballot_sync(FULL, j < m && (quadrants[j] >> warp & 1));
+      while (hits) {
+        int q = j0 + __ffs(hits) - 1;
+        hits &= hits - 1;
+        float4 s = first[q], p = second[q];
+        float z1 = fmaf(s.x, fx, s.y), t = fmaf(p.x, fx, s.w);
+        float z1z1 = z1 * z1, za = fmaf(s.z, fy, t), zb = fmaf(s.z, fy + 4.f, t);
+        float da = fmaf(za, za, z1z1), db = fmaf(zb, zb, z1z1);
+        float ea = exp2_fast(-da), eb = exp2_fast(-db);
+        ea = da <= CUT ? ea : 0.f;
+        eb = db <= CUT ? eb : 0.f;
+        r0 = fmaf(ea, p.y, r0); g0 = fmaf(ea, p.z, g0); b0 = fmaf(ea, p.w, b0);
+        r1 = fmaf(eb, p.y, r1); g1 = fmaf(eb, p.z, g1); b1 = fmaf(eb, p.w, b1);
+      }
+    }
+    __syncthreads();
+  }
+  float sum = 0;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int px = left + lx, py = top + ly + 4 * half;
+    float r = half ? r1 : r0, gg = half ? g1 : g0, b = half ? b1 : b0;
+    if (px < width && py < height) {
+      long long o = ((long long)g * height + py) * width + px;
+      if (MSE) {
+        long long f = (((long long)g * num_frames + frame_index[g]) * height + py) * width + px;
+        uchar4 target = frames[f];
+        float weight = target.w * (1 / 255.f);
+        r -= target.x * (1 / 255.f); gg -= target.y * (1 / 255.f); b -= target.z * (1 / 255.f);
+        sum += weight * (r * r + gg * gg + b * b);
+        residual[o] = make_uint2(pack_half2(weight * r, weight * gg), pack_half2(weight * b, 0.f));
+      } else {
+        image[3 * o] = r; image[3 * o + 1] = gg; image[3 * o + 2] = b;
+      }
+    }
+  }
+  if (MSE) {
+    __shared__ float sums[THREADS / 32];
+    for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(FULL, sum, d);
+    if (lane == 0) sums[warp] = sum;
+    __syncthreads();
+    if (tid == 0) loss[tile] = sums[0] + sums[1] + sums[2] + sums[3];
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) splat_forward(
+    const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists, float* image,
+    int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
+  forward<false>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0);
+}
+
+// frames [G, T, H, W] uchar4; frame_index [G]; residual [G, H, W]; loss [G, tiles]
+extern "C" __global__ void __launch_bounds__(THREADS) splat_mse_forward(
+    const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists,
+    const uchar4* frames, const int* frame_index, uint2* residual, float* loss,
+    int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames) {
+  forward<true>(shape, paint, boxes, counts, lists, 0, frames, frame_index, residual, loss, n, width, height, tiles_x,
+                tiles_y, capacity, num_frames);
+}
+
+// Sum eight values over a warp; lane L of the first eight ends with value L. 4 + 2 + 1 + 2 shuffles instead of 40.
+__device__ __forceinline__ float reduce8(float v[8], int lane) {
+#pragma unroll
+  for (int step = 0; step < 3; step++) {
+    int half = 4 >> step, bit = 16 >> step;
+#pragma unroll
+    for (int j = 0; j < half; j++) {
+      float keep = lane & bit ? v[j + half] : v[j], send = lane & bit ? v[j] : v[j + half];
+      v[j] = keep + __shfl_xor_sync(FULL, send, bit);
+    }
+  }
+  float s = v[0] + __shfl_xor_sync(FULL, v[0], 2);
+  s += __shfl_xor_sync(FULL, s, 1);
+  return __shfl_sync(FULL, s, (lane & 7) << 2);  // the sum of value v lies in lanes 4v .. 4v + 3
+}
+
+// image_grad: [G, H, W] fp16 x 4 (HALF) or [G, H, W, 3] float. All outputs are multiplied by scale[g] * factor.
+template <bool HALF>
+__device__ __forceinline__ void backward(
+    const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
+    const float* __restrict__ cholesky, const void* __restrict__ image_grad, const float* __restrict__ scale,
+    float factor, float* __restrict__ d_mu, float* __restrict__ d_cholesky, float* __restrict__ d_rgb,
+    int n, int width, int height) {
+  int i = (blockIdx.x * blockDim.x + threadIdx.x) >> 5, lane = threadIdx.x & 31, g = blockIdx.y;
+  if (i >= n) return;
+  long long o = (long long)g * n + i;
+  float4 s = shape[o], p = paint[o];
+  short4 box = boxes[o];
+  const uint2* half4 = (const uint2*)image_grad + (long long)g * height * width;
+  const float* float3s = (const float*)image_grad + 3LL * g * height * width;
+  float ar = 0, ag = 0, ab = 0, s1 = 0, s2 = 0, s11 = 0, s12 = 0, s22 = 0;
+  float inv_a3 = 1.f / s.w;
+  for (int xc = box.x & ~3; xc <= box.z; xc += 8) {
+    int x = xc + (lane & 7);
+    float dx = x + 0.5f - s.x, z1 = s.z * dx, z1z1 = z1 * z1, t = p.x * dx;
+    // Rows of this column inside the ellipse, then of these eight columns together, so that lanes stay side by side.
+    float room = CUT * 1.0001f - z1z1;
+    bool inside = room >= 0.f && x >= box.x && x <= box.z;
+    float reach = sqrtf(fmaxf(room, 0.f));
+    float low = inside ? s.y - 0.5f + (t - reach) * inv_a3 : 3e4f, high = inside ? s.y - 0.5f + (t + reach) * inv_a3 : -3e4f;
+#pragma unroll
+    for (int d = 4; d; d >>= 1) {
+      low = fminf(low, __shfl_xor_sync(FULL, low, d));
+      high = fmaxf(high, __shfl_xor_sync(FULL, high, d));
+    }
+    int y0 = max((int)box.y, (int)ceilf(low - 1e-3f)), y1 = min((int)box.w, (int)floorf(high + 1e-3f));
+    float w0 = 0, w2 = 0, w22 = 0;
+    for (int y = y0 + (lane >> 3); y <= y1; y += 4) {
+      float dr, dg, db;
+      if (inside) {
+        if (HALF) {
+          uint2 raw = half4[y * width + x];
+          float2 a = unpack_half2(raw.x), b = unpack_half2(raw.y);
+          dr = a.x; dg = a.y; db = b.x;
+        } else {
+          const float* q = float3s + 3LL * (y * width + x);
+          dr = q[0]; dg = q[1]; db = q[2];
+        }
+      } else {
+        dr = dg = db = 0.f;
+      }
+      float z2 = fmaf(s.w, y + 0.5f - s.y, -t), d2 = fmaf(z2, z2, z1z1);
+      float e = exp2_fast(-d2);
+      e = d2 <= CUT ? e : 0.f;
+      ar = fmaf(e, dr, ar); ag = fmaf(e, dg, ag); ab = fmaf(e, db, ab);
+      float w = e * fmaf(dr, p.y, fmaf(dg, p.z, db * p.w)), wz = w * z2;
+      w0 += w; w2 += wz; w22 = fmaf(wz, z2, w22);
+    }
+    s1 = fmaf(z1, w0, s1); s2 += w2;
+    s11 = fmaf(z1z1, w0, s11); s12 = fmaf(z1, w2, s12); s22 += w22;
+  }
+  float v[8] = {ar, ag, ab, s1, s2, s11, s12, s22};
+  float total = reduce8(v, lane) * scale[g] * factor;
+  // dsigma/dmu and dsigma/dL in whitened moments; z carries U once, so first moments U^2 and second moments U^3.
+  s1 = __shfl_sync(FULL, total, 3); s2 = __shfl_sync(FULL, total, 4);
+  s11 = __shfl_sync(FULL, total, 5); s12 = __shfl_sync(FULL, total, 6); s22 = __shfl_sync(FULL, total, 7);
+  const float u2 = 1.f / (U * U), u3 = u2 / U;
+  if (lane < 3) {
+    d_rgb[3 * o + lane] = total;
+    float d = lane == 0 ? s11 * s.z - s12 * p.x : (lane == 1 ? s12 : s22) * s.w;
+    if (lane != 1 && cholesky[3 * o + lane] < MIN_SCALE) d = 0.f;
+    d_cholesky[3 * o + lane] = d * u3;
+    if (lane < 2) d_mu[2 * o + lane] = u2 * (lane ? s2 * s.w : s1 * s.z - s2 * p.x);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 4) splat_backward(
+    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
+    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, int n, int width, int height) {
+  backward<false>(shape, paint, boxes, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 4) splat_mse_backward(
+    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* residual,
+    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, int n, int width, int height) {
+  backward<true>(shape, paint, boxes, cholesky, residual, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height);
+}

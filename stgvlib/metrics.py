@@ -1,0 +1,89 @@
+"""PSNR (float and 8-bit), MS-SSIM and decoding speed. Imports only torch and numpy; the field's MS-SSIM when used.
+
+Peers (HNeRV, D2GV) compute the PSNR of each frame on the float render clamped to [0, 1] and average over frames. A file
+or a screen has 8 bits, so the rounded value is reported beside it.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MS_SSIM_LEAST = 161  # px of the shorter side: five scales with an 11 px window
+
+
+def psnr(image: Tensor, target: Tensor) -> float:
+    """PSNR of one frame in dB; [H, W, 3] in [0, 1], the image clamped first. Identical frames give inf."""
+    _same(image, target)
+    error = (image.clamp(0, 1).double() - target.double()).square().mean()
+    return (-10 * torch.log10(error)).item()
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """[..., 3] in [0, 1] -> uint8, clamped and rounded."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def ms_ssim(image: Tensor, target: Tensor) -> float | None:
+    """MS-SSIM of one frame as pytorch-msssim computes it (data_range 1); None where a side is 160 px or less."""
+    _same(image, target)
+    if min(image.shape[:2]) < MS_SSIM_LEAST:
+        return None
+    from pytorch_msssim import ms_ssim as compute
+
+    pair = (v.float().clamp(0, 1).permute(2, 0, 1)[None] for v in (image, target))
+    return compute(*pair, data_range=1).item()
+
+
+def evaluate(rendered: Iterable[Tensor], targets: Iterable[np.ndarray]) -> dict:
+    """Means over frames: psnr, psnr_8bit, ms_ssim (None when frames are too small), psnr_frames, frames.
+
+    rendered: float [H, W, 3] each; targets: uint8 [H, W, 3] each. Raises ValueError when the two differ in length.
+    """
+    rows = []
+    for image, target in zip(rendered, targets, strict=True):
+        target = torch.as_tensor(target).to(image.device).float() / 255
+        rounded = to_uint8(image).float() / 255
+        rows.append((psnr(image, target), psnr(rounded, target), ms_ssim(image, target)))
+    if not rows:
+        raise ValueError("evaluate needs at least one frame")
+    floats, rounds, similarities = zip(*rows)
+    return {
+        "psnr": float(np.mean(floats)),
+        "psnr_8bit": float(np.mean(rounds)),
+        "ms_ssim": None if similarities[0] is None else float(np.mean(similarities)),
+        "psnr_frames": [round(v, 3) for v in floats],
+        "frames": len(rows),
+    }
+
+
+def decode_fps(render: Callable[[int], Tensor], frames: int, seconds: float = 1.0) -> float:
+    """Frames a second of `render(i)`, one frame at a time, warm and synchronised, for about `seconds` of wall time.
+
+    Each call must return the finished frame; what it includes (8-bit rounding or not) is the caller's to state.
+    """
+
+    def wait() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    for i in range(min(3, frames)):
+        render(i)
+    wait()
+    began, done = time.perf_counter(), 0
+    while done < frames or time.perf_counter() - began < seconds:
+        render(done % frames)
+        done += 1
+        if done % frames == 0:
+            wait()
+            if time.perf_counter() - began >= seconds:
+                break
+    wait()
+    return done / (time.perf_counter() - began)
+
+
+def _same(image: Tensor, target: Tensor) -> None:
+    if image.shape != target.shape or image.dim() != 3 or image.shape[-1] != 3:
+        raise ValueError(f"frames must both be [H, W, 3], got {tuple(image.shape)} and {tuple(target.shape)}")

@@ -1,0 +1,286 @@
+"""Canonical Gaussians and their deformation field, batched over GoPs (paper, Sec. II, eq. 6-9).
+
+Every parameter has a leading GoP axis, so a batch of GoPs trains in one pass. `paper_parameters` is the count that the
+paper reports: 8 numbers a Gaussian, the hash tables, and the MLP.
+"""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stgvlib.config import PIXELS_PER_GAUSSIAN, FieldConfig, FitConfig, from_dict
+from stgvlib.encoding import HashGrid, Planes, positional
+from stgvlib.errors import StgvError
+from stgvlib.splat import MIN_SCALE, splat
+
+CHOLESKY_OFFSET = (0.5, 0.0, 0.5)  # px, added to the raw Cholesky vector of the tanh parametrisation
+
+
+class CanonicalGaussians(nn.Module):
+    """N Gaussians a GoP, 8 parameters each: position, Cholesky vector, colour; no opacity."""
+
+    def __init__(self, gops: int, count: int, size: tuple[int, int], parametrization: str):
+        super().__init__()
+        self.size = size
+        self.tanh = parametrization == "tanh"
+        self.mu = nn.Parameter(torch.zeros(gops, count, 2))
+        self.cholesky = nn.Parameter(torch.zeros(gops, count, 3))
+        self.rgb = nn.Parameter(torch.zeros(gops, count, 3))
+        self.register_buffer("extent", torch.tensor([size[1], size[0]], dtype=torch.float32), persistent=False)
+        self.register_buffer("offset", torch.tensor(CHOLESKY_OFFSET), persistent=False)
+
+    @property
+    def cholesky_floor(self) -> float:
+        """Lower bound of the raw l1 and l3, which the optimiser keeps."""
+        return MIN_SCALE - CHOLESKY_OFFSET[0] if self.tanh else MIN_SCALE
+
+    def pixels(self) -> tuple[Tensor, Tensor]:
+        """(mu [G, N, 2], cholesky [G, N, 3]) in px."""
+        if not self.tanh:
+            return self.mu, self.cholesky
+        return (self.mu.tanh() + 1) / 2 * self.extent, self.cholesky + self.offset
+
+    @torch.no_grad()
+    def set_pixels(self, gop: int, mu: Tensor, cholesky: Tensor, rgb: Tensor) -> None:
+        """Set one GoP's Gaussians from px values."""
+        if self.tanh:
+            mu = torch.atanh((mu / self.extent * 2 - 1).clamp(-0.999999, 0.999999))
+            cholesky = cholesky - self.offset
+        self.mu[gop], self.cholesky[gop], self.rgb[gop] = mu, cholesky, rgb
+
+
+class BatchedLinear(nn.Module):
+    """y = x W + b with its own W [G, in, out] for each GoP."""
+
+    def __init__(self, gops: int, inputs: int, outputs: int, generator=None, zero: bool = False):
+        super().__init__()
+        bound = 0.0 if zero else 1 / math.sqrt(inputs)  # torch.nn.Linear's initialisation
+        self.weight = nn.Parameter((torch.rand(gops, inputs, outputs, generator=generator) * 2 - 1) * bound)
+        self.bias = nn.Parameter((torch.rand(gops, 1, outputs, generator=generator) * 2 - 1) * bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class DeformationField(nn.Module):
+    """f = (2D hash(mu), 3D hash(mu, t), gamma(t)) -> two-layer MLP -> linear heads for position and colour (eq. 6-8)."""
+
+    def __init__(self, config: FieldConfig, gops: int, size: tuple[int, int], generator=None):
+        super().__init__()
+        self.config = config
+        self.spatial = self.temporal = self.planes = None
+        grid = (config.levels, config.log2_table_size, config.base_resolution, config.growth)
+        if config.encoding == "hash":
+            if config.spatial:
+                self.spatial = HashGrid(gops, 2, config.spatial_features, *grid, generator=generator)
+            if config.temporal:
+                cells = config.time_cells
+                self.temporal = HashGrid(gops, 3, config.temporal_features, *grid, cells, generator=generator)
+        elif config.encoding == "planes":
+            self.planes = Planes(gops, generator=generator)
+        inputs = sum(e.width for e in (self.spatial, self.temporal, self.planes) if e is not None)
+        if config.encoding == "positional":
+            inputs = 2 * (1 + 2 * config.position_frequencies)
+        inputs += 1 + 2 * config.time_frequencies
+        self.hidden = BatchedLinear(gops, inputs, config.width, generator)
+        self.features = BatchedLinear(gops, config.width, config.width, generator)
+        self.position_head = BatchedLinear(gops, config.width, 2, generator, config.zero_heads)
+        self.color_head = BatchedLinear(gops, config.width, 3, generator, config.zero_heads)
+        half = (size[1] / 2, size[0] / 2)
+        scale = half if config.position_scale is None else (config.position_scale,) * 2
+        self.register_buffer("position_scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+        self.register_buffer("extent", torch.tensor([size[1], size[0]], dtype=torch.float32), persistent=False)
+
+    def encode(self, mu: Tensor, t: Tensor) -> Tensor:
+        """mu [G, N, 2] px, t [G] in [0, 1] -> the concatenation f_h of eq. 7, [G, N, inputs]."""
+        where = mu / self.extent
+        time = t[:, None, None].expand(*mu.shape[:2], 1)
+        both = torch.cat([where, time], -1)
+        parts = []
+        if self.config.encoding == "positional":
+            parts.append(positional(where, self.config.position_frequencies))
+        if self.spatial is not None:
+            parts.append(self.spatial(where))
+        if self.temporal is not None:
+            parts.append(self.temporal(both))
+        if self.planes is not None:
+            parts.append(self.planes(both))
+        code = positional(t[:, None, None], self.config.time_frequencies)
+        return torch.cat([*parts, code.expand(-1, mu.shape[1], -1)], -1)
+
+    def forward(self, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(delta mu [G, N, 2] px, delta rgb [G, N, 3]) at times t [G]."""
+        hidden = self.hidden(self.encode(mu, t)).relu()
+        features = self.features(hidden).relu()
+        return self.position_head(features) * self.position_scale, self.color_head(features)
+
+    def groups(self) -> tuple[list[Tensor], list[Tensor]]:
+        """(encoding parameters, MLP parameters)."""
+        encodings = [e for e in (self.spatial, self.temporal, self.planes) if e is not None]
+        tables = [p for e in encodings for p in e.parameters()]
+        layers = (self.hidden, self.features, self.position_head, self.color_head)
+        return tables, [p for layer in layers for p in layer.parameters()]
+
+
+class VideoModel(nn.Module):
+    """G GoPs of one video: canonical Gaussians, field, and the number of frames of each GoP."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        num_frames: list[int],  # of each GoP
+        size: tuple[int, int],  # height, width
+        count: int,  # Gaussians a GoP
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.config, self.size, self.num_frames = config, size, list(num_frames)
+        gops = len(num_frames)
+        self.count = count
+        self.gaussians = CanonicalGaussians(gops, self.count, size, config.parametrization)
+        self.field = DeformationField(config.field, gops, size, generator)
+
+    def deform(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(mu', cholesky, rgb') at times t [G]: eq. 9. The shape is not deformed."""
+        mu, cholesky = self.gaussians.pixels()
+        d_mu, d_rgb = self.field(mu, t)
+        return mu + d_mu, cholesky, self.gaussians.rgb + d_rgb
+
+    def times(self, frame: Tensor) -> Tensor:
+        """t of frame i of a GoP of n frames: (i + 1) / n, as in the parent code. frame [G] -> [G]."""
+        counts = torch.tensor(self.num_frames, device=frame.device)
+        return (frame + 1) / counts
+
+    @torch.no_grad()
+    def render(self, frame: Tensor, scale: float = 1.0, canonical: bool = False) -> Tensor:
+        """Frame `frame[g]` of every GoP, [G, H, W, 3] not clamped; at `scale` times the size the Gaussians grow along."""
+        if canonical:
+            mu, cholesky = self.gaussians.pixels()
+            rgb = self.gaussians.rgb
+        else:
+            mu, cholesky, rgb = self.deform(self.times(frame))
+        size = tuple(max(1, round(side * scale)) for side in self.size)
+        ratio = mu.new_tensor([size[1] / self.size[1], size[0] / self.size[0]])
+        if scale != 1:
+            rows = torch.stack([ratio[0], ratio[1], ratio[1]])  # l1 follows x; l2, l3 follow y
+            mu, cholesky = mu * ratio, cholesky * rows
+        return splat(mu, cholesky, rgb, size)
+
+    def gop(self, g: int) -> "VideoModel":
+        """GoP g alone, as a copy."""
+        alone = VideoModel(self.config, self.num_frames[g : g + 1], self.size, self.count)
+        alone.load_state_dict({name: value[g : g + 1] for name, value in self.state_dict().items()})
+        return alone.to(self.gaussians.mu.device)
+
+    @staticmethod
+    def join(models: list["VideoModel"]) -> "VideoModel":
+        """The GoPs of several models, in order, as one model."""
+        first = models[0]
+        lengths = [n for m in models for n in m.num_frames]
+        joined = VideoModel(first.config, lengths, first.size, first.count)
+        states = [m.state_dict() for m in models]
+        joined.load_state_dict({name: torch.cat([s[name] for s in states]) for name in states[0]})
+        return joined.to(first.gaussians.mu.device)
+
+    def frames(self, scale: float = 1.0):
+        """Every frame of the video in order, float [H, W, 3] not clamped, one at a time."""
+        for g, count in enumerate(self.num_frames):
+            alone = self.gop(g)
+            for i in range(count):
+                yield alone.render(torch.tensor([i], device=alone.gaussians.mu.device), scale)[0]
+
+    def num_parameters(self) -> int:
+        """8 a Gaussian, hash tables, MLP: what the paper counts, over all GoPs."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int) -> int:
+    """Gaussians a GoP. Unset: what the paper's GoPs (10 frames, a Gaussian every 40.96 px) would spend on this video."""
+    if config.gaussians is not None:
+        return config.gaussians
+    published = max(1, round(size[0] * size[1] / PIXELS_PER_GAUSSIAN))
+    gops, paper_gops = len(split_gops(frames, config.gop_size)), len(split_gops(frames, FitConfig.gop_size))
+    if gops == paper_gops:
+        return published
+    budget = (8 * published + field_parameters(FieldConfig())) * paper_gops
+    return max(1, (budget // gops - field_parameters(config.field)) // 8)
+
+
+def field_parameters(config: FieldConfig) -> int:
+    """Numbers in one GoP's deformation field."""
+    return sum(p.numel() for p in DeformationField(config, 1, (1, 1)).parameters())
+
+
+def split_gops(frames: int, gop_size: int) -> list[tuple[int, int]]:
+    """[start, stop) of each GoP. A rest shorter than a third of a GoP joins the GoP before it.
+
+    That gives the paper's parameter counts: Bunny's 132 frames are 13 GoPs (3.01M, the last one 12 frames long, as in
+    D2GV's folders), and the six DAVIS sequences, with rests of 4 and 5 frames, 50 GoPs (3.3M a video).
+    """
+    if frames < 1:
+        raise StgvError("a video needs at least one frame")
+    gops, rest = divmod(frames, gop_size)
+    if rest and (gops == 0 or rest * 3 >= gop_size):
+        gops += 1
+    starts = [g * gop_size for g in range(gops)]
+    return list(zip(starts, [*starts[1:], frames]))
+
+
+def save_model(model: VideoModel, path: str | Path, **extra) -> None:
+    """Write a model as safetensors with its configuration (and `extra`, JSON-able) as metadata; atomic.
+
+    Raises StgvError when the file cannot be written; whatever lay at `path` is then untouched.
+    """
+    from safetensors.torch import save
+
+    about = {"config": asdict(model.config), "size": model.size, "num_frames": model.num_frames, "count": model.count}
+    metadata = {"format": "stgv-model", "version": "1", "about": json.dumps(about | extra)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(path, save(tensors, metadata))
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[VideoModel, dict]:
+    """Read a model and its metadata. Raises StgvError for a missing, truncated or foreign file."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise StgvError(f"{path} does not exist; expected a model that `stgv fit` wrote")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != "stgv-model":
+                raise StgvError(f"{path} is a safetensors file, but no model that `stgv fit` wrote")
+            if metadata.get("version") != "1":
+                raise StgvError(f"{path} has model format {metadata.get('version')}, this stgvlib reads 1: update it")
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        about = json.loads(metadata["about"])
+        config = from_dict(FitConfig, about["config"])
+        model = VideoModel(config, about["num_frames"], tuple(about["size"]), about["count"])
+        model.load_state_dict(state)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise StgvError(f"{path} is damaged or no model that `stgv fit` wrote ({reason}); fit it again") from error
+    return model.to(device), about
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write beside `path`, then rename. Raises StgvError (unwritable folder, full disk ...) and leaves nothing behind."""
+    path = Path(path)
+    partial = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            partial = file.name
+            file.write(data)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise StgvError(f"cannot write {path}: {error.strerror or error}") from error

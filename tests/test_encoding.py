@@ -1,0 +1,92 @@
+"""The encodings: tiny-cuda-nn's layout, and every backend against the float64 reference."""
+
+import pytest
+import torch
+
+from stgvlib.encoding import HashGrid, Planes, hash_encode_reference, positional
+
+
+def points(gops, count, dims, seed=0):
+    return torch.rand(gops, count, dims, generator=torch.Generator().manual_seed(seed)) * 1.2 - 0.1
+
+
+@pytest.mark.parametrize("dims, features", [(2, 2), (2, 4), (3, 2), (3, 4)])
+@pytest.mark.parametrize("gops, count, size", [(1, 1, 10), (2, 700, 10), (1, 5, 4), (1, 300, 14)])
+def test_values_and_gradients(device, dims, features, gops, count, size):
+    grid = HashGrid(gops, dims, features, levels=5, log2_table_size=size, generator=torch.Generator().manual_seed(1))
+    grid.table.data *= 1e4
+    x = points(gops, count, dims)
+    exact_x, exact_table = x.double().requires_grad_(), grid.table.detach().double().requires_grad_()
+    reference = hash_encode_reference(exact_x, exact_table, grid)
+    weight = torch.randn(reference.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (reference * weight).sum().backward()
+    grid, x = grid.to(device), x.to(device).requires_grad_()
+    out = grid(x)
+    (out * weight.float().to(device)).sum().backward()
+    for value, expected in ((out, reference), (grid.table.grad, exact_table.grad), (x.grad, exact_x.grad)):
+        assert (value.double().cpu() - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_layout_is_tiny_cuda_nns():
+    """Sizes that give the paper's parameter counts: two dense 2D levels, every 3D level hashed."""
+    flat, solid = HashGrid(1, 2, 2), HashGrid(1, 3, 4)
+    assert flat.sizes == [256, 576] + [1024] * 6 and flat.table.numel() == 13_952
+    assert solid.sizes == [1024] * 8 and all(solid.hashed) and solid.table.numel() == 32_768
+    assert flat.hashed == [False, False] + [True] * 6
+    # A grid of 5 x 5 points takes 32 entries: sizes are rounded up to 8.
+    assert HashGrid(1, 2, 2, levels=1, base=5).sizes == [32]
+
+
+def test_dense_level_interpolates_its_grid():
+    """With one entry set, the encoding is the tent around that grid point, at (index - 0.5) / scale."""
+    grid = HashGrid(1, 2, 2, levels=1, base=16)
+    grid.table.data.zero_()
+    grid.table.data[0, 5 * 16 + 3, 0] = 1.0
+    at = (torch.tensor([3.0, 5.0]) - 0.5) / 15
+    x = torch.stack([at, at + torch.tensor([0.25 / 15, 0.0]), at + torch.tensor([1 / 15, 0.0])])[None]
+    assert grid(x)[0, :, 0].tolist() == pytest.approx([1.0, 0.75, 0.0], abs=1e-5)
+
+
+def test_time_cells_set_the_last_axis_alone():
+    grid = HashGrid(1, 3, 4, time_cells=(1, 2, 3, 4, 5, 6, 9, 9))
+    assert [r[2] for r in grid.resolutions] == [2, 3, 4, 5, 6, 7, 10, 10]
+    assert [r[0] for r in grid.resolutions] == [r[0] for r in HashGrid(1, 3, 4).resolutions]
+    with pytest.raises(ValueError, match="time_cells needs one number a level"):
+        HashGrid(1, 3, 4, time_cells=(1, 2))
+
+
+def test_gops_do_not_mix(device):
+    grid = HashGrid(3, 3, 4, generator=torch.Generator().manual_seed(0)).to(device)
+    x = points(3, 50, 3).to(device)
+    alone = HashGrid(1, 3, 4).to(device)
+    alone.table.data = grid.table.data[1:2].clone()
+    assert torch.allclose(grid(x)[1], alone(x[1:2])[0], atol=1e-7)
+
+
+def test_positional_is_gamma():
+    code = positional(torch.tensor([[0.25]]), 6)
+    assert code.shape == (1, 13)
+    assert code[0, 0] == 0.25 and code[0, 1] == pytest.approx(2**-0.5) and code[0, 8] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_planes_are_bilinear(device):
+    planes = Planes(2).to(device)
+    x = torch.tensor([[[0.0, 0.0, 0.0]], [[1.0, 1.0, 1.0]]], device=device)
+    out = planes(x)
+    assert out.shape == (2, 1, 48)
+    assert torch.allclose(out[0, 0, :16], planes.planes[0][0, :, 0, 0], atol=1e-6)
+    assert torch.allclose(out[1, 0, 32:], planes.planes[2][1, :, -1, -1], atol=1e-6)
+    out.sum().backward()
+    assert planes.planes[1].grad.abs().sum() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dims, features", [(2, 2), (3, 4)])
+def test_tinycudann_agrees(monkeypatch, dims, features):
+    pytest.importorskip("tinycudann", reason="tiny-cuda-nn is not installed", exc_type=ImportError)
+    grid = HashGrid(2, dims, features).cuda()
+    grid.table.data *= 1e4
+    x = points(2, 512, dims).clamp(0, 1).cuda()
+    ours = grid(x)
+    monkeypatch.setenv("STGV_BACKEND", "tinycudann")
+    assert torch.allclose(grid(x), ours, atol=1e-4)
