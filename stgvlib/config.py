@@ -52,7 +52,9 @@ class FitConfig:
     position_rate: float = 7e-3
     cholesky_rate: float = 7e-3
     color_rate: float = 7e-3
-    gaussian_schedule: Literal["constant", "cosine", "halving"] = "halving"  # every 20,000 steps [code]
+    gaussian_schedule: Literal["constant", "cosine", "halving"] = (
+        "halving"  # after each third of `steps`, 20,000 [code]
+    )
     field_rate: float = 1.6e-4
     field_rate_last: float = 1.6e-5
     field: FieldConfig = field(default_factory=FieldConfig)
@@ -96,13 +98,13 @@ class Profile:
     name: str
     scale: float = 1.0  # of height and width
     frames: int | None = None  # of an experiment's video; `stgv fit` has its own --frames
-    steps: float = 1.0  # part of the preset's steps, coarse and deformation
-    pixels_per_gaussian: float = 1.0  # times the preset's
+    coarse_steps: float = 1.0  # part of the preset's coarse steps
+    steps: float = 1.0  # part of the preset's deformation steps
 
 
 PROFILES = {
-    "smoke": Profile("smoke", scale=0.3, frames=10, steps=0.01),
-    "quick": Profile("quick", scale=0.5, frames=20, steps=0.05),
+    "smoke": Profile("smoke", scale=0.3, frames=10, coarse_steps=0.1, steps=0.02),
+    "quick": Profile("quick", scale=0.5, frames=20, coarse_steps=0.2, steps=0.1),
     "paper": Profile("paper"),
 }
 
@@ -121,7 +123,8 @@ def profile(name: str) -> Profile:
 
 def scaled_steps(config: FitConfig, to: Profile) -> FitConfig:
     """The configuration with its step counts shrunk to a profile."""
-    return replace(config, coarse_steps=round(config.coarse_steps * to.steps), steps=round(config.steps * to.steps))
+    coarse = round(config.coarse_steps * to.coarse_steps)
+    return replace(config, coarse_steps=coarse, steps=round(config.steps * to.steps))
 
 
 def from_dict(kind, values: dict):

@@ -101,7 +101,9 @@ def load(name: str) -> Video:
     if dataset.target and video.size[0] > dataset.target[0]:
         video = video.with_(resize=dataset.target)
     if video.num_frames != dataset.frames:
-        raise StgvError(f"{path} gives {video.num_frames} frames, {name} has {dataset.frames}: is the download complete?")
+        raise StgvError(
+            f"{path} gives {video.num_frames} frames, {name} has {dataset.frames}: is the download complete?"
+        )
     return video
 
 
@@ -154,13 +156,17 @@ def _download(url: str, folder: Path) -> Path:
         return Path(pooch.retrieve(url, None, name, folder, downloader=resume))
     except requests.RequestException as error:
         reason = type(error).__name__
-        raise StgvError(f"cannot reach {url} ({reason}); download it by hand and place it at {folder / name}") from error
+        raise StgvError(
+            f"cannot reach {url} ({reason}); download it by hand and place it at {folder / name}"
+        ) from error
 
 
 def _unpack_7z(archive: Path) -> None:
     try:
         import py7zr
     except ImportError as error:
-        raise StgvError(f"unpacking {archive.name} needs py7zr (pip install py7zr), or unpack it yourself there") from error
+        raise StgvError(
+            f"unpacking {archive.name} needs py7zr (pip install py7zr), or unpack it yourself there"
+        ) from error
     with py7zr.SevenZipFile(archive) as file:
         file.extractall(archive.parent)

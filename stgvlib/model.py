@@ -69,7 +69,7 @@ class BatchedLinear(nn.Module):
 
 
 class DeformationField(nn.Module):
-    """f = (2D hash(mu), 3D hash(mu, t), gamma(t)) -> two-layer MLP -> linear heads for position and colour (eq. 6-8)."""
+    """f = (2D hash(mu), 3D hash(mu, t), gamma(t)) -> two-layer MLP -> linear heads for position, colour (eq. 6-8)."""
 
     def __init__(self, config: FieldConfig, gops: int, size: tuple[int, int], generator=None):
         super().__init__()
@@ -159,7 +159,7 @@ class VideoModel(nn.Module):
 
     @torch.no_grad()
     def render(self, frame: Tensor, scale: float = 1.0, canonical: bool = False) -> Tensor:
-        """Frame `frame[g]` of every GoP, [G, H, W, 3] not clamped; at `scale` times the size the Gaussians grow along."""
+        """Frame `frame[g]` of every GoP, [G, H, W, 3] not clamped, at `scale` times the size."""
         if canonical:
             mu, cholesky = self.gaussians.pixels()
             rgb = self.gaussians.rgb
@@ -201,7 +201,7 @@ class VideoModel(nn.Module):
 
 
 def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int) -> int:
-    """Gaussians a GoP. Unset: what the paper's GoPs (10 frames, a Gaussian every 40.96 px) would spend on this video."""
+    """Gaussians a GoP. Unset: what the paper (10-frame GoPs, a Gaussian every 40.96 px) would spend on this video."""
     if config.gaussians is not None:
         return config.gaussians
     published = max(1, round(size[0] * size[1] / PIXELS_PER_GAUSSIAN))
@@ -271,7 +271,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Vi
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write beside `path`, then rename. Raises StgvError (unwritable folder, full disk ...) and leaves nothing behind."""
+    """Write beside `path`, then rename. Raises StgvError (unwritable, full disk ...) and leaves nothing behind."""
     path = Path(path)
     partial = None
     try:

@@ -96,7 +96,7 @@ class FlatOptimizer:
                 part.view(-1, 3)[:, ::2].clamp_(min=float(self.floors[s]))
 
 
-def schedule(kind: str, rate: float, last: float, steps: int, halve_every: int = 20_000) -> Tensor:
+def schedule(kind: str, rate: float, last: float, steps: int, halve_every: int = 0) -> Tensor:
     """Learning rate of each step, [steps]: constant | cosine | exponential (rate down to `last`) | halving."""
     t = torch.arange(steps, dtype=torch.float64)
     progress = t / max(steps - 1, 1)
@@ -107,5 +107,5 @@ def schedule(kind: str, rate: float, last: float, steps: int, halve_every: int =
     if kind == "exponential":
         return rate * (last / rate) ** progress
     if kind == "halving":
-        return rate * 0.5 ** (t // halve_every)
+        return rate * 0.5 ** (t // max(halve_every, 1))
     raise ValueError(f"schedule must be constant, cosine, exponential or halving, got {kind!r}")

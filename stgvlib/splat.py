@@ -1,6 +1,6 @@
 """The render op: a frame is the plain sum of its 2D Gaussians (paper, eq. 1-2).
 
-    C(p) = sum_n rgb_n exp(-sigma_n(p)),  sigma = |z|^2 / 2,  z = L^-1 (p - mu),  Sigma = L L^T,  L = [[l1, 0], [l2, l3]]
+    C(p) = sum_n rgb_n exp(-sigma_n(p)),  sigma = |z|^2 / 2,  z = L^-1 (p - mu),  L = [[l1, 0], [l2, l3]]
 
 `splat_reference` is the specification: dense torch, any float type, gradients by autograd. `splat` has the same
 signature and picks numba on a CPU and our CUDA kernels on a GPU. What differs from the published kernels, on purpose:

@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,8 @@ class Progress:
     gops: tuple[int, int]  # first, one past the last GoP of this batch
     total_gops: int
     stage: str  # "coarse" or "deformation"
-    step: int
-    steps: int
+    done: int  # steps of this call so far, over all batches and stages
+    total: int  # steps of this call in all
     psnr: float  # of the last frames seen, dB
 
 
@@ -73,6 +73,8 @@ def fit(
         done = _open_parts(parts, _identity(video, config, seed), len(gops), resume)
     size = _gops_per_batch(video, gops, count, device)
     todo = [g for g in range(len(gops)) if g not in done]
+    total = -(-len(todo) // size) * (config.coarse_steps + config.steps)
+    done_steps = 0
     losses: dict[str, list[Tensor]] = {"coarse": [], "deformation": []}
     seconds = {"coarse": 0.0, "deformation": 0.0}
     for start in range(0, len(todo), size):
@@ -83,12 +85,14 @@ def fit(
         ).to(device)
         for stage in ("coarse", "deformation"):
             began = time.perf_counter()
-            report = _reporter(progress, (batch[0], batch[-1] + 1), len(gops), stage)
+            first = Progress((batch[0], batch[-1] + 1), len(gops), stage, done_steps, total, 0.0)
+            report = _reporter(progress, first)
             try:
                 losses[stage].append(run_stage(model, frames, stage, report))
             except FloatingPointError as error:
                 raise StgvError(f"GoPs {batch[0]}..{batch[-1]}, seed {seed}, {stage} stage: {error}") from error
             seconds[stage] += time.perf_counter() - began
+            done_steps += len(losses[stage][-1])
         for i, g in enumerate(batch):
             done[g] = model.gop(i).cpu()
             if parts is not None:
@@ -97,7 +101,7 @@ def fit(
     return FitResult(VideoModel.join([done[g] for g in range(len(gops))]).to(device), joined, seconds)
 
 
-def run_stage(model: VideoModel, frames: Tensor, stage: str, report: Callable[[int, int, Tensor], None]) -> Tensor:
+def run_stage(model: VideoModel, frames: Tensor, stage: str, report: Callable[[int, Tensor], None]) -> Tensor:
     """Run one stage over a batch of GoPs; frames uint8 [G, T, H, W, 4]. Returns the losses [steps, G] on the CPU."""
     config, device = model.config, frames.device
     coarse = stage == "coarse"
@@ -133,7 +137,7 @@ def run_stage(model: VideoModel, frames: Tensor, stage: str, report: Callable[[i
         if not torch.isfinite(recent).all():
             bad = (~torch.isfinite(losses[done : done + todo])).any(1).nonzero()[0].item()
             raise FloatingPointError(f"the loss is not finite at step {done + bad}")
-        report(done + todo, steps, recent)
+        report(done + todo, recent)
     return losses.cpu()
 
 
@@ -159,7 +163,7 @@ def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
     config, gaussians = model.config, model.gaussians
 
     def rates(rate: float) -> Tensor:
-        return schedule(config.gaussian_schedule, rate, rate * LAST_RATE, steps)
+        return schedule(config.gaussian_schedule, rate, rate * LAST_RATE, steps, config.steps // 3)
 
     segments = [
         Segment("mu", [gaussians.mu], rates(config.position_rate)),
@@ -237,11 +241,13 @@ def _gops_per_batch(video: Video, gops: list, count: int, device: torch.device) 
     return max(1, int(0.6 * free / each))
 
 
-def _reporter(progress: Callback | None, gops: tuple[int, int], total: int, stage: str):
-    def report(step: int, steps: int, recent: Tensor) -> None:
+def _reporter(progress: Callback | None, first: Progress) -> Callable[[int, Tensor], None]:
+    """What `run_stage` calls with the steps done in the stage and the mean losses [G] of the last ones."""
+
+    def report(steps: int, recent: Tensor) -> None:
         if progress is not None:
             psnr = (-10 * torch.log10(recent.clamp(min=1e-12))).mean().item()
-            progress(Progress(gops, total, stage, step, steps, psnr))
+            progress(replace(first, done=first.done + steps, psnr=psnr))
 
     return report
 

@@ -182,7 +182,7 @@ class Video:
 
 
 def open_video(path: str | Path) -> Video:
-    """Open a video file, a raw .yuv file or a folder of frames. Raises StgvError with one line that says what is wrong."""
+    """Open a video file, a raw .yuv file or a folder of frames. Raises StgvError that says what is wrong."""
     path = Path(path)
     if not path.exists():
         raise StgvError(f"{path} does not exist; expected a video file or a folder of PNG or JPEG frames")

@@ -64,6 +64,6 @@ def test_segments_have_their_own_rates_and_floors(device, kind):
 def test_schedules():
     assert schedule("cosine", 1.0, 0.1, 11)[[0, 5, 10]].tolist() == pytest.approx([1.0, 0.55, 0.1])
     assert schedule("exponential", 1.0, 0.01, 3).tolist() == pytest.approx([1.0, 0.1, 0.01])
-    assert schedule("halving", 1.0, 0.0, 50_000)[[0, 19_999, 20_000, 40_000]].tolist() == [1.0, 1.0, 0.5, 0.25]
+    assert schedule("halving", 1.0, 0.0, 50_000, 20_000)[[0, 19_999, 20_000, 40_000]].tolist() == [1.0, 1.0, 0.5, 0.25]
     with pytest.raises(ValueError, match="schedule must be"):
         schedule("linear", 1, 0, 5)

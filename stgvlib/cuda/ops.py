@@ -47,7 +47,9 @@ class Splat(torch.autograd.Function):
     def forward(ctx, mu, cholesky, rgb, size):
         shape, paint, boxes, counts, lists, grid, geometry = _project(mu, cholesky, rgb, size)
         image = mu.new_empty(len(mu), *size, 3)
-        run("splat", "splat_forward", grid, THREADS, shape, paint, boxes, counts, lists, image, *geometry, LIST_CAPACITY)
+        run(
+            "splat", "splat_forward", grid, THREADS, shape, paint, boxes, counts, lists, image, *geometry, LIST_CAPACITY
+        )
         ctx.save_for_backward(cholesky, shape, paint, boxes)
         ctx.size = size
         return image

@@ -1,0 +1,36 @@
+"""STGV: a video as one set of deformed 2D Gaussians a GoP. Fit, render, judge.
+
+from stgvlib import STGV, fit, open_video
+result = fit(open_video("clip.mp4"), STGV, device="cuda")
+frame = result.model.render(torch.tensor([0]))
+"""
+
+from stgvlib.config import PAPER, PROFILES, STGV, FieldConfig, FitConfig
+from stgvlib.datasets import load
+from stgvlib.errors import StgvError
+from stgvlib.metrics import evaluate, ms_ssim, psnr
+from stgvlib.model import VideoModel, load_model, save_model
+from stgvlib.splat import splat
+from stgvlib.train import fit
+from stgvlib.video import Video, open_video, write_video
+
+__all__ = [
+    "PAPER",
+    "PROFILES",
+    "STGV",
+    "FieldConfig",
+    "FitConfig",
+    "StgvError",
+    "Video",
+    "VideoModel",
+    "evaluate",
+    "fit",
+    "load",
+    "load_model",
+    "ms_ssim",
+    "open_video",
+    "psnr",
+    "save_model",
+    "splat",
+    "write_video",
+]

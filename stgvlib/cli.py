@@ -1,0 +1,249 @@
+"""The `stgv` command: fit, render, eval, info, fetch. Bad input gives one line and exit status 2; Ctrl-C gives 130."""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from stgvlib import datasets
+from stgvlib.backend import device_name, resolve_device, system_info
+from stgvlib.config import preset as preset_named
+from stgvlib.config import profile as profile_named
+from stgvlib.config import scaled_steps
+from stgvlib.errors import StgvError
+from stgvlib.experiments import ProgressBar, judge
+from stgvlib.metrics import to_uint8
+from stgvlib.model import VideoModel, gaussian_count, load_model, save_model, split_gops
+from stgvlib.train import fit as fit_video
+from stgvlib.video import Video, open_video, write_video
+
+Positional = tyro.conf.Positional
+Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]
+_Json = Annotated[bool, tyro.conf.arg(name="json", help="Print one JSON object.")]
+
+
+def fit(
+    input: Positional[str],
+    output: Positional[Path],
+    /,
+    preset: Literal["stgv", "paper"] = "stgv",
+    profile: Literal["auto", "smoke", "quick", "paper"] = "auto",
+    frames: int | None = None,
+    gaussians: int | None = None,
+    coarse_steps: int | None = None,
+    steps: int | None = None,
+    size: str | None = None,
+    device: Device = "auto",
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Fit a video and write a model.
+
+    Every finished GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
+
+    Args:
+        input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
+        output: Model to write, ending in .safetensors.
+        preset: stgv is ours, paper is the method as published.
+        profile: How many steps, and how large: smoke (30 % size), quick (50 % size) or paper (all).
+            auto takes paper on a GPU and quick on a CPU.
+        frames: Fit only the first frames.
+        gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
+        coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
+        steps: Steps of the deformation stage; unset, the preset's times the profile's part.
+        size: Resize frames to HEIGHTxWIDTH; unset, what the profile says.
+        seed: Random seed.
+        resume: Take over the GoPs that an interrupted fit finished.
+    """
+    target = resolve_device(device)
+    if output.suffix != ".safetensors":
+        raise StgvError(f"output must end in .safetensors, got {output.name}")
+    _check_folder(output)
+    to = profile_named(("paper" if target.type == "cuda" else "quick") if profile == "auto" else profile)
+    video = _open(input)
+    if frames is not None:
+        if frames > video.num_frames:
+            raise StgvError(f"{input} has {video.num_frames} frames, --frames asked for {frames}")
+        video = video.with_(limit=frames)
+    video = video.with_(resize=_size(size)) if size else video.scaled(to.scale)
+    config = scaled_steps(preset_named(preset), to)
+    changes = {"gaussians": gaussians, "coarse_steps": coarse_steps, "steps": steps}
+    config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    count, gops = gaussian_count(config, video.size, video.num_frames), split_gops(video.num_frames, config.gop_size)
+    _say(
+        f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {len(gops)} GoPs of {count:,} Gaussians, "
+        f"{config.coarse_steps:,} + {config.steps:,} steps each, preset {preset}, profile {to.name}, "
+        f"on {device_name(target)}"
+    )
+    parts = output.with_name(output.name + ".parts")
+    bar = ProgressBar("fit")
+    try:
+        result = fit_video(video, config, target, seed, parts, resume, bar)
+    except KeyboardInterrupt:
+        bar.close()
+        done = len(list(parts.glob("gop_*.safetensors")))
+        _say(f"interrupted; {done} of {len(gops)} GoPs are finished and kept: run the same command with --resume")
+        raise
+    except torch.OutOfMemoryError as error:
+        raise StgvError("the GPU ran out of memory: lower --size or --gaussians, or use --device cpu") from error
+    finally:
+        bar.close()
+    seconds = {k: round(v, 2) for k, v in result.seconds.items()}
+    save_model(result.model, output, fps=video.fps, seed=seed, seconds=seconds, device=device_name(target))
+    shutil.rmtree(parts, ignore_errors=True)
+    _say(f"wrote {output}: {result.model.num_parameters():,} parameters, {output.stat().st_size / 1e6:.1f} MB")
+
+
+def render(
+    model: Positional[Path],
+    output: Positional[Path],
+    /,
+    scale: float = 1.0,
+    fps: float | None = None,
+    device: Device = "auto",
+) -> None:
+    """Render a model to an .mp4 file or to a folder of PNG frames.
+
+    Args:
+        model: Model that `stgv fit` wrote.
+        output: Name ending in .mp4, or a folder.
+        scale: Size of the output relative to the fitted video; the Gaussians are resampled, not the pixels.
+        fps: Frames a second of the .mp4; unset, those of the fitted video.
+    """
+    if not 0 < scale <= 16:
+        raise StgvError(f"scale must be above 0 and at most 16, got {scale}")
+    if fps is not None and not 0 < fps <= 1000:
+        raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
+    fitted, about = load_model(model, resolve_device(device))
+    _check_folder(output)
+    frames = (to_uint8(frame).cpu().numpy() for frame in fitted.frames(scale))
+    try:
+        count = write_video(output, frames, fps or about.get("fps", 25.0))
+    except OSError as error:
+        raise StgvError(f"cannot write {output}: {error.strerror or error}") from error
+    _say(f"wrote {count} frames to {output}")
+
+
+def evaluate(
+    model: Positional[Path], input: Positional[str], /, json_output: _Json = False, device: Device = "auto"
+) -> None:
+    """Judge a model against the video it was fitted to: PSNR, MS-SSIM, parameters, decoding speed.
+
+    Args:
+        model: Model that `stgv fit` wrote.
+        input: The video that was fitted; it is cropped in time and resized to the model.
+    """
+    fitted, _ = load_model(model, resolve_device(device))
+    result = judge(fitted, _fitted_video(input, fitted))
+    if json_output:
+        print(json.dumps(result))
+        return
+    similarity = "none: a side is 160 px or less" if result["ms_ssim"] is None else f"{result['ms_ssim']:.4f}"
+    print(f"PSNR        {result['psnr']:.2f} dB (8-bit {result['psnr_8bit']:.2f} dB)")
+    print(f"MS-SSIM     {similarity}")
+    print(f"parameters  {result['parameters']:,}")
+    print(f"frames      {result['frames']} of {result['width']}x{result['height']}")
+    print(f"decoding    {result['decode_fps']:.1f} frames a second ({result['fps_protocol']})")
+
+
+def info(file: Positional[Path | None] = None, /, system: bool = False, json_output: _Json = False) -> None:
+    """Say what a model file holds, or what this system can run.
+
+    Args:
+        file: Model that `stgv fit` wrote.
+        system: Tell the device, the kernels that would run and why, and library versions.
+    """
+    if system == (file is not None):
+        raise StgvError("info takes a model file or --system")
+    if system:
+        result = system_info()
+    else:
+        fitted, about = load_model(file)
+        result = {
+            "preset": fitted.config.preset,
+            "frames": sum(fitted.num_frames),
+            "gops": len(fitted.num_frames),
+            "width": fitted.size[1],
+            "height": fitted.size[0],
+            "fps": about.get("fps"),
+            "gaussians_a_gop": fitted.count,
+            "parameters": fitted.num_parameters(),
+            "bytes": file.stat().st_size,
+            "seconds": about.get("seconds"),
+            "device": about.get("device"),
+            "config": about["config"],
+        }
+    if json_output:
+        print(json.dumps(result))
+        return
+    for key, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items() if not isinstance(v, dict))
+        print(f"{key:16} {value}")
+
+
+def fetch(group: Positional[Literal["davis", "uvg"]], /) -> None:
+    """Download a dataset of the paper into data/. An interrupted download resumes.
+
+    Args:
+        group: davis (DAVIS 2017 full resolution, 2.7 GB) or uvg (seven 1080p sequences, about 12 GB).
+    """
+    for path in datasets.fetch(group):
+        _say(f"{path}")
+
+
+def _open(name: str) -> Video:
+    return datasets.load(name) if name in datasets.DATASETS else open_video(name)
+
+
+def _fitted_video(name: str, model: VideoModel) -> Video:
+    """The input as the model saw it: its first frames, resized."""
+    video, frames = _open(name), sum(model.num_frames)
+    if video.num_frames < frames:
+        raise StgvError(f"{name} has {video.num_frames} frames, the model {frames}: give the video that was fitted")
+    video = video.with_(limit=frames)
+    return video if video.size == model.size else video.with_(resize=model.size)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise StgvError(f"size must be HEIGHTxWIDTH such as 360x640, got {text!r}")
+    return int(height), int(width)
+
+
+def _check_folder(output: Path) -> None:
+    """Find out before an hour of fitting, not after it, that the result cannot be written."""
+    folder = output.parent
+    if not folder.is_dir():
+        raise StgvError(f"cannot write {output}: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise StgvError(f"cannot write {output}: no permission to write in {folder}")
+    if output.suffix and output.is_dir():
+        raise StgvError(f"cannot write {output}: it is a folder")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one subcommand; exits with 0, 2 (bad input) or 130 (Ctrl-C)."""
+    commands = {"fit": fit, "render": render, "eval": evaluate, "info": info, "fetch": fetch}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="stgv", description="Videos as deformed 2D Gaussians: fit, render, judge.", args=arguments
+        )
+    except StgvError as error:
+        _say(f"stgv: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

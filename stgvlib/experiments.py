@@ -1,0 +1,265 @@
+"""Named experiments, their runs, and the records that every table and figure is made from.
+
+`run("bunny/key_frame", profile="smoke")` loads results/smoke/runs/bunny/key_frame.json where it is valid and fits and
+judges the model where it is not. A record is valid for one configuration, one set of frames, one seed and one
+RECORD_VERSION, which is raised when a change of the code changes results.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from stgvlib import datasets
+from stgvlib.backend import device_name, library_versions, resolve_device
+from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, Profile, profile, scaled_steps
+from stgvlib.errors import StgvError
+from stgvlib.metrics import decode_fps, evaluate, to_uint8
+from stgvlib.model import VideoModel, write_atomically
+from stgvlib.splat import splat
+from stgvlib.train import Progress, fit, psnr_over_steps
+from stgvlib.video import Video
+
+RECORD_VERSION = 1
+FPS_PROTOCOL = "one frame a call, float render without 8-bit rounding, warm, synchronised, first GoP"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration on one dataset."""
+
+    dataset: str
+    config: FitConfig
+    about: str
+    frames: int | None = None  # only the first frames; None: all that the profile takes
+    crop: tuple[float, float, float, float] = (0.30, 0.78, 0.06, 0.42)  # top, bottom, left, right of the figures' crop
+
+
+def _field(**changes) -> FitConfig:
+    return replace(PAPER, field=replace(FieldConfig(), **changes))
+
+
+POSITIONAL = _field(encoding="positional")
+RUNS = {
+    "bunny/multi_frame": Run("bunny", replace(POSITIONAL, keyframe="all"), "V1: all frames, positional encoding"),
+    "bunny/key_frame": Run("bunny", POSITIONAL, "V2: key frame, positional encoding"),
+    "bunny/static": Run("bunny", _field(temporal=False), "V3: key frame, 2D hash"),
+    "bunny/dynamic": Run("bunny", _field(spatial=False), "V4: key frame, 3D hash"),
+    "bunny/planes": Run("bunny", _field(encoding="planes"), "key frame, three planes"),
+    "bunny/paper": Run("bunny", PAPER, "the paper's full method: key frame, 2D and 3D hash"),
+    "bunny/stgv": Run("bunny", STGV, "our preset at the same parameter budget"),
+    "bunny_gop/paper": Run("bunny", PAPER, "the paper's full method on the first GoP alone", frames=10),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run (`data`), or the reason why there is none."""
+
+    name: str
+    path: Path
+    data: dict | None
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.data is not None
+
+    def __getitem__(self, key: str):
+        if self.data is None:
+            raise StgvError(f"{self.name} has no record: {self.reason}")
+        return self.data[key]
+
+    def image(self, key: str) -> np.ndarray:
+        """One of the record's pictures: uint8 [H, W, 3] RGB."""
+        path = self.path.with_name(f"{self.path.stem}.{key}.png")
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if picture is None:
+            raise StgvError(f"{path} is missing: run {self.name} again with refresh=True")
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def results_folder(profile_name: str) -> Path:
+    """results/<profile> of the checkout, or below $STGV_RESULTS."""
+    root = os.environ.get("STGV_RESULTS")
+    return (Path(root) if root else datasets.repository() / "results") / profile_name
+
+
+def video_for(run_: Run, to: Profile) -> Video:
+    """The dataset's frames as a profile sees them."""
+    video = datasets.load(run_.dataset).scaled(to.scale)
+    limits = [n for n in (run_.frames, to.frames) if n is not None]
+    return video.with_(limit=min(limits)) if limits else video
+
+
+def run(
+    name: str,
+    profile_name: str = "smoke",
+    device: str = "auto",
+    refresh: bool = False,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> Record:
+    """The record of a named run: loaded where valid, else fitted. A record without data says why.
+
+    The paper profile is not started on a CPU, where it takes days: the record then says so. Raises StgvError for an
+    unknown name.
+    """
+    if name not in RUNS:
+        raise StgvError(f"run must be one of {', '.join(RUNS)}, got {name!r}")
+    spec, to = RUNS[name], profile(profile_name)
+    stem = name if seed == 0 else f"{name}.seed{seed}"
+    path = results_folder(profile_name) / "runs" / f"{stem}.json"
+    try:
+        video = video_for(spec, to)
+    except StgvError as error:
+        return Record(name, path, None, str(error))
+    config = scaled_steps(spec.config, to)
+    data = {"name": spec.dataset, "frames": video.num_frames, "size": video.size}
+    data["sha256"] = datasets.frames_sha256(video)
+    key = {"config": asdict(config), "dataset": data, "seed": seed, "record_version": RECORD_VERSION}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    if not refresh and (found := _load(path)) is not None and found.get("hash") == digest:
+        return Record(name, path, found)
+    target = resolve_device(device)
+    if target.type == "cpu" and to.name == "paper":
+        return Record(name, path, None, "not run: the paper profile needs a CUDA GPU")
+    bar = ProgressBar(name) if show_progress else None
+    began = time.perf_counter()
+    result = fit(video, config, target, seed, progress=bar)
+    seconds = {k: round(v, 2) for k, v in result.seconds.items()}
+    seconds["total"] = round(time.perf_counter() - began, 2)
+    if bar:
+        bar.close()
+    record = {"name": name, "about": spec.about, "profile": to.name, "hash": digest, **key}
+    record |= {
+        "commit": _commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device_name(target),
+        "versions": library_versions(),
+        "platform": platform.platform(),
+        "seconds": seconds,
+        "gops": len(result.model.num_frames),
+        "gaussians": result.model.count,
+        "history": {stage: psnr_over_steps(losses) for stage, losses in result.losses.items()},
+        **judge(result.model, video),
+    }
+    pictures, ranges = _pictures(result.model, video, spec.crop)
+    record["pictures"] = ranges
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for key_, picture in pictures.items():
+        ok, encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
+        write_atomically(path.with_name(f"{path.stem}.{key_}.png"), encoded.tobytes())
+    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    return Record(name, path, json.loads(json.dumps(record)))
+
+
+def judge(model: VideoModel, video: Video) -> dict:
+    """Everything that a model is judged by against its video: quality, parameters, decoding speed."""
+    if model.size != video.size or sum(model.num_frames) != video.num_frames:
+        got, expected = (*video.size, video.num_frames), (*model.size, sum(model.num_frames))
+        shapes = " against ".join("{}x{} with {} frames".format(*shape) for shape in (got, expected))
+        raise StgvError(f"video and model differ: {shapes} in the model; give the video that was fitted")
+    targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
+    quality = evaluate(model.frames(), targets)
+    device = model.gaussians.mu.device
+    alone = model.gop(0)
+    indices = [torch.tensor([i], device=device) for i in range(alone.num_frames[0])]
+    fps = decode_fps(lambda i: alone.render(indices[i]), len(indices))
+    return quality | {
+        "parameters": model.num_parameters(),
+        "height": model.size[0],
+        "width": model.size[1],
+        "decode_fps": round(fps, 2),
+        "fps_protocol": FPS_PROTOCOL,
+    }
+
+
+def _pictures(model: VideoModel, video: Video, crop: tuple[float, ...]) -> tuple[dict[str, np.ndarray], dict]:
+    """What figures need from a model: crops of the first GoP's canonical frame, last frame and ground truth, and maps
+    of how far each part of the picture is moved, in 8 bits with their maximum in px."""
+    alone, (height, width) = model.gop(0), model.size
+    last = torch.tensor([alone.num_frames[0] - 1], device=alone.gaussians.mu.device)
+    top, bottom, left, right = (round(v * s) for v, s in zip(crop, (height, height, width, width)))
+
+    def cut(image: np.ndarray) -> np.ndarray:
+        return image[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+    frames = {
+        "canonical": to_uint8(alone.render(last, canonical=True)[0]).cpu().numpy(),
+        "frame": to_uint8(alone.render(last)[0]).cpu().numpy(),
+        "key": video.read(0, 1)[0],
+        "truth": video.read(int(last), int(last) + 1)[0],
+    }
+    pictures, ranges = {name: cut(image) for name, image in frames.items()}, {}
+    for name, motion in motion_maps(alone, last).items():
+        ranges[name] = round(float(motion.max()), 3)
+        small = cv2.resize(motion, None, fx=min(1, 480 / width), fy=min(1, 480 / width), interpolation=cv2.INTER_AREA)
+        pictures[name] = np.round(255 * small / max(small.max(), 1e-9)).astype(np.uint8)
+    return pictures, ranges
+
+
+@torch.no_grad()
+def motion_maps(model: VideoModel, frame: torch.Tensor) -> dict[str, np.ndarray]:
+    """|delta mu| in px over the picture, [H, W] float32: of the whole field, and with one hash silenced at a time."""
+    mu, cholesky = model.gaussians.pixels()
+    field, t = model.field, model.times(frame)
+
+    def show(delta: torch.Tensor) -> np.ndarray:
+        length = delta.norm(dim=-1, keepdim=True)
+        paint = torch.cat([length, torch.ones_like(length), torch.zeros_like(length)], -1)
+        image = splat(mu, cholesky, paint, model.size)[0]
+        return (image[..., 0] / image[..., 1].clamp(min=1e-3)).cpu().numpy()
+
+    maps = {"motion": show(field(mu, t)[0])}
+    if field.spatial is not None and field.temporal is not None:
+        for name, silenced in (("motion_static", field.temporal), ("motion_dynamic", field.spatial)):
+            table = silenced.table.data
+            silenced.table.data = torch.zeros_like(table)
+            maps[name] = show(field(mu, t)[0])
+            silenced.table.data = table
+    return maps
+
+
+class ProgressBar:
+    """A progress callback for `fit`: one tqdm bar over all steps of all GoPs."""
+
+    def __init__(self, title: str):
+        notebook = "ipykernel" in sys.modules
+        self.bar = tqdm(desc=title, unit="step", mininterval=5 if notebook else 0.2, file=sys.stderr)
+
+    def __call__(self, p: Progress) -> None:
+        self.bar.total = p.total
+        many = f"GoPs {p.gops[0] + 1}-{p.gops[1]}" if p.gops[1] - p.gops[0] > 1 else f"GoP {p.gops[1]}"
+        self.bar.set_postfix_str(f"{many} of {p.total_gops}, {p.stage}, {p.psnr:.2f} dB", refresh=False)
+        self.bar.update(p.done - self.bar.n)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _load(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _commit() -> str:
+    """The commit that made a record; $STGV_COMMIT where the sources lie outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        return found.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("STGV_COMMIT", "unknown")
