@@ -143,7 +143,7 @@ def run(
         bar.close()
     record = {"name": name, "about": spec.about, "profile": to.name, "hash": digest, **key}
     record |= {
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device_name(target),
         "versions": library_versions(),
@@ -151,10 +151,12 @@ def run(
         "seconds": seconds,
         "gops": len(result.model.num_frames),
         "gaussians": result.model.count,
-        "history": {stage: psnr_over_steps(losses) for stage, losses in result.losses.items()},
+        "history": {
+            stage: psnr_over_steps(losses, result.model.num_frames[0]) for stage, losses in result.losses.items()
+        },
         **judge(result.model, video),
     }
-    pictures, ranges = _pictures(result.model, video, spec.crop)
+    pictures, ranges = _pictures(result.model, result.coarse, video, spec.crop)
     record["pictures"] = ranges
     path.parent.mkdir(parents=True, exist_ok=True)
     for key_, picture in pictures.items():
@@ -185,9 +187,9 @@ def judge(model: VideoModel, video: Video) -> dict:
     }
 
 
-def _pictures(model: VideoModel, video: Video, crop: tuple[float, ...]) -> tuple[dict[str, np.ndarray], dict]:
-    """What figures need from a model: crops of the first GoP's canonical frame, last frame and ground truth, and maps
-    of how far each part of the picture is moved, in 8 bits with their maximum in px."""
+def _pictures(model: VideoModel, coarse: VideoModel, video: Video, crop: tuple) -> tuple[dict[str, np.ndarray], dict]:
+    """What figures need of the first GoP: crops of the canonical frame as the coarse stage left it, the last frame, key
+    frame and ground truth, and maps of how far the picture is moved, in 8 bits with their maximum in px."""
     alone, (height, width) = model.gop(0), model.size
     last = torch.tensor([alone.num_frames[0] - 1], device=alone.gaussians.mu.device)
     top, bottom, left, right = (round(v * s) for v, s in zip(crop, (height, height, width, width)))
@@ -196,7 +198,7 @@ def _pictures(model: VideoModel, video: Video, crop: tuple[float, ...]) -> tuple
         return image[top : max(bottom, top + 1), left : max(right, left + 1)]
 
     frames = {
-        "canonical": to_uint8(alone.render(last, canonical=True)[0]).cpu().numpy(),
+        "canonical": to_uint8(coarse.render(last, canonical=True)[0]).cpu().numpy(),
         "frame": to_uint8(alone.render(last)[0]).cpu().numpy(),
         "key": video.read(0, 1)[0],
         "truth": video.read(int(last), int(last) + 1)[0],
@@ -211,12 +213,13 @@ def _pictures(model: VideoModel, video: Video, crop: tuple[float, ...]) -> tuple
 
 @torch.no_grad()
 def motion_maps(model: VideoModel, frame: torch.Tensor) -> dict[str, np.ndarray]:
-    """|delta mu| in px over the picture, [H, W] float32: of the whole field, and with one hash silenced at a time."""
+    """|delta mu| in px, less its median over the Gaussians (a shift of the whole picture), as [H, W] float32 pictures:
+    of the whole field, and with one hash silenced at a time."""
     mu, cholesky = model.gaussians.pixels()
     field, t = model.field, model.times(frame)
 
     def show(delta: torch.Tensor) -> np.ndarray:
-        length = delta.norm(dim=-1, keepdim=True)
+        length = (delta - delta.median(dim=1, keepdim=True).values).norm(dim=-1, keepdim=True)
         paint = torch.cat([length, torch.ones_like(length), torch.zeros_like(length)], -1)
         image = splat(mu, cholesky, paint, model.size)[0]
         return (image[..., 0] / image[..., 1].clamp(min=1e-3)).cpu().numpy()
@@ -255,7 +258,7 @@ def _load(path: Path) -> dict | None:
         return None
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that made a record; $STGV_COMMIT where the sources lie outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:

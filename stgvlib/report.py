@@ -20,31 +20,33 @@ UVG_REASON = "UVG is not on the machine that ran this: stgv fetch uvg"
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 
 
-def table_4(records: dict[str, Record], profile: str) -> pd.DataFrame:
+def table_4(records: dict[str, Record], profile: str, name: str = "table_4") -> pd.DataFrame:
     """Table IV, ablation of KFCI and of the two hashes. Keys: V1, V2, V3, V4, Ours; those given make the table."""
-    return _save_table(_compare(records, paper.TABLE_4), "table_4", profile)
+    return _save_table(_compare(records, paper.TABLE_4, profile), name, profile)
 
 
 def table_5(records: dict[str, Record], profile: str) -> pd.DataFrame:
     """Table V, encodings. Keys: positional, plane-based, spatio-temporal."""
-    return _save_table(_compare(records, paper.TABLE_5), "table_5", profile)
+    return _save_table(_compare(records, paper.TABLE_5, profile), "table_5", profile)
 
 
-def _compare(records: dict[str, Record], printed: dict[str, tuple[float, float]]) -> pd.DataFrame:
+def _compare(records: dict[str, Record], printed: dict[str, tuple[float, float]], profile: str) -> pd.DataFrame:
+    whole = profile == "paper"
+    reduced = "" if whole else f"profile {profile}: smaller frames, fewer steps, not comparable with the paper"
+    no_uvg = UVG_REASON if datasets.find("uvg/Beauty") is None else ""
     rows = []
     for key, record in records.items():
         bunny, uvg = printed[key]
         row = {"variant": key, "paper Bunny": bunny, "ours Bunny": None, "difference": None}
         if record:
-            row |= {"ours Bunny": record["psnr"], "difference": record["psnr"] - bunny, "8-bit": record["psnr_8bit"]}
+            difference = record["psnr"] - bunny if whole else None
+            row |= {"ours Bunny": record["psnr"], "difference": difference, "8-bit": record["psnr_8bit"]}
             row |= {"MS-SSIM": record["ms_ssim"], "parameters": record["parameters"]}
             row |= {"steps": record["config"]["steps"], "seconds": record["seconds"]["total"]}
             row |= {"frames": record["frames"], "size": "{}x{}".format(*record["dataset"]["size"])}
             row["device"] = record["device"]
         row |= {"paper UVG": uvg, "ours UVG": None}
-        row["note"] = "; ".join(
-            filter(None, [record.reason, UVG_REASON if datasets.find("uvg/Beauty") is None else ""])
-        )
+        row["note"] = "; ".join(filter(None, [record.reason, reduced, no_uvg]))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -102,7 +104,7 @@ def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, colum
     panels = [panel for panel in panels if panel[1]]
     rows = max(1, -(-len(panels) // columns))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(rows, columns, figsize=(12, 3.6 * rows), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(rows, columns, figsize=(12, 3.1 * rows), squeeze=False, layout="constrained")
         for axis in axes.flat:
             axis.axis("off")
         for axis, (title, record, picture) in zip(axes.flat, panels):
@@ -127,7 +129,7 @@ def curves(records: dict[str, Record], profile: str, name: str, stages: tuple[st
 
 
 def motion_figure(record: Record, profile: str, name: str = "deformation_fields") -> Path:
-    """How far the field moves each part of the picture: all of it, and with one hash silenced."""
+    """How far the field moves each part of the picture against the rest: all, and with one hash silenced."""
     titles = {"motion": "Whole field", "motion_static": "2D hash alone", "motion_dynamic": "3D hash alone"}
     shown = [key for key in titles if record and key in record["pictures"]]
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):

@@ -45,6 +45,7 @@ class Progress:
 @dataclass
 class FitResult:
     model: VideoModel
+    coarse: VideoModel | None  # the first fitted GoP as the coarse stage left it; None when all came from `parts`
     losses: dict[str, Tensor]  # stage -> [steps, G] training loss of each step; only the GoPs fitted in this call
     seconds: dict[str, float]  # stage -> wall time, summed over batches
 
@@ -77,6 +78,7 @@ def fit(
     done_steps = 0
     losses: dict[str, list[Tensor]] = {"coarse": [], "deformation": []}
     seconds = {"coarse": 0.0, "deformation": 0.0}
+    coarse = None
     for start in range(0, len(todo), size):
         batch = todo[start : start + size]
         frames, lengths = load_gops(video, [gops[g] for g in batch], device)
@@ -93,12 +95,14 @@ def fit(
                 raise StgvError(f"GoPs {batch[0]}..{batch[-1]}, seed {seed}, {stage} stage: {error}") from error
             seconds[stage] += time.perf_counter() - began
             done_steps += len(losses[stage][-1])
+            if coarse is None:
+                coarse = model.gop(0)
         for i, g in enumerate(batch):
             done[g] = model.gop(i).cpu()
             if parts is not None:
                 save_model(done[g], _part(parts, g))
     joined = {stage: torch.cat(parts_, 1) if parts_ else torch.empty(0, 0) for stage, parts_ in losses.items()}
-    return FitResult(VideoModel.join([done[g] for g in range(len(gops))]).to(device), joined, seconds)
+    return FitResult(VideoModel.join([done[g] for g in range(len(gops))]).to(device), coarse, joined, seconds)
 
 
 def run_stage(model: VideoModel, frames: Tensor, stage: str, report: Callable[[int, Tensor], None]) -> Tensor:
@@ -299,11 +303,14 @@ def _open_parts(parts: Path, identity: dict, gops: int, resume: bool) -> dict[in
     return done
 
 
-def psnr_over_steps(losses: Tensor, points: int = 100) -> list[tuple[int, float]]:
-    """[steps, G] losses -> at most `points` pairs (step, dB), each the mean over the steps since the pair before."""
+def psnr_over_steps(losses: Tensor, period: int = 1, points: int = 100) -> list[tuple[int, float]]:
+    """[steps, G] losses -> at most `points` pairs (step, dB), each the mean over the steps since the pair before.
+
+    `period` is the number of frames that are visited in turn: a mean always covers whole rounds.
+    """
     if len(losses) == 0:
         return []
-    width = max(1, math.ceil(len(losses) / points))
+    width = max(1, math.ceil(len(losses) / points / period)) * period
     pairs = []
     for chunk_start in range(0, len(losses), width):
         chunk = losses[chunk_start : chunk_start + width]

@@ -204,7 +204,7 @@ def write_video(path: str | Path, frames, fps: float = 25.0) -> int:
     path.mkdir(parents=True, exist_ok=True)
     count = 0
     for count, frame in enumerate(frames, 1):
-        ok, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        _, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         (path / f"{count - 1:05d}.png").write_bytes(data)
     return count
 

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Regenerate every table and figure into results/<profile>/, or run the tests. Sets itself up: needs only Python 3.11+.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() {
+  cat <<'EOF'
+usage: ./run_all.sh [--profile smoke|quick|paper] [--only 01,02] [--device auto|cpu|cuda]
+       ./run_all.sh test        run the tests, and the notebooks under nbval
+       ./run_all.sh setup       only create .venv and install
+
+  --profile  smoke (default): minutes on a CPU; quick: about an hour on a CPU; paper: the paper's own sizes and
+             steps, needs a CUDA GPU
+  --only     numbers of the notebooks to execute
+  --device   auto takes a CUDA GPU where there is one
+
+Finished runs are kept in results/<profile>/runs and are not repeated.
+EOF
+}
+
+fail() { echo "run_all.sh: $*" >&2; exit 2; }
+
+mode=run profile=smoke only="" device=auto
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h|--help) usage; exit 0 ;;
+    test|setup) mode=$1 ;;
+    --profile|--only|--device)
+      [ $# -ge 2 ] || fail "$1 needs a value; see --help"
+      declare "${1#--}=$2"; shift ;;
+    *) fail "unknown argument $1; see --help" ;;
+  esac
+  shift
+done
+case $profile in smoke|quick|paper) ;; *) fail "--profile must be smoke, quick or paper, got $profile" ;; esac
+case $device in auto|cpu|cuda|cuda:[0-9]*) ;; *) fail "--device must be auto, cpu or cuda, got $device" ;; esac
+
+# Environment: .venv, installed from the lock file, again whenever the lock file or pyproject.toml changes.
+python=""
+for candidate in python3 python3.13 python3.12 python3.11; do
+  if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    python=$candidate; break
+  fi
+done
+[ -n "$python" ] || [ -x .venv/bin/python ] || fail "needs Python 3.11 or newer; found $(python3 --version 2>&1 || echo none)"
+[ -x .venv/bin/python ] || "$python" -m venv .venv || fail "cannot create .venv: install Python's venv module"
+stamp=$(cat requirements.lock pyproject.toml | cksum)
+if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
+  echo "installing into .venv (once, a few minutes) ..."
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+  echo "$stamp" > .venv/installed
+fi
+export PATH="$PWD/.venv/bin:$PATH" PYTHONWARNINGS="${PYTHONWARNINGS:-ignore::DeprecationWarning}"
+
+case $mode in
+  setup) echo "ready: source .venv/bin/activate" ;;
+  test)
+    ruff format --check .
+    ruff check .
+    python -m pytest -q
+    python -m pytest -q --nbval-lax --nbval-cell-timeout=900 notebooks
+    ;;
+  run) exec python -m stgvlib.batch --profile "$profile" --device "$device" --only "$only" ;;
+esac
