@@ -1,4 +1,4 @@
-"""Timing and the one tidy table of all benchmarks, results.csv: one row for each name, config and device, the latest."""
+"""Timing, and the one tidy table of all benchmarks, results.csv: a row for each name, config and device."""
 
 import csv
 import statistics

@@ -247,3 +247,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a disk that is full, a file that vanished
+        _say(f"stgv: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
+        sys.exit(2)

@@ -1,0 +1,150 @@
+"""The `stgv` command as a user runs it: in a process of its own, good input and bad."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from stgvlib.video import open_video, write_video
+
+FAST = ["--gaussians", "50", "--coarse-steps", "20", "--steps", "30", "--device", "cpu", "--profile", "paper"]
+
+
+def stgv(*arguments, **options):
+    command = [sys.executable, "-m", "stgvlib", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def refused(*arguments, **options):
+    """The one line of a refusal."""
+    done = stgv(*arguments, **options)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("stgv: ")]
+    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip") / "frames"
+    y, x = np.mgrid[:24, :32]
+    write_video(folder, (np.stack([x * 4 + t, y * 5, x + y], -1).clip(0, 255).astype(np.uint8) for t in range(5)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(clip, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    done = stgv("fit", clip, path, *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "5 frames of 32x24 as 1 GoPs" in done.stderr and not path.with_name("m.safetensors.parts").exists()
+    return path
+
+
+def test_eval_and_info(model, clip):
+    result = json.loads(stgv("eval", model, clip, "--json").stdout)
+    assert {"psnr", "psnr_8bit", "ms_ssim", "parameters", "frames", "width", "height", "decode_fps"} <= set(result)
+    assert result["psnr"] > 15 and result["frames"] == 5 and (result["width"], result["height"]) == (32, 24)
+    assert result["ms_ssim"] is None and result["parameters"] == 8 * 50 + 71_813
+    assert "160 px or less" in stgv("eval", model, clip).stdout
+    about = json.loads(stgv("info", model, "--json").stdout)
+    assert about["gaussians_a_gop"] == 50 and about["config"]["coarse_steps"] == 20
+    system = json.loads(stgv("info", "--system", "--json").stdout)
+    assert {"device", "kernels", "cuda", "why", "versions"} <= set(system)
+
+
+def test_render(model, tmp_path):
+    assert stgv("render", model, tmp_path / "out.mp4", "--scale", "2", "--fps", "10").returncode == 0
+    video = open_video(tmp_path / "out.mp4")
+    assert (video.num_frames, video.size, video.fps) == (5, (48, 64), 10.0)
+    assert stgv("render", model, tmp_path / "pngs").returncode == 0
+    assert open_video(tmp_path / "pngs").size == (24, 32)
+
+
+def test_help_names_every_option():
+    shown = stgv("fit", "--help").stdout
+    for option in (
+        "preset",
+        "profile",
+        "frames",
+        "gaussians",
+        "coarse-steps",
+        "steps",
+        "size",
+        "device",
+        "seed",
+        "resume",
+    ):
+        assert f"--{option}" in shown
+    assert all(command in stgv("--help").stdout for command in ("fit", "render", "eval", "info", "fetch"))
+
+
+def test_bad_input_is_one_line(model, clip, tmp_path):
+    out = tmp_path / "x.safetensors"
+    assert "does not exist" in refused("fit", tmp_path / "none.mp4", out)
+    assert "at least 1" in refused("fit", clip, out, "--gaussians", "0", "--device", "cpu")
+    assert "at least 0" in refused("fit", clip, out, "--steps", "-1", "--device", "cpu")
+    assert "frames must be at least 1" in refused("fit", clip, out, "--frames", "0")
+    assert "has 5 frames, --frames asked for 6" in refused("fit", clip, out, "--frames", "6")
+    assert "HEIGHTxWIDTH" in refused("fit", clip, out, "--size", "12")
+    assert ".safetensors" in refused("fit", clip, tmp_path / "x.pt")
+    assert "does not exist" in refused("fit", clip, tmp_path / "nowhere" / "x.safetensors")
+    assert "auto, cpu or cuda" in refused("fit", clip, out, "--device", "tpu")
+    assert "scale must be" in refused("render", model, tmp_path / "a.mp4", "--scale", "0")
+    assert "must end in .mp4" in refused("render", model, tmp_path / "a.gif")
+    assert "the model 5" in refused("eval", model, _short(clip, tmp_path))
+    assert "takes a model file or --system" in refused("info")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    assert "damaged" in refused("info", tmp_path / "junk.safetensors")
+    assert list(tmp_path.glob("*.parts")) == [] and not out.exists()
+
+
+def _short(clip, folder):
+    write_video(folder / "short", open_video(clip).read(0, 2))
+    return folder / "short"
+
+
+def test_cuda_without_a_gpu(clip, tmp_path):
+    from stgvlib.backend import cuda_status
+
+    if cuda_status()[0]:
+        pytest.skip("there is a GPU here")
+    line = refused("fit", clip, tmp_path / "x.safetensors", "--device", "cuda")
+    assert "--device cpu" in line
+
+
+def test_a_full_disk_loses_nothing_and_leaves_nothing(model, clip, tmp_path):
+    """No file may grow past 20 kB: what a full disk looks like to the writer."""
+    small = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))}
+    out = tmp_path / "x.safetensors"
+    out.write_bytes(b"what was there before")
+    line = refused("fit", clip, out, *FAST, **small)
+    assert "cannot write" in line and out.read_bytes() == b"what was there before"
+    assert [p.name for p in (tmp_path / "x.safetensors.parts").iterdir()] == ["fit.json"]
+    line = refused("fit", clip, out, *FAST, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}, **small)
+    assert "cannot be read or written" in line  # compiled code cannot be cached either
+
+
+def test_ctrl_c_keeps_finished_gops_and_resume_goes_on(tmp_path):
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "clip", rng.integers(0, 255, (44, 16, 24, 3), np.uint8))
+    out = tmp_path / "m.safetensors"
+    fit = [sys.executable, "-m", "stgvlib", "fit", str(tmp_path / "clip"), str(out), "--device", "cpu"]
+    fit += ["--profile", "paper", "--gaussians", "40", "--coarse-steps", "100", "--steps", "1500"]
+    running = subprocess.Popen(fit, stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / "m.safetensors.parts"
+    for _ in range(1200):
+        if (parts / "gop_0000.safetensors").exists():
+            break
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130 and "1 of 2 GoPs" in said and "--resume" in said, said
+    assert not out.exists()
+    again = subprocess.run([*fit, "--resume"], capture_output=True, text=True)
+    assert again.returncode == 0 and out.exists() and not parts.exists(), again.stderr

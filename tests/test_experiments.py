@@ -1,0 +1,108 @@
+"""Records: made once, loaded after, remade when anything that decides them changes; and the reports made of them."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from stgvlib import experiments, report
+from stgvlib.config import PROFILES, Profile
+from stgvlib.encoding import HashGrid
+from stgvlib.errors import StgvError
+
+TINY = Profile("smoke", scale=0.1, frames=3, coarse_steps=0.004, steps=0.0005)
+NAMES = {"V1": "multi_frame", "V2": "key_frame", "Ours": "paper"}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("STGV_RESULTS", str(tmp_path))
+    monkeypatch.setitem(PROFILES, "smoke", TINY)
+    return tmp_path / "smoke"
+
+
+def run(name, **options):
+    return experiments.run(name, "smoke", "cpu", show_progress=False, **options)
+
+
+def test_a_record_says_everything_that_decides_a_number(results):
+    record = run("bunny/paper")
+    on_disk = json.loads((results / "runs" / "bunny" / "paper.json").read_text())
+    assert on_disk == record.data
+    assert on_disk["config"]["steps"] == 30 and on_disk["dataset"]["size"] == [64, 128]
+    assert len(on_disk["dataset"]["sha256"]) == 64 and on_disk["seed"] == 0 and on_disk["commit"]
+    assert on_disk["parameters"] == 8 * on_disk["gaussians"] + 71_813
+    assert {"psnr", "psnr_8bit", "ms_ssim", "decode_fps", "device", "versions", "seconds"} <= set(on_disk)
+    assert record.image("frame").shape == record.image("truth").shape
+    assert record.image("motion").ndim == 3
+
+
+def test_a_valid_record_is_not_run_again(results, monkeypatch):
+    first = run("bunny/key_frame")
+    monkeypatch.setattr(experiments, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    assert run("bunny/key_frame").data == first.data
+    with pytest.raises(pytest.fail.Exception):
+        run("bunny/key_frame", refresh=True)
+    with pytest.raises(pytest.fail.Exception):
+        run("bunny/key_frame", seed=1)
+    monkeypatch.setattr(experiments, "RECORD_VERSION", 999)
+    with pytest.raises(pytest.fail.Exception):
+        run("bunny/key_frame")
+
+
+def test_a_damaged_or_foreign_record_is_remade(results):
+    path = run("bunny/static").path
+    path.write_text("{")
+    assert run("bunny/static")["psnr"] > 5
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"hash": "other", "psnr": 99.0}))
+    assert run("bunny/static")["psnr"] < 50
+
+
+def test_what_cannot_run_says_why(results, monkeypatch):
+    missing = experiments.run("bunny/paper", "paper", "cpu")
+    assert not missing and "needs a CUDA GPU" in missing.reason
+    with pytest.raises(StgvError, match="has no record: not run"):
+        missing["psnr"]
+    monkeypatch.setitem(experiments.RUNS, "x", replace(experiments.RUNS["bunny/paper"], dataset="uvg/Jockey"))
+    monkeypatch.setattr(experiments.datasets, "find", lambda _: None)
+    assert "stgv fetch uvg" in run("x").reason
+    with pytest.raises(StgvError, match="run must be one of"):
+        run("bunny/nothing")
+
+
+def test_tables_come_from_records_alone(results):
+    records = {variant: run(f"bunny/{name}") for variant, name in NAMES.items()}
+    records["V3"] = experiments.Record("gone", results / "gone.json", None, "not run: no GPU here")
+    table = report.table_4(records, "smoke").set_index("variant")
+    for variant, record in list(records.items())[:3]:
+        assert table.loc[variant, "ours Bunny"] == round(record["psnr"], 2)
+        assert table.loc[variant, "parameters"] == record["parameters"]
+    assert pd.isna(table.loc["V3", "ours Bunny"]) and "no GPU here" in table.loc["V3", "note"]
+    assert table["difference"].isna().all()  # a reduced profile is not compared with the paper
+    assert table["paper Bunny"].tolist() == [37.26, 37.81, 37.93, 37.64]
+    written = pd.read_csv(results / "tables" / "table_4.csv")
+    assert written["ours Bunny"].tolist()[:3] == table["ours Bunny"].tolist()[:3]
+    assert (results / "tables" / "table_4.md").read_text().count("\n") == 2 + len(records)
+
+
+def test_figures_are_drawn_and_not_blank(results):
+    import cv2
+
+    records = {name: run(f"bunny/{name}") for name in ("multi_frame", "key_frame", "paper")}
+    made = [
+        report.figure_3(records["multi_frame"], records["key_frame"], "smoke"),
+        report.figure_8(records, "smoke"),
+        report.curves(records, "smoke", "curves", ("coarse", "deformation")),
+        report.motion_figure(records["paper"], "smoke"),
+    ]
+    for path in made:
+        picture = cv2.imread(str(path))
+        assert picture.shape[1] > 1000 and picture.std() > 10, path
+
+
+def test_level_table_finds_what_the_paper_overlooks():
+    table = report.level_table(HashGrid(1, 3, 4))
+    assert table["hashed"].all() and (table["neighbours sharing a time cell"] == "0 of 9").all()
+    assert report.level_table(HashGrid(1, 2, 2))["hashed"].tolist() == [False, False] + [True] * 6

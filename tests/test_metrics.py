@@ -1,0 +1,63 @@
+"""Metrics against scikit-image and by hand, on real frames."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from stgvlib import datasets
+from stgvlib.metrics import decode_fps, evaluate, ms_ssim, psnr, to_uint8
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return datasets.load("bunny").scaled(0.3).read(0, 3)
+
+
+def test_psnr_is_scikit_images(frames):
+    target = torch.from_numpy(frames[0]).float() / 255
+    noisy = target + 0.03 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    expected = peak_signal_noise_ratio(target.numpy(), noisy.clamp(0, 1).numpy(), data_range=1)
+    assert psnr(noisy, target) == pytest.approx(expected, abs=1e-4)
+    rounded = to_uint8(noisy)
+    result = evaluate([noisy], [frames[0]])
+    assert result["psnr_8bit"] == pytest.approx(peak_signal_noise_ratio(frames[0], rounded.numpy()), abs=1e-4)
+
+
+def test_mean_is_over_frames_not_over_pixels(frames):
+    images = [torch.from_numpy(f).float() / 255 + e for f, e in zip(frames, (0.01, 0.02, 0.1))]
+    result = evaluate(images, frames)
+    each = [psnr(i, torch.from_numpy(f).float() / 255) for i, f in zip(images, frames)]
+    assert result["psnr"] == pytest.approx(np.mean(each)) and result["frames"] == 3
+
+
+def test_ms_ssim(frames):
+    """1 for the same frame, falling with noise; MS-SSIM of real frames, or nothing where they are too small."""
+    target = torch.from_numpy(frames[0]).float() / 255
+    noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    values = [ms_ssim(target + s * noise, target) for s in (0.0, 0.03, 0.1)]
+    assert values[0] == pytest.approx(1.0, abs=1e-6) and values[0] > values[1] > values[2] > 0.3
+    assert ms_ssim(target[:160], target[:160]) is None
+    assert evaluate([target[:100]], [frames[0][:100]])["ms_ssim"] is None
+
+
+def test_eight_bits_round_and_clamp():
+    assert to_uint8(torch.tensor([-1.0, 0.4999 / 255, 0.5001 / 255, 1.0, 7.0])).tolist() == [0, 0, 1, 255, 255]
+
+
+def test_lengths_and_shapes_must_agree(frames):
+    image = torch.zeros(192, 384, 3)
+    with pytest.raises(ValueError):
+        evaluate([image], frames)
+    with pytest.raises(ValueError, match="at least one frame"):
+        evaluate([], [])
+    with pytest.raises(ValueError, match="frames must both be"):
+        psnr(image, image[:10])
+
+
+def test_decode_fps_counts_calls():
+    import time
+
+    calls = []
+    fps = decode_fps(lambda i: calls.append(i) or time.sleep(0.01), 4, seconds=0.2)
+    assert 30 < fps < 101 and set(calls) == {0, 1, 2, 3}

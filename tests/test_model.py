@@ -1,0 +1,136 @@
+"""Parameter counts, GoP split, files, and rendering at another scale."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
+from stgvlib.errors import StgvError
+from stgvlib.model import VideoModel, gaussian_count, load_model, save_model, split_gops
+
+BUNNY = (640, 1280)
+
+
+def small(gops=2, count=40, size=(20, 30), config=STGV):
+    generator = torch.Generator().manual_seed(0)
+    model = VideoModel(config, [3] * gops, size, count, generator)
+    for g in range(gops):
+        mu = torch.rand(count, 2, generator=generator) * torch.tensor([size[1], size[0]])
+        cholesky = torch.rand(count, 3, generator=generator) * 2 + 0.5
+        model.gaussians.set_pixels(g, mu, cholesky, torch.rand(count, 3, generator=generator))
+    model.field.position_head.weight.data.normal_(0, 0.01, generator=generator)
+    return model
+
+
+def test_parameter_counts_are_the_papers():
+    assert VideoModel(PAPER, [10], BUNNY, 20_000).num_parameters() == 231_813
+    assert VideoModel(PAPER, [10], (720, 1280), 40_000).num_parameters() == 391_813
+    gops = split_gops(132, PAPER.gop_size)
+    assert len(gops) * 231_813 == 3_013_569 and gops[-1] == (120, 132)
+    assert gaussian_count(PAPER, BUNNY, 132) == 20_000
+
+
+def test_stgv_spends_the_same_budget():
+    gops = split_gops(132, STGV.gop_size)
+    model = VideoModel(STGV, [1], BUNNY, gaussian_count(STGV, BUNNY, 132))
+    assert len(gops) == 6 and 3_013_569 - 8 * 6 <= 6 * model.num_parameters() <= 3_013_569
+
+
+@pytest.mark.parametrize("frames, size", [(1, 10), (9, 10), (10, 10), (13, 10), (14, 10), (132, 22), (7, 1)])
+def test_gops_cover_the_video(frames, size):
+    gops = split_gops(frames, size)
+    assert [i for a, b in gops for i in range(a, b)] == list(range(frames))
+    assert all(b > a for a, b in gops)
+
+
+def test_davis_has_fifty_gops():
+    assert sum(len(split_gops(n, 10)) for n in (90, 90, 80, 50, 104, 75)) == 50
+
+
+@pytest.mark.parametrize("parametrization", ["tanh", "pixel"])
+def test_pixels_come_back(parametrization):
+    model = small(config=replace(STGV, parametrization=parametrization))
+    mu, cholesky = model.gaussians.pixels()
+    model.gaussians.set_pixels(1, mu[0], cholesky[0], model.gaussians.rgb[0])
+    again = model.gaussians.pixels()
+    assert torch.allclose(again[0][1], mu[0], atol=1e-3) and torch.allclose(again[1][1], cholesky[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        FieldConfig(),
+        FieldConfig(spatial=False),
+        FieldConfig(temporal=False),
+        FieldConfig(encoding="positional"),
+        FieldConfig(encoding="planes"),
+        FieldConfig(time_cells=(1, 2, 3, 4, 5, 6, 9, 9)),
+    ],
+)
+def test_every_field_gives_every_parameter_a_gradient(field):
+    model = small(config=replace(STGV, field=field))
+    d_mu, d_rgb = model.field(model.gaussians.pixels()[0], torch.tensor([0.3, 0.9]))
+    assert d_mu.shape == (2, 40, 2) and d_rgb.shape == (2, 40, 3)
+    model.field.color_head.weight.data.fill_(0.1)
+    d_mu, d_rgb = model.field(model.gaussians.pixels()[0], torch.tensor([0.3, 0.9]))
+    (d_mu.square().sum() + d_rgb.square().sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.field.parameters())
+
+
+def test_join_undoes_gop():
+    model = small(3)
+    again = VideoModel.join([model.gop(g) for g in range(3)])
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    assert len(list(model.frames())) == 9
+
+
+def test_twice_the_size_has_the_same_picture():
+    model = small(1, 30)
+    frame = torch.tensor([1])
+    whole, double = model.render(frame)[0], model.render(frame, scale=2.0)[0]
+    assert double.shape == (40, 60, 3)
+    blocks = double.view(20, 2, 30, 2, 3).mean((1, 3))
+    assert (blocks - whole).abs().mean() < 0.05 * whole.abs().mean()
+
+
+def test_file_round_trip(tmp_path):
+    model = small()
+    save_model(model, tmp_path / "m.safetensors", fps=12.5)
+    again, about = load_model(tmp_path / "m.safetensors")
+    assert about["fps"] == 12.5 and again.config == model.config and again.num_frames == model.num_frames
+    assert torch.equal(again.render(torch.tensor([1, 2])), model.render(torch.tensor([1, 2])))
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_bad_files_are_told_in_one_line(tmp_path):
+    model = small()
+    save_model(model, tmp_path / "good.safetensors")
+    data = (tmp_path / "good.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(data[:-100])
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "nil.safetensors").write_bytes(b"")
+    save_file({"a": torch.zeros(3)}, tmp_path / "foreign.safetensors")
+    (tmp_path / "future.safetensors").write_bytes(data.replace(b'"version":"1"', b'"version":"9"'))
+    for name, said in {
+        "none": "does not exist",
+        "cut": "damaged",
+        "text": "damaged",
+        "nil": "damaged",
+        "foreign": "no model",
+        "future": "model format 9",
+    }.items():
+        with pytest.raises(StgvError, match=said) as error:
+            load_model(tmp_path / f"{name}.safetensors")
+        assert "\n" not in str(error.value)
+
+
+def test_config_survives_json():
+    config = replace(STGV, field=FieldConfig(time_cells=(1.0, 2.0)))
+    from dataclasses import asdict
+
+    assert from_dict(FitConfig, json.loads(json.dumps(asdict(config)))) == config
+    with pytest.raises(StgvError, match="unknown settings"):
+        from_dict(FitConfig, {"bogus": 1})

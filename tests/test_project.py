@@ -1,0 +1,116 @@
+"""The project holds together: imports point one way, requirements agree, notebooks are thin and clean."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [
+    ["errors"],
+    ["config", "metrics", "paper"],
+    ["backend"],
+    ["cuda.compiler"],
+    ["cuda.ops"],
+    ["video"],
+    ["datasets"],
+    ["splat_cpu"],
+    ["splat", "encoding_cpu"],
+    ["encoding", "optimizer"],
+    ["model"],
+    ["train"],
+    ["experiments"],
+    ["report"],
+    ["batch", "cli"],
+]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def modules():
+    for path in sorted((ROOT / "stgvlib").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT / "stgvlib").with_suffix("").parts)
+        if not name.endswith(("__init__", "__main__")):
+            yield name, path
+
+
+def test_imports_point_one_way():
+    level = {name: i for i, names in enumerate(LAYERS) for name in names}
+    lazy = {("backend", "cuda.compiler")}  # a probe that may fail
+    for name, path in modules():
+        assert name in level, f"{name} has no place in LAYERS"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stgvlib")):
+                continue
+            base = node.module.removeprefix("stgvlib").strip(".")
+            for target in [base] if base else [alias.name for alias in node.names]:
+                assert (name, target) in lazy or level[target] < level[name], f"{name} imports {target}"
+
+
+def test_metrics_import_only_torch_and_numpy():
+    tree = ast.parse((ROOT / "stgvlib" / "metrics.py").read_text())
+    names = {alias.name for n in tree.body if isinstance(n, ast.Import) for alias in n.names}
+    names |= {n.module for n in tree.body if isinstance(n, ast.ImportFrom)}
+    assert {"torch"} < names <= {"torch", "numpy", "time", "collections.abc"}
+
+
+def requirement(text):
+    name, bound = re.match(r"([A-Za-z0-9_.-]+)\s*(.*)", text.split(";")[0]).groups()
+    return name.lower().replace("_", "-"), bound.strip()
+
+
+def pyproject():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [data["dependencies"], *data["optional-dependencies"].values()]
+    return dict(requirement(r) for group in groups for r in group), data
+
+
+def test_environment_has_pyprojects_names_and_bounds():
+    """conda-forge calls a few packages otherwise."""
+    import yaml
+
+    conda = {"torch": "pytorch", "opencv-python": "py-opencv", "cuda-core": "cuda-core"}
+    conda |= {"nvidia-cuda-nvrtc": "cuda-nvrtc", "cuda-bindings": "cuda-bindings"}
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(d["pip"] for d in listed if isinstance(d, dict))
+    there = dict(requirement(d) for d in listed if isinstance(d, str)) | dict(
+        requirement(d) for d in pip if d[0] != "-"
+    )
+    wanted, data = pyproject()
+    assert there["python"] == data["requires-python"]
+    for name, bound in wanted.items():
+        assert there.get(conda.get(name, name)) == bound, f"{name}{bound} is {there.get(conda.get(name, name))}"
+    assert {"gsplat", "tiny-cuda-nn"} <= set(there) and "-e ." in pip
+
+
+def test_lock_pins_every_requirement():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
+    locked = dict(requirement(line) for line in lines)
+    wanted, _ = pyproject()
+    assert all(bound.startswith("==") for bound in locked.values())
+    assert locked["torch"] == "==2.13.0"
+    for name, bound in wanted.items():
+        least, pinned = bound.removeprefix(">="), locked[name].removeprefix("==")
+        as_numbers = [[int(n) for n in re.findall(r"\d+", v)][:3] for v in (pinned, least)]
+        assert as_numbers[0] >= as_numbers[1], f"{name} {pinned} is older than {least}"
+
+
+def test_there_are_notebooks():
+    assert [p.name[:2] for p in NOTEBOOKS] == ["01", "02"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_thin_clean_and_checked(path):
+    book = nbformat.read(path, 4)
+    cells = [c for c in book.cells if c.cell_type == "code"]
+    lengths = sorted(len(c.source.splitlines()) for c in cells)
+    assert lengths[len(lengths) // 2] <= 6 and lengths[-1] <= 20 and sum(lengths) < 180
+    assert book.cells[0].source.startswith("# ")
+    parameters = cells[0]
+    assert parameters.metadata.tags == ["parameters"] and 'profile = "smoke"' in parameters.source
+    assert "assert" in cells[-1].source
+    for cell in cells:
+        assert cell.outputs == [] and cell.execution_count is None
+        assert not re.search(r"^\s*(def|class) ", cell.source, re.M) and "sys.path" not in cell.source

@@ -1,0 +1,108 @@
+"""Readers, writers and their error messages, on files made here and on the real clip."""
+
+import cv2
+import numpy as np
+import pytest
+
+from stgvlib.errors import StgvError
+from stgvlib.video import open_video, write_video
+
+
+def moving(frames=6, height=24, width=32):
+    """Smooth frames with a moving ramp, so that lossy codecs keep them close."""
+    y, x = np.mgrid[:height, :width]
+    stack = [np.stack([x * 4 + 5 * t, y * 5 + 3 * t, x * 2 + y * 2], -1) for t in range(frames)]
+    return np.stack(stack).clip(0, 255).astype(np.uint8)
+
+
+def write_yuv(path, frames):
+    with open(path, "wb") as file:
+        for frame in frames:
+            file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
+
+
+def test_mp4_round_trip_and_lazy_reading(tmp_path):
+    frames = moving(12, 64, 96)
+    assert write_video(tmp_path / "a.mp4", frames, 12.5) == 12
+    video = open_video(tmp_path / "a.mp4")
+    assert (video.num_frames, video.size, video.fps) == (12, (64, 96), 12.5)
+    whole = video.read()
+    assert np.abs(whole.astype(int) - frames).mean() < 3
+    assert np.array_equal(video.read(7, 9), whole[7:9]) and np.array_equal(video.read(2, 3), whole[2:3])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (2, 5)])
+def test_odd_sizes_survive(tmp_path, size):
+    frames = moving(3, *size)
+    write_video(tmp_path / "pngs", frames)
+    assert np.array_equal(open_video(tmp_path / "pngs").read(), frames)
+    write_video(tmp_path / "a.mp4", frames)
+    assert open_video(tmp_path / "a.mp4").size == size
+
+
+def test_y4m(tmp_path):
+    frames = moving()
+    planes = [cv2.cvtColor(f, cv2.COLOR_RGB2YUV_I420).tobytes() for f in frames]
+    header = b"YUV4MPEG2 W32 H24 F25:1 Ip A1:1 C420jpeg\n"
+    (tmp_path / "a.y4m").write_bytes(header + b"".join(b"FRAME\n" + p for p in planes))
+    video = open_video(tmp_path / "a.y4m")
+    assert video.num_frames == 6 and video.size == (24, 32)
+
+
+def test_uvg_protocol_on_a_small_file(tmp_path):
+    """1080p yuv420p, every 4th frame, 720p: the same path as UVG's, on a small file."""
+    frames = moving(10, 48, 64)
+    write_yuv(tmp_path / "Small_64x48_120fps_420_8bit_YUV.yuv", frames)
+    video = open_video(tmp_path / "Small_64x48_120fps_420_8bit_YUV.yuv").with_(stride=4, resize=(32, 42))
+    read = video.read()
+    assert video.num_frames == 3 and read.shape == (3, 32, 42, 3)
+    expected = [cv2.resize(frames[i], (42, 32), interpolation=cv2.INTER_AREA) for i in (0, 4, 8)]
+    assert np.abs(read.astype(int) - expected).mean() < 4  # chroma is subsampled
+
+
+def test_odd_yuv(tmp_path):
+    """Odd sides have chroma planes rounded up."""
+    luma, chroma = np.full((3, 5), 120, np.uint8), np.full((2, 2, 3), 128, np.uint8)
+    (tmp_path / "gray_5x3.yuv").write_bytes((luma.tobytes() + chroma.tobytes()) * 2)
+    video = open_video(tmp_path / "gray_5x3.yuv")
+    assert video.num_frames == 2 and np.ptp(video.read()) == 0
+
+
+def test_crop_limit_and_order_of_names(tmp_path):
+    frames = moving(12)
+    (tmp_path / "f").mkdir()
+    for i, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / "f" / f"frame{i}.png"), frame[..., ::-1])
+    video = open_video(tmp_path / "f").with_(crop=(4, 20), limit=11)
+    assert np.array_equal(video.read(), frames[:11, 4:20])
+
+
+def test_bad_input_says_what_to_do(tmp_path):
+    def message(path):
+        with pytest.raises(StgvError) as error:
+            video = open_video(path)
+            video.read()
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "noname.yuv").write_bytes(b"0" * 10)
+    (tmp_path / "cut_4x4.yuv").write_bytes(b"0" * 25)
+    (tmp_path / "nil_0x4.yuv").write_bytes(b"0" * 25)
+    (tmp_path / "mixed").mkdir()
+    cv2.imwrite(str(tmp_path / "mixed" / "0.png"), np.zeros((4, 6, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "mixed" / "1.png"), np.zeros((4, 7, 3), np.uint8))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "0.png").write_bytes(b"\x89PNG and no more")
+    assert "does not exist" in message(tmp_path / "nothing.mp4")
+    assert "not a video" in message(tmp_path / "text.mp4")
+    assert "no PNG or JPEG" in message(tmp_path / "empty")
+    assert "size in its name" in message(tmp_path / "noname.yuv")
+    assert "25 bytes, expected a multiple of 24" in message(tmp_path / "cut_4x4.yuv")
+    assert "at least 1" in message(tmp_path / "nil_0x4.yuv")
+    assert "1.png is 7x4, 0.png 6x4" in message(tmp_path / "mixed")
+    assert "not an image" in message(tmp_path / "broken")
+    with pytest.raises(StgvError, match="must end in .mp4"):
+        write_video(tmp_path / "a.gif", moving())
