@@ -5,7 +5,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +102,7 @@ def test_there_are_notebooks():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_thin_clean_and_checked(path):
+    nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
     book = nbformat.read(path, 4)
     cells = [c for c in book.cells if c.cell_type == "code"]
     lengths = sorted(len(c.source.splitlines()) for c in cells)
