@@ -134,3 +134,29 @@ def test_config_survives_json():
     assert from_dict(FitConfig, json.loads(json.dumps(asdict(config)))) == config
     with pytest.raises(StgvError, match="unknown settings"):
         from_dict(FitConfig, {"bogus": 1})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("field", [FieldConfig(), FieldConfig(spatial=False), FieldConfig(encoding="positional")])
+@pytest.mark.parametrize("count", [1, 300, 2050])
+def test_fused_field_follows_the_reference(field, count):
+    """The fused MLP and the hash kernels against float64 torch: values, and the gradient of every parameter."""
+    size = (64, 96)
+    exact = small(2, count, size, replace(STGV, field=replace(field, position_scale=40.0, zero_heads=False))).double()
+    for name, p in exact.field.named_parameters():
+        if "table" in name:
+            p.data *= 3e3
+    fused = small(2, count, size, exact.config)
+    fused.load_state_dict({k: v.float() for k, v in exact.state_dict().items()})
+    fused = fused.cuda()
+    t, generator = torch.tensor([0.3, 0.9]), torch.Generator().manual_seed(1)
+    weight = [torch.randn(2, count, k, generator=generator, dtype=torch.float64) / (3 * 64 * 96) for k in (2, 3)]
+    outputs = exact.field(exact.gaussians.pixels()[0], t.double())
+    sum((o * w).sum() for o, w in zip(outputs, weight)).backward()
+    results = fused.field(fused.gaussians.pixels()[0], t.cuda())
+    sum((o * w.float().cuda()).sum() for o, w in zip(results, weight)).backward()
+    for a, b in zip(results, outputs):
+        assert (a.double().cpu() - b).norm() < 3e-3 * b.norm()
+    for (name, a), b in zip(fused.named_parameters(), exact.parameters()):
+        if b.grad is not None:
+            assert (a.grad.double().cpu() - b.grad).norm() < 1e-2 * b.grad.norm(), name

@@ -1,8 +1,10 @@
 // Multiresolution hash encoding (paper, eq. 3-6) in tiny-cuda-nn's layout, batched over GoPs, and its gradients.
 //
-// One thread a (point, level), one block row a level, so that a level's table (at most 16 KB for 2^10 x 4) stays in L1.
-// Backward: a block adds its points' gradients into a shared copy of the level's table where that fits, then adds the
-// copy to global memory once; the order of these float additions is not fixed, so table gradients vary in the last bits.
+// hash_forward            one thread a (point, level), one block row a level: a level's table (16 KB for 2^10 x 4) stays
+//                         in L1.
+// hash_table_gradient     the lanes of a group each own a corner and a feature and walk over neighbouring points.
+// hash_position_gradient  one thread a point.
+// Table gradients meet in global float atomics, whose order is not fixed: they vary in the last bits.
 // Bytes a point and level: 4 D in, 4 F out, 2^D table entries of 4 F from L1.
 
 struct Level {
@@ -80,67 +82,97 @@ __device__ __forceinline__ void encode(const float* __restrict__ x, const float*
   for (int f = 0; f < F; f++) out[(o * levels + l) * F + f] = sum[f];
 }
 
-// d_x may be null; it must come zeroed, for levels add to it. d_table must come zeroed.
+// Gradient of the tables: 2^D * F lanes, one for each number that a point reads, walk over `run` neighbouring points and
+// add to a register while the cell stays the same. Gaussians lie in Z-order, so at coarse levels it mostly does, and
+// one atomic stands for many. d_out has `stride` floats a point. d_table must come zeroed.
 template <int D, int F>
-__device__ __forceinline__ void encode_gradient(
-    const float* __restrict__ x, const float* __restrict__ table, const unsigned* __restrict__ meta,
-    const float* __restrict__ d_out, float* __restrict__ d_table, float* __restrict__ d_x, int n, int entries,
-    int shared_entries, int points_per_block) {
-  extern __shared__ float copy[];
-  int l = blockIdx.y, g = blockIdx.z, levels = gridDim.y;
+__device__ __forceinline__ void table_gradient(const float* __restrict__ x, const unsigned* __restrict__ meta,
+                                               const float* __restrict__ d_out, float* __restrict__ d_table, int n,
+                                               int entries, int run, int stride) {
+  const int lanes = F << D;
+  int thread = blockIdx.x * blockDim.x + threadIdx.x, l = blockIdx.y, g = blockIdx.z;
+  int f = thread % F, corner = thread / F % (1 << D), first = thread / lanes * run, last = min(n, first + run);
+  if (first >= n) return;
   Level level = load_level<D>(meta, l);
-  long long offset = ((long long)g * entries + level.offset) * F;
-  const float* base = table + offset;
-  bool use_shared = level.size <= (unsigned)shared_entries;
-  float* target = use_shared ? copy : d_table + offset;
-  if (use_shared) {
-    for (int k = threadIdx.x; k < level.size * F; k += blockDim.x) copy[k] = 0.f;
-    __syncthreads();
+  float* target = d_table + ((long long)g * entries + level.offset) * F + f;
+  d_out += (long long)g * n * stride + l * F + f;
+  x += (long long)g * n * D;
+  float sum = 0.f;
+  unsigned before[D], cell[D];
+  float frac[D];
+  bool inside[D];
+#pragma unroll
+  for (int d = 0; d < D; d++) before[d] = 0xffffffffu;
+  float* at = target;
+  for (int i = first; i < last; i++) {
+    locate<D>(level, x + (long long)i * D, cell, frac, inside);
+    bool moved = false;
+    float w = 1.f;
+#pragma unroll
+    for (int d = 0; d < D; d++) {
+      moved |= cell[d] != before[d];
+      w *= corner >> d & 1 ? frac[d] : 1.f - frac[d];
+    }
+    if (moved) {
+      if (i > first) atomicAdd(at, sum);
+      unsigned mine[D];
+#pragma unroll
+      for (int d = 0; d < D; d++) {
+        before[d] = cell[d];
+        mine[d] = cell[d] + (corner >> d & 1);
+      }
+      at = target + entry<D>(level, mine) * F;
+      sum = 0.f;
+    }
+    sum = fmaf(w, d_out[(long long)i * stride], sum);
   }
-  int end = min(n, (int)(blockIdx.x + 1) * points_per_block);
-  for (int i = blockIdx.x * points_per_block + threadIdx.x; i < end; i += blockDim.x) {
+  atomicAdd(at, sum);
+}
+
+// Gradient of the position: one thread a point, over all levels. d_x is written, not added to.
+template <int D, int F>
+__device__ __forceinline__ void position_gradient(const float* __restrict__ x, const float* __restrict__ table,
+                                                  const unsigned* __restrict__ meta, const float* __restrict__ d_out,
+                                                  float* __restrict__ d_x, int n, int entries, int levels, int stride) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y;
+  if (i >= n) return;
+  long long o = (long long)g * n + i;
+  float total[D] = {};
+  for (int l = 0; l < levels; l++) {
+    Level level = load_level<D>(meta, l);
+    const float* base = table + ((long long)g * entries + level.offset) * F;
     unsigned cell[D];
-    float frac[D], dx[D] = {}, d[F];
+    float frac[D], d[F], dx[D] = {};
     bool inside[D];
-    long long o = (long long)g * n + i;
     locate<D>(level, x + o * D, cell, frac, inside);
 #pragma unroll
-    for (int f = 0; f < F; f++) d[f] = d_out[(o * levels + l) * F + f];
+    for (int f = 0; f < F; f++) d[f] = d_out[o * stride + l * F + f];
 #pragma unroll
     for (int c = 0; c < (1 << D); c++) {
       unsigned corner[D];
-      float w = 1.f, others[D];
+      float others[D];
 #pragma unroll
-      for (int a = 0; a < D; a++) others[a] = 1.f;
+      for (int a = 0; a < D; a++) others[a] = c >> a & 1 ? 1.f : -1.f;
 #pragma unroll
       for (int a = 0; a < D; a++) {
-        int up = c >> a & 1;
-        float v = up ? frac[a] : 1.f - frac[a];
-        corner[a] = cell[a] + up;
-        w *= v;
+        corner[a] = cell[a] + (c >> a & 1);
 #pragma unroll
         for (int b = 0; b < D; b++)
-          if (b != a) others[b] *= v;
+          if (b != a) others[b] *= c >> a & 1 ? frac[a] : 1.f - frac[a];
       }
-      unsigned at = entry<D>(level, corner) * F;
+      const float* v = base + entry<D>(level, corner) * F;
       float dot = 0.f;
 #pragma unroll
-      for (int f = 0; f < F; f++) {
-        dot = fmaf(base[at + f], d[f], dot);
-        atomicAdd(target + at + f, w * d[f]);
-      }
+      for (int f = 0; f < F; f++) dot = fmaf(v[f], d[f], dot);
 #pragma unroll
-      for (int a = 0; a < D; a++) dx[a] += (c >> a & 1 ? dot : -dot) * others[a];
+      for (int a = 0; a < D; a++) dx[a] = fmaf(dot, others[a], dx[a]);
     }
-    if (d_x)
 #pragma unroll
-      for (int a = 0; a < D; a++)
-        if (inside[a]) atomicAdd(d_x + o * D + a, dx[a] * level.scale[a]);
+    for (int a = 0; a < D; a++)
+      if (inside[a]) total[a] = fmaf(dx[a], level.scale[a], total[a]);
   }
-  if (use_shared) {
-    __syncthreads();
-    for (int k = threadIdx.x; k < level.size * F; k += blockDim.x) atomicAdd(d_table + offset + k, copy[k]);
-  }
+#pragma unroll
+  for (int a = 0; a < D; a++) d_x[o * D + a] = total[a];
 }
 
 #define INSTANCE(D, F)                                                                                              \
@@ -148,9 +180,14 @@ __device__ __forceinline__ void encode_gradient(
       const float* x, const float* table, const unsigned* meta, float* out, int n, int entries) {                   \
     encode<D, F>(x, table, meta, out, n, entries);                                                                  \
   }                                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(256, 4) hash_backward_##D##_##F(                                         \
-      const float* x, const float* table, const unsigned* meta, const float* d_out, float* d_table, float* d_x,     \
-      int n, int entries, int shared_entries, int points_per_block) {                                               \
-    encode_gradient<D, F>(x, table, meta, d_out, d_table, d_x, n, entries, shared_entries, points_per_block);       \
+  extern "C" __global__ void __launch_bounds__(256) hash_table_gradient_##D##_##F(                                   \
+      const float* x, const unsigned* meta, const float* d_out, float* d_table, int n, int entries, int run,        \
+      int stride) {                                                                                                 \
+    table_gradient<D, F>(x, meta, d_out, d_table, n, entries, run, stride);                                         \
+  }                                                                                                                 \
+  extern "C" __global__ void __launch_bounds__(256, 4) hash_position_gradient_##D##_##F(                             \
+      const float* x, const float* table, const unsigned* meta, const float* d_out, float* d_x, int n, int entries, \
+      int levels, int stride) {                                                                                     \
+    position_gradient<D, F>(x, table, meta, d_out, d_x, n, entries, levels, stride);                                \
   }
 INSTANCE(2, 2) INSTANCE(2, 4) INSTANCE(3, 2) INSTANCE(3, 4)

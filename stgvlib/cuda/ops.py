@@ -87,8 +87,7 @@ class SplatMSE(torch.autograd.Function):
 class HashEncode(torch.autograd.Function):
     """Hash encoding of x [G, P, D] with tables [G, entries, F]; `meta` [L, 9] int32 describes the levels."""
 
-    SHARED_BYTES = 48 * 1024
-    POINTS_PER_BLOCK = 2048
+    RUN = 32  # neighbouring points that a group of lanes walks over
 
     @staticmethod
     def forward(ctx, x, table, meta):
@@ -104,14 +103,71 @@ class HashEncode(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_out):
         x, table, meta = ctx.saved_tensors
-        G, P, D = x.shape
-        entries, F = table.shape[1:]
+        (G, P, D), (entries, F), levels = x.shape, table.shape[1:], len(meta)
+        stride = d_out.stride(1)
+        if d_out.stride() != (P * stride, stride, 1):
+            d_out, stride = d_out.contiguous(), levels * F
         d_table = torch.zeros_like(table)
-        d_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        d_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         if P:
-            per_block = HashEncode.POINTS_PER_BLOCK
-            grid = (-(-P // per_block), len(meta), G)
-            shared_entries = min(entries, HashEncode.SHARED_BYTES // (4 * F))
-            arguments = (x, table, meta, d_out.contiguous(), d_table, d_x, P, entries, shared_entries, per_block)
-            run("hash_encoding", f"hash_backward_{D}_{F}", grid, 256, *arguments, shared=shared_entries * 4 * F)
+            threads = -(-P // HashEncode.RUN) * (F << D)
+            grid = (-(-threads // 256), levels, G)
+            arguments = (x, meta, d_out, d_table, P, entries, HashEncode.RUN, stride)
+            run("hash_encoding", f"hash_table_gradient_{D}_{F}", grid, 256, *arguments)
+        if P and d_x is not None:
+            arguments = (x, table, meta, d_out, d_x, P, entries, levels, stride)
+            run("hash_encoding", f"hash_position_gradient_{D}_{F}", (-(-P // 256), G, 1), 256, *arguments)
         return d_x, d_table, None
+
+
+class FusedMLP(torch.autograd.Function):
+    """Features -> 128 -> 128 -> (position, colour) on tensor cores; see mlp.cu. Arguments in `forward`'s order."""
+
+    INPUTS, HIDDEN = 64, 128
+    CHUNK = 1024  # rows of one product of the weight gradients
+    PACKED = (4 * 16 + 8 * 16 + 8 + 16 + 8 * 16 + 8 * 8) * 32  # fragments, as in mlp.cu
+
+    @staticmethod
+    def forward(ctx, position_scale, grad_scale, w1, b1, w2, b2, wp, bp, wc, bc, *features):
+        G, N = features[0].shape[:2]
+        rows = -(-N // FusedMLP.CHUNK) * FusedMLP.CHUNK
+        x = torch.zeros(G, rows, FusedMLP.INPUTS, dtype=torch.float16, device=w1.device)
+        widths = [part.shape[2] for part in features]
+        for part, columns in zip(features, x[:, :N, : sum(widths)].split(widths, 2)):
+            columns.copy_(part)
+        packed = torch.empty(G, FusedMLP.PACKED, 2, dtype=torch.int32, device=w1.device)
+        grid = (-(-FusedMLP.PACKED // 256), G, 1)
+        run("mlp", "mlp_pack", grid, 256, w1, w2, wp, wc, packed, w1.shape[1])
+        training = any(ctx.needs_input_grad)
+        hidden = [x.new_empty(G, rows, FusedMLP.HIDDEN) if training else None for _ in range(2)]
+        d_mu, d_rgb = w1.new_empty(G, N, 2), w1.new_empty(G, N, 3)
+        if N:
+            arguments = (x, packed, b1, b2, bp, bc, position_scale, *hidden, d_mu, d_rgb, N, rows)
+            run("mlp", "mlp_forward", (rows // 128, G, 1), 256, *arguments)
+        ctx.save_for_backward(x, packed, position_scale, *hidden)
+        ctx.grad_scale, ctx.widths = grad_scale, widths
+        return d_mu, d_rgb
+
+    @staticmethod
+    def backward(ctx, grad_mu, grad_rgb):
+        x, packed, position_scale, hidden1, hidden2 = ctx.saved_tensors
+        (G, rows), N, scale = x.shape[:2], grad_mu.shape[1], ctx.grad_scale
+        grad1, grad2 = torch.empty_like(hidden1), torch.empty_like(hidden2)
+        grad_out, grad_x = x.new_empty(G, rows, 8), grad_mu.new_empty(G, N, FusedMLP.INPUTS)
+        arguments = (grad_mu.contiguous(), grad_rgb.contiguous(), packed, position_scale, hidden1, hidden2)
+        arguments += (grad_out, grad2, grad1, grad_x, N, rows, scale)
+        if N:
+            run("mlp", "mlp_backward", (rows // 128, G, 1), 256, *arguments)
+
+        def over_rows(left: Tensor, right: Tensor) -> Tensor:
+            """left^T right over all rows of a GoP, as products of CHUNK rows that are then summed: [G, in, out]."""
+            chunks = [t.view(-1, FusedMLP.CHUNK, t.shape[2]) for t in (left, right)]
+            product = torch.bmm(chunks[0].transpose(1, 2), chunks[1], out_dtype=torch.float32)
+            return product.view(G, -1, *product.shape[1:]).sum(1) / scale
+
+        heads, bias = over_rows(hidden2, grad_out), grad_out.sum(1, keepdim=True, dtype=torch.float32) / scale
+        biases = [g.sum(1, keepdim=True, dtype=torch.float32) / scale for g in (grad1, grad2)]
+        first = over_rows(x, grad1)[:, : sum(ctx.widths)]
+        weights = [first, biases[0], over_rows(hidden1, grad2), biases[1], heads[..., :2], bias[..., :2]]
+        parts = grad_x[..., : sum(ctx.widths)].split(ctx.widths, 2)
+        return (None, None, *weights, heads[..., 2:5], bias[..., 2:5], *parts)

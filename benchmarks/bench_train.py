@@ -1,0 +1,42 @@
+"""A training step of each stage, per GoP, and a whole fit, on Bunny. Usage: python benchmarks/bench_train.py [cpu|cuda]
+
+A step's time is a stage's wall time over its steps and GoPs, graph capture included. Floor of the deformation step on
+an H200: 18 M pixel-Gaussian pairs at 26 instructions, 3 GFLOP of MLP and about 50 MB of activations a GoP.
+"""
+
+import sys
+import time
+from dataclasses import replace
+
+import torch
+from common import report
+
+from stgvlib.backend import resolve_device
+from stgvlib.config import PRESETS
+from stgvlib.datasets import load
+from stgvlib.train import fit
+
+
+def main(name: str) -> None:
+    device = resolve_device(name)
+    steps = 1000 if device.type == "cuda" else 4
+    floor = 1e3 * (18e6 * 26 / (132 * 128 * 1.75e9) + 3e9 / 790e12 + 50e6 / 4.3e12) if device.type == "cuda" else None
+    for preset, frames in (("paper", 10), ("paper", 132), ("stgv", 132)):
+        if device.type == "cpu" and frames > 10:
+            continue
+        config = replace(PRESETS[preset], coarse_steps=steps, steps=steps)
+        began = time.perf_counter()
+        result = fit(load("bunny").with_(limit=frames), config, device)
+        wall, gops = time.perf_counter() - began, len(result.model.num_frames)
+        about = f"{preset}, bunny 640x1280, {gops} GoPs x {result.model.count}"
+        for stage, seconds in result.seconds.items():
+            least = floor if stage == "deformation" and preset == "paper" else None
+            report(f"{stage} step a GoP", about, device, 1e3 * seconds / steps / gops, "ms", least)
+        report(f"fit {steps} + {steps} steps", about, device, wall, "s")
+        if device.type == "cuda":
+            report("fit peak GPU memory", about, device, torch.cuda.max_memory_allocated() / 1e9, "GB")
+            torch.cuda.reset_peak_memory_stats()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "auto")
