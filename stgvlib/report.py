@@ -96,15 +96,17 @@ def figure_8(records: dict[str, Record], profile: str, name: str = "figure_8") -
     found = {title: record for title, record in records.items() if record}
     first = next(iter(found.values()), None)
     truth = [("Ground truth", first, "truth")] if first else []
-    titled = [(f"{title}\n{record['psnr']:.2f} dB over all frames", record, "frame") for title, record in found.items()]
-    return _crops([*truth, *titled], name, profile, columns=3)
+    titled = [(f"{title}, {record['psnr']:.2f} dB", record, "frame") for title, record in found.items()]
+    return _crops([*truth, *titled], name, profile, columns=4)
 
 
 def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, columns: int = 3) -> Path:
     panels = [panel for panel in panels if panel[1]]
     rows = max(1, -(-len(panels) // columns))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(rows, columns, figsize=(12, 3.1 * rows), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(12, 9.3 / columns * rows), squeeze=False, layout="constrained"
+        )
         for axis in axes.flat:
             axis.axis("off")
         for axis, (title, record, picture) in zip(axes.flat, panels):
