@@ -136,12 +136,27 @@ def test_config_survives_json():
         from_dict(FitConfig, {"bogus": 1})
 
 
+class _Half(torch.autograd.Function):
+    """Rounds to fp16 where the fused kernel does: operands on the way in, hidden gradients on the way back."""
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.scale = scale
+        return x.half().double()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (grad * ctx.scale).half().double() / ctx.scale if ctx.scale else grad, None
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("field", [FieldConfig(), FieldConfig(spatial=False), FieldConfig(encoding="positional")])
 @pytest.mark.parametrize("count", [1, 300, 2050])
 def test_fused_field_follows_the_reference(field, count):
-    """The fused MLP and the hash kernels against float64 torch: values, and the gradient of every parameter."""
+    """The fused MLP and the hash kernels against float64 torch that rounds to fp16 at the same places: values, and the
+    gradient of every parameter. Without the rounding, units near zero switch sides and gradients differ by 1 to 3 %."""
     size = (64, 96)
+    scale = 3 * 64 * 96 / 64
     exact = small(2, count, size, replace(STGV, field=replace(field, position_scale=40.0, zero_heads=False))).double()
     for name, p in exact.field.named_parameters():
         if "table" in name:
@@ -151,16 +166,18 @@ def test_fused_field_follows_the_reference(field, count):
     fused = fused.cuda()
     t, generator = torch.tensor([0.3, 0.9]), torch.Generator().manual_seed(1)
     weight = [torch.randn(2, count, k, generator=generator, dtype=torch.float64) / (3 * 64 * 96) for k in (2, 3)]
-    outputs = exact.field(exact.gaussians.pixels()[0], t.double())
+
+    def layer(linear, x):
+        return torch.baddbmm(linear.bias, x, _Half.apply(linear.weight, 0))
+
+    x = _Half.apply(torch.cat(exact.field.encode(exact.gaussians.pixels()[0], t.double()), -1), 0)
+    for linear in (exact.field.hidden, exact.field.features):
+        x = _Half.apply(layer(linear, x).relu(), scale)
+    outputs = layer(exact.field.position_head, x) * 40.0, layer(exact.field.color_head, x)
     sum((o * w).sum() for o, w in zip(outputs, weight)).backward()
     results = fused.field(fused.gaussians.pixels()[0], t.cuda())
     sum((o * w.float().cuda()).sum() for o, w in zip(results, weight)).backward()
-    for a, b in zip(results, outputs):
-        assert (a.double().cpu() - b).norm() < 3e-3 * b.norm()
     pairs = {n: (a.grad, b.grad) for (n, a), b in zip(fused.named_parameters(), exact.parameters())}
-    pairs = {n: (a.double().cpu(), b) for n, (a, b) in pairs.items() if b is not None}
-    mu, exact_mu = pairs.pop("gaussians.mu")
-    off = (mu - exact_mu).norm(dim=-1) > 0.02 * exact_mu.square().mean().sqrt()
-    assert off.double().mean() < 0.02  # on the border of a cell, float32 may fall on the other side
-    errors = {n: ((a - b).norm() / b.norm()).item() for n, (a, b) in pairs.items()}
+    pairs |= {f"output {i}": pair for i, pair in enumerate(zip(results, outputs))}
+    errors = {n: ((a.double().cpu() - b).norm() / b.norm()).item() for n, (a, b) in pairs.items() if b is not None}
     assert max(errors.values()) < 1e-2, errors
