@@ -58,7 +58,11 @@ def main() -> None:
     for path in chosen:
         started = time.perf_counter()
         print(f"  {path.stem} ...", end=" ", flush=True)
-        error = execute(path, copies, arguments.profile, arguments.device)
+        try:
+            error = execute(path, copies, arguments.profile, arguments.device)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; finished runs are kept in {results / 'runs'}: run the same command to go on")
+            sys.exit(130)
         if error:
             print(f"FAILED\n\n{path.name} failed in {error}\nthe executed copy: {copies / path.name}", file=sys.stderr)
             sys.exit(1)
