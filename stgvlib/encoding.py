@@ -167,7 +167,7 @@ class Planes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = []
         for plane, axes in zip(self.planes, ((0, 1), (0, 2), (1, 2))):
-            at = x[:, :, None, axes] * 2 - 1  # [G, P, 1, 2]
+            at = torch.stack([x[..., axis] for axis in axes], -1)[:, :, None] * 2 - 1  # [G, P, 1, 2]
             sampled = nn.functional.grid_sample(plane, at, align_corners=True, padding_mode="border")
             out.append(sampled[..., 0].transpose(1, 2))
         return torch.cat(out, -1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stgvlib import train
-from stgvlib.config import PAPER, STGV
+from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
 from stgvlib.train import fit, psnr_over_steps
@@ -34,7 +34,18 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
 
 
-@pytest.mark.parametrize("config", [QUICK, replace(QUICK, keyframe="middle"), replace(QUICK, keyframe="all")])
+@pytest.mark.parametrize(
+    "config",
+    [
+        QUICK,
+        replace(QUICK, keyframe="middle"),
+        replace(QUICK, keyframe="all"),
+        replace(QUICK, field=FieldConfig(position_scale=40.0, encoding="positional")),
+        replace(QUICK, field=FieldConfig(position_scale=40.0, encoding="planes")),
+        replace(QUICK, field=FieldConfig(position_scale=40.0, width=64)),
+    ],
+    ids=["first", "middle", "all", "positional", "planes", "narrow"],
+)
 def test_it_learns(video, device, config):
     result = fit(video, config, device)
     assert result.model.num_frames == [4, 5]
