@@ -1,6 +1,7 @@
 """Execute the notebooks with papermill and list what they made: what `run_all.sh` calls."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -35,7 +36,16 @@ def execute(path: Path, folder: Path, profile: str, device: str) -> str | None:
         )
     except papermill.PapermillExecutionError as error:
         return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    finally:
+        _relative_paths(folder / path.name)
     return None
+
+
+def _relative_paths(copy: Path) -> None:
+    """papermill writes absolute paths into a copy's metadata; copies are committed, so they name none."""
+    if copy.is_file():
+        root = str(repository()) + os.sep
+        copy.write_text(copy.read_text().replace(root, ""))
 
 
 def main() -> None:

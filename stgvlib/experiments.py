@@ -8,7 +8,6 @@ RECORD_VERSION, which is raised when a change of the code changes results.
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -147,7 +146,6 @@ def run(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device_name(target),
         "versions": library_versions(),
-        "platform": platform.platform(),
         "seconds": seconds,
         "gops": len(result.model.num_frames),
         "gaussians": result.model.count,

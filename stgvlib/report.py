@@ -57,6 +57,8 @@ def _save_table(frame: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
     rounded = frame.copy()
     for column in rounded.select_dtypes("float"):
         rounded[column] = rounded[column].round(4 if column == "MS-SSIM" else 2)
+    for column in {"parameters", "steps", "frames"} & set(rounded.columns):
+        rounded[column] = rounded[column].astype("Int64")
     write_atomically(folder / f"{name}.csv", rounded.to_csv(index=False).encode())
     write_atomically(folder / f"{name}.md", markdown(rounded).encode())
     return rounded
@@ -97,7 +99,7 @@ def figure_8(records: dict[str, Record], profile: str, name: str = "figure_8") -
     first = next(iter(found.values()), None)
     truth = [("Ground truth", first, "truth")] if first else []
     titled = [(f"{title}, {record['psnr']:.2f} dB", record, "frame") for title, record in found.items()]
-    return _crops([*truth, *titled], name, profile, columns=4)
+    return _crops([*truth, *titled], name, profile, columns=4 if len(titled) > 5 else 3)
 
 
 def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, columns: int = 3) -> Path:
@@ -149,6 +151,6 @@ def motion_figure(record: Record, profile: str, name: str = "deformation_fields"
 def _save_figure(figure, name: str, profile: str) -> Path:
     folder = results_folder(profile) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png")
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight")
     plt.close(figure)
     return folder / f"{name}.png"

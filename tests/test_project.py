@@ -1,6 +1,7 @@
 """The project holds together: imports point one way, requirements agree, notebooks are thin and clean."""
 
 import ast
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -114,3 +115,25 @@ def test_notebooks_are_thin_clean_and_checked(path):
     for cell in cells:
         assert cell.outputs == [] and cell.execution_count is None
         assert not re.search(r"^\s*(def|class) ", cell.source, re.M) and "sys.path" not in cell.source
+
+
+def test_figures_in_the_documents_are_the_records():
+    """Rows of docs/REPRODUCTION.md that name a record carry that record's PSNR and parameters."""
+    rows = re.findall(
+        r"\(`(\w+)\.json`\) \| [\d.]+ \| ([\d.]+) \| ([\d.]+)M", (ROOT / "docs/REPRODUCTION.md").read_text()
+    )
+    assert len(rows) == 5
+    for name, psnr, parameters in rows:
+        record = json.loads((ROOT / f"results/paper/runs/bunny/{name}.json").read_text())
+        assert f"{record['psnr']:.2f}" == psnr and f"{record['parameters'] / 1e6:.2f}" == parameters
+    full = json.loads((ROOT / "results/paper/runs/bunny/paper.json").read_text())
+    said = f"{full['psnr']:.2f} dB on Bunny .* in {full['seconds']['total']:.0f} s on one H200"
+    assert re.search(said, (ROOT / "README.md").read_text())
+
+
+def test_committed_records_are_valid_for_this_code():
+    """Nobody changed results without running the paper profile's records again."""
+    from stgvlib import experiments
+
+    for name in ("bunny_gop/paper", "bunny/paper"):
+        assert experiments.run(name, "paper", "cpu"), "the record does not belong to this configuration or data"
