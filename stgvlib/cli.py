@@ -77,7 +77,7 @@ def fit(
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     count, gops = gaussian_count(config, video.size, video.num_frames), split_gops(video.num_frames, config.gop_size)
     _say(
-        f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {len(gops)} GoPs of {count:,} Gaussians, "
+        f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {len(gops)} GoP{'s' * (len(gops) > 1)} of {count:,} Gaussians, "
         f"{config.coarse_steps:,} + {config.steps:,} steps each, preset {preset}, profile {to.name}, "
         f"on {device_name(target)}"
     )

@@ -42,7 +42,7 @@ def model(clip, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "m.safetensors"
     done = stgv("fit", clip, path, *FAST)
     assert done.returncode == 0, done.stderr
-    assert "5 frames of 32x24 as 1 GoPs" in done.stderr and not path.with_name("m.safetensors.parts").exists()
+    assert "5 frames of 32x24 as 1 GoP of" in done.stderr and not path.with_name("m.safetensors.parts").exists()
     return path
 
 
