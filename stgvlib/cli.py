@@ -76,8 +76,10 @@ def fit(
     changes = {"gaussians": gaussians, "coarse_steps": coarse_steps, "steps": steps}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     count, gops = gaussian_count(config, video.size, video.num_frames), split_gops(video.num_frames, config.gop_size)
+    plural = "s" if len(gops) > 1 else ""
     _say(
-        f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {len(gops)} GoP{'s' * (len(gops) > 1)} of {count:,} Gaussians, "
+        f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {len(gops)} GoP{plural} of "
+        f"{count:,} Gaussians, "
         f"{config.coarse_steps:,} + {config.steps:,} steps each, preset {preset}, profile {to.name}, "
         f"on {device_name(target)}"
     )

@@ -154,6 +154,7 @@ def _captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor
     with torch.cuda.stream(side):
         for _ in range(2):
             step()
+            optimizer.step_number.zero_()  # a stage may have one step only
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -140,6 +140,11 @@ def test_psnr_over_steps_covers_whole_rounds():
     assert psnr_over_steps(losses, period=10, points=100) == [(10, 20.0), (20, 20.0), (25, 20.0)]
 
 
+def test_one_step_is_enough(video, device):
+    result = fit(video, replace(QUICK, coarse_steps=1, steps=1), device)
+    assert result.losses["deformation"].shape == (1, 2) and torch.isfinite(result.losses["deformation"]).all()
+
+
 @pytest.mark.gpu
 def test_cuda_follows_the_cpu(video):
     cpu, cuda = fit(video, QUICK, "cpu"), fit(video, QUICK, "cuda")
