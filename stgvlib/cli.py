@@ -194,7 +194,7 @@ def fetch(group: Positional[Literal["davis", "uvg"]], /) -> None:
     """Download a dataset of the paper into data/. An interrupted download resumes.
 
     Args:
-        group: davis (DAVIS 2017 full resolution, 2.7 GB) or uvg (seven 1080p sequences, about 12 GB).
+        group: davis (DAVIS 2017, full resolution) or uvg (seven 1080p sequences): gigabytes each.
     """
     for path in datasets.fetch(group):
         _say(f"{path}")
