@@ -16,10 +16,12 @@ from stgvlib.backend import device_name, resolve_device, system_info
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
 from stgvlib.config import scaled_steps
+from stgvlib.decode import Decoder
+from stgvlib.distributed import join_torchrun
 from stgvlib.errors import StgvError
 from stgvlib.experiments import ProgressBar, judge
-from stgvlib.metrics import to_uint8
-from stgvlib.model import VideoModel, gaussian_count, load_model, save_model, split_gops
+from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
+from stgvlib.train import cut_gops
 from stgvlib.train import fit as fit_video
 from stgvlib.video import Video, open_video, write_video
 
@@ -46,6 +48,7 @@ def fit(
     """Fit a video and write a model.
 
     Every finished GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
+    On K GPUs: torchrun --nproc-per-node K -m stgvlib fit ... (each process takes its share of the GoPs).
 
     Args:
         input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
@@ -61,7 +64,12 @@ def fit(
         seed: Random seed.
         resume: Take over the GoPs that an interrupted fit finished.
     """
+    share = join_torchrun()
+    if share and device in ("auto", "cuda") and resolve_device(device).type == "cuda":
+        device = f"cuda:{share.local_rank}"
     target = resolve_device(device)
+    if target.type == "cuda" and target.index is not None:
+        torch.cuda.set_device(target)
     if output.suffix != ".safetensors":
         raise StgvError(f"output must end in .safetensors, got {output.name}")
     _check_folder(output)
@@ -75,27 +83,30 @@ def fit(
     config = scaled_steps(preset_named(preset), to)
     changes = {"gaussians": gaussians, "coarse_steps": coarse_steps, "steps": steps}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    count, gops = gaussian_count(config, video.size, video.num_frames), split_gops(video.num_frames, config.gop_size)
+    count, gops = gaussian_count(config, video.size, video.num_frames), cut_gops(video, config)
     plural = "s" if len(gops) > 1 else ""
-    _say(
-        f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {len(gops)} GoP{plural} of "
-        f"{count:,} Gaussians, "
-        f"{config.coarse_steps:,} + {config.steps:,} steps each, preset {preset}, profile {to.name}, "
-        f"on {device_name(target)}"
-    )
+    first = share is None or share.rank == 0
+    processes = f", shared by {share.world} processes" if share else ""
+    if first:
+        _say(
+            f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {len(gops)} GoP{plural} of "
+            f"{count:,} Gaussians, {config.coarse_steps:,} + {config.steps:,} steps each, preset {preset}, "
+            f"profile {to.name}, on {device_name(target)}{processes}"
+        )
     parts = output.with_name(output.name + ".parts")
-    bar = ProgressBar("fit")
+    bar = ProgressBar("fit" if first else f"fit, rank {share.rank}")
     try:
-        result = fit_video(video, config, target, seed, parts, resume, bar)
+        resume = resume or bool(share and share.restarted)
+        result = fit_video(video, config, target, seed, parts, resume, bar, share)
     except KeyboardInterrupt:
         bar.close()
         done = len(list(parts.glob("gop_*.safetensors")))
         _say(f"interrupted; {done} of {len(gops)} GoPs are finished and kept: run the same command with --resume")
         raise
-    except torch.OutOfMemoryError as error:
-        raise StgvError("the GPU ran out of memory: lower --size or --gaussians, or use --device cpu") from error
     finally:
         bar.close()
+    if not first:
+        return
     seconds = {k: round(v, 2) for k, v in result.seconds.items()}
     save_model(result.model, output, fps=video.fps, seed=seed, seconds=seconds, device=device_name(target))
     shutil.rmtree(parts, ignore_errors=True)
@@ -124,7 +135,7 @@ def render(
         raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
     fitted, about = load_model(model, resolve_device(device))
     _check_folder(output)
-    frames = (to_uint8(frame).cpu().numpy() for frame in fitted.frames(scale))
+    frames = (frame.cpu().numpy() for frame in Decoder(fitted, scale))
     try:
         count = write_video(output, frames, fps or about.get("fps", 25.0))
     except OSError as error:

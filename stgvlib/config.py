@@ -4,9 +4,7 @@ Defaults are the paper's (Sec. III and App. B). Values that the paper does not p
 parent's code (D2GV, GaussianImage), [inferred] from its published numbers, [ours] chosen here.
 """
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Literal
 
 from stgvlib.errors import StgvError
@@ -33,6 +31,7 @@ class FieldConfig:
     width: int = 128
     position_scale: float | None = None  # px a unit of the position head; None: half the frame [inferred]
     zero_heads: bool = True  # heads start at zero, so fitting starts from the canonical frame [inferred]
+    deform_shape: bool = False  # a third head for the Cholesky vector [ours]
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,15 @@ class FitConfig:
 
     preset: str = "paper"
     gop_size: int = 10
+    cuts: Literal["even", "motion"] = "even"  # where GoPs are cut: all as long, or where as much has changed [ours]
     gaussians: int | None = None  # a GoP; None: one for every 40.96 px, the paper's 20,000 on Bunny
     keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
     coarse_steps: int = 10_000
     steps: int = 60_000
     parametrization: Literal["tanh", "pixel"] = "tanh"  # mu = tanh(p), Cholesky = p + (0.5, 0, 0.5) [code]; or px
     placement: Literal["uniform", "gradient"] = "uniform"
+    additions: int = 0  # rounds of the coarse stage in which Gaussians are added where the error is [ours]
+    initial_part: float = 1.0  # of the Gaussians that are there before the first round
     initial_scale: float | None = None  # px, l1 and l3 at the start; None: U(0.5, 1.5) and l2 U(0, 1) [code]
     optimizer: Literal["adam", "adan"] = "adan"  # [code]
     position_rate: float = 7e-3
@@ -55,6 +57,7 @@ class FitConfig:
     gaussian_schedule: Literal["constant", "cosine", "halving"] = (
         "halving"  # after each third of `steps`, 20,000 [code]
     )
+    last_rate: float = 0.05  # cosine: part of the rate that is left at the end
     field_rate: float = 1.6e-4
     field_rate_last: float = 1.6e-5
     field: FieldConfig = field(default_factory=FieldConfig)
@@ -63,12 +66,12 @@ class FitConfig:
         for name, least in (("gop_size", 1), ("coarse_steps", 0), ("steps", 0)):
             if getattr(self, name) < least:
                 raise StgvError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.additions and self.parametrization != "pixel":
+            raise StgvError("additions need parametrization='pixel'")
+        if not 0 < self.initial_part <= 1:
+            raise StgvError(f"initial_part must be above 0 and at most 1, got {self.initial_part}")
         if self.gaussians is not None and self.gaussians < 1:
             raise StgvError(f"gaussians must be at least 1, got {self.gaussians}")
-
-    def digest(self) -> str:
-        """Short hash of every field: names a configuration in records and checkpoints."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 PAPER = FitConfig()
@@ -125,6 +128,18 @@ def scaled_steps(config: FitConfig, to: Profile) -> FitConfig:
     """The configuration with its step counts shrunk to a profile."""
     coarse = round(config.coarse_steps * to.coarse_steps)
     return replace(config, coarse_steps=coarse, steps=round(config.steps * to.steps))
+
+
+def changes(config) -> dict:
+    """The settings that differ from the defaults, nested: what identifies a run, also when new settings are added."""
+    default, differing = type(config)(), {}
+    for f in fields(config):
+        value, usual = getattr(config, f.name), getattr(default, f.name)
+        if is_dataclass(value):
+            value, usual = changes(value), {}
+        if value != usual:
+            differing[f.name] = value
+    return differing
 
 
 def from_dict(kind, values: dict):

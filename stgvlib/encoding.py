@@ -1,5 +1,7 @@
 """Encodings of a Gaussian's position and time: multiresolution hash, positional, planes (paper, Sec. II-B).
 
+On a GPU, trainer and decoder encode inside the fused field (cuda/field.py); calling an encoding there runs torch.
+
 The hash grid has tiny-cuda-nn's layout: level l has scale base * growth^l - 1 and a grid of ceil(scale) + 1 points an
 axis, positions are x * scale + 0.5, a level with fewer grid points than the table is stored densely, sizes are rounded
 up to 8, x comes fastest, and the hash primes are 1, 2654435761, 805459861. Two things are ours: tables carry a leading
@@ -71,10 +73,6 @@ class HashGrid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if os.environ.get("STGV_BACKEND") == "tinycudann":
             return _tinycudann(self, x)
-        if kernels_for(x) == "cuda":
-            from stgvlib.cuda.ops import HashEncode
-
-            return HashEncode.apply(x.contiguous(), self.table, self.meta)
         if kernels_for(x) == "numba":
             from stgvlib.encoding_cpu import HashEncode
 

@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from stgvlib import datasets
 from stgvlib.backend import device_name, library_versions, resolve_device
-from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, Profile, profile, scaled_steps
+from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, Profile, changes, profile, scaled_steps
+from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import decode_fps, evaluate, to_uint8
 from stgvlib.model import VideoModel, write_atomically
@@ -127,7 +128,7 @@ def run(
     data = {"name": spec.dataset, "frames": video.num_frames, "size": video.size}
     data["sha256"] = datasets.frames_sha256(video)
     key = {"config": asdict(config), "dataset": data, "seed": seed, "record_version": RECORD_VERSION}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    digest = record_hash(key | {"config": changes(config)})
     if not refresh and (found := _load(path)) is not None and found.get("hash") == digest:
         return Record(name, path, found)
     target = resolve_device(device)
@@ -164,6 +165,11 @@ def run(
     return Record(name, path, json.loads(json.dumps(record)))
 
 
+def record_hash(key: dict) -> str:
+    """What a record is valid for: settings (those that differ from the defaults), frames, seed and RECORD_VERSION."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def judge(model: VideoModel, video: Video) -> dict:
     """Everything that a model is judged by against its video: quality, parameters, decoding speed."""
     if model.size != video.size or sum(model.num_frames) != video.num_frames:
@@ -171,17 +177,20 @@ def judge(model: VideoModel, video: Video) -> dict:
         shapes = " against ".join("{}x{} with {} frames".format(*shape) for shape in (got, expected))
         raise StgvError(f"video and model differ: {shapes} in the model; give the video that was fitted")
     targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
-    quality = evaluate(model.frames(), targets)
-    device = model.gaussians.mu.device
-    alone = model.gop(0)
-    indices = [torch.tensor([i], device=device) for i in range(alone.num_frames[0])]
-    fps = decode_fps(lambda i: alone.render(indices[i]), len(indices))
+    quality = evaluate(Decoder(model, dtype=torch.float32), targets)
+    single, whole = Decoder(model, dtype=torch.float32), Decoder(model)
+    numbers = [range(i, min(i + whole.batch, len(whole))) for i in range(0, len(whole), whole.batch)]
+    if model.gaussians.mu.device.type == "cpu":
+        numbers = [[0]]
+    calls = decode_fps(lambda i: whole.frames(numbers[i]), len(numbers))
     return quality | {
         "parameters": model.num_parameters(),
         "height": model.size[0],
         "width": model.size[1],
-        "decode_fps": round(fps, 2),
+        "decode_fps": round(decode_fps(lambda i: single[i], model.num_frames[0]), 2),
         "fps_protocol": FPS_PROTOCOL,
+        "decode_fps_8bit": round(calls * sum(len(n) for n in numbers) / len(numbers), 2),
+        "fps_8bit_protocol": f"{len(numbers[0])} frames a call, 8-bit, warm, synchronised, whole video",
     }
 
 
@@ -240,6 +249,8 @@ class ProgressBar:
         self.bar = tqdm(desc=title, unit="step", mininterval=5 if notebook else 0.2, file=sys.stderr)
 
     def __call__(self, p: Progress) -> None:
+        if p.note:
+            self.bar.write(p.note, file=sys.stderr)
         self.bar.total = p.total
         many = f"GoPs {p.gops[0] + 1}-{p.gops[1]}" if p.gops[1] - p.gops[0] > 1 else f"GoP {p.gops[1]}"
         self.bar.set_postfix_str(f"{many} of {p.total_gops}, {p.stage}, {p.psnr:.2f} dB", refresh=False)

@@ -37,6 +37,11 @@ class CanonicalGaussians(nn.Module):
         self.register_buffer("offset", torch.tensor(CHOLESKY_OFFSET), persistent=False)
 
     @property
+    def extent_px(self) -> tuple[float, float]:
+        """Width and height."""
+        return float(self.size[1]), float(self.size[0])
+
+    @property
     def cholesky_floor(self) -> float:
         """Lower bound of the raw l1 and l3, which the optimiser keeps."""
         return MIN_SCALE - CHOLESKY_OFFSET[0] if self.tanh else MIN_SCALE
@@ -88,19 +93,24 @@ class DeformationField(nn.Module):
         inputs = sum(e.width for e in (self.spatial, self.temporal, self.planes) if e is not None)
         if config.encoding == "positional":
             inputs = 2 * (1 + 2 * config.position_frequencies)
-        inputs += 1 + 2 * config.time_frequencies
+        self.codes = 1 + 2 * config.time_frequencies  # gamma(t), the last inputs
+        inputs += self.codes
         self.hidden = BatchedLinear(gops, inputs, config.width, generator)
         self.features = BatchedLinear(gops, config.width, config.width, generator)
         self.position_head = BatchedLinear(gops, config.width, 2, generator, config.zero_heads)
         self.color_head = BatchedLinear(gops, config.width, 3, generator, config.zero_heads)
+        self.shape_head = None
+        if config.deform_shape:
+            self.shape_head = BatchedLinear(gops, config.width, 3, generator, config.zero_heads)
         self.pixels = size[0] * size[1]
         half = (size[1] / 2, size[0] / 2)
         scale = half if config.position_scale is None else (config.position_scale,) * 2
         self.register_buffer("position_scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+        self.shape_scale = min(scale) / 10  # px a unit of the shape head
         self.register_buffer("extent", torch.tensor([size[1], size[0]], dtype=torch.float32), persistent=False)
 
     def encode(self, mu: Tensor, t: Tensor) -> list[Tensor]:
-        """mu [G, N, 2] px, t [G] in [0, 1] -> the parts of f_h in eq. 7, [G, N, width] each."""
+        """mu [G, N, 2] px, t [G] in [0, 1] -> the parts of f_h in eq. 7 but gamma(t), [G, N, width] each."""
         where = mu / self.extent
         time = t[:, None, None].expand(*mu.shape[:2], 1)
         both = torch.cat([where, time], -1)
@@ -113,30 +123,23 @@ class DeformationField(nn.Module):
             parts.append(self.temporal(both))
         if self.planes is not None:
             parts.append(self.planes(both))
-        code = positional(t[:, None, None], self.config.time_frequencies)
-        return [*parts, code.expand(-1, mu.shape[1], -1)]
+        return parts
 
-    def forward(self, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(delta mu [G, N, 2] px, delta rgb [G, N, 3]) at times t [G]."""
-        parts = self.encode(mu, t)
-        if kernels_for(mu) == "cuda" and self.config.width == 128 and self.hidden.weight.shape[1] <= 64:
-            from stgvlib.cuda.ops import FusedMLP
-
-            layers = (self.hidden, self.features, self.position_head, self.color_head)
-            weights = [p for layer in layers for p in (layer.weight, layer.bias)]
-            # The loss is a mean over 3 H W: brought back to the order of one for fp16.
-            grad_scale = 3 * float(self.pixels) / 64
-            return FusedMLP.apply(self.position_scale, grad_scale, *weights, *parts)
-        hidden = self.hidden(torch.cat(parts, -1)).relu()
+    def forward(self, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(delta mu [G, N, 2] px, delta rgb [G, N, 3], delta Cholesky [G, N, 3] px or None) at times t [G]."""
+        code = positional(t[:, None, None], self.config.time_frequencies).expand(-1, mu.shape[1], -1)
+        hidden = self.hidden(torch.cat([*self.encode(mu, t), code], -1)).relu()
         features = self.features(hidden).relu()
-        return self.position_head(features) * self.position_scale, self.color_head(features)
+        shape = None if self.shape_head is None else self.shape_head(features) * self.shape_scale
+        return self.position_head(features) * self.position_scale, self.color_head(features), shape
 
-    def groups(self) -> tuple[list[Tensor], list[Tensor]]:
-        """(encoding parameters, MLP parameters)."""
+    def encoding_parameters(self) -> list[Tensor]:
         encodings = [e for e in (self.spatial, self.temporal, self.planes) if e is not None]
-        tables = [p for e in encodings for p in e.parameters()]
-        layers = (self.hidden, self.features, self.position_head, self.color_head)
-        return tables, [p for layer in layers for p in layer.parameters()]
+        return [p for e in encodings for p in e.parameters()]
+
+    def mlp_parameters(self) -> list[Tensor]:
+        layers = (self.hidden, self.features, self.position_head, self.color_head, self.shape_head)
+        return [p for layer in layers if layer is not None for p in layer.parameters()]
 
 
 class VideoModel(nn.Module):
@@ -156,12 +159,25 @@ class VideoModel(nn.Module):
         self.count = count
         self.gaussians = CanonicalGaussians(gops, self.count, size, config.parametrization)
         self.field = DeformationField(config.field, gops, size, generator)
+        self._fused = None  # buffers of `deform` on a GPU
 
     def deform(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(mu', cholesky, rgb') at times t [G]: eq. 9. The shape is not deformed."""
+        """(mu', cholesky', rgb') at times t [G]: eq. 9. The shape stays, but with `deform_shape`.
+
+        On a GPU without gradients this runs the fused kernels; training has its own step (cuda/step.py).
+        """
+        if kernels_for(self.gaussians.mu) == "cuda" and not torch.is_grad_enabled():
+            from stgvlib.cuda.field import FusedField, supported
+
+            if supported(self.field):
+                if self._fused is None or self._fused.batch != len(t) or self._fused.x.device != t.device:
+                    self._fused = FusedField(self, len(t))
+                self._fused.t.copy_(t)
+                mu, cholesky, rgb = (v.clone() for v in self._fused.forward())
+                return mu, cholesky + self.gaussians.offset if self.gaussians.tanh else cholesky, rgb
         mu, cholesky = self.gaussians.pixels()
-        d_mu, d_rgb = self.field(mu, t)
-        return mu + d_mu, cholesky, self.gaussians.rgb + d_rgb
+        d_mu, d_rgb, d_cholesky = self.field(mu, t)
+        return mu + d_mu, cholesky if d_cholesky is None else cholesky + d_cholesky, self.gaussians.rgb + d_rgb
 
     def times(self, frame: Tensor) -> Tensor:
         """t of frame i of a GoP of n frames: (i + 1) / n, as in the parent code. frame [G] -> [G]."""
@@ -176,12 +192,19 @@ class VideoModel(nn.Module):
             rgb = self.gaussians.rgb
         else:
             mu, cholesky, rgb = self.deform(self.times(frame))
-        size = tuple(max(1, round(side * scale)) for side in self.size)
-        ratio = mu.new_tensor([size[1] / self.size[1], size[0] / self.size[0]])
+        size = self.scaled_size(scale)
         if scale != 1:
-            rows = torch.stack([ratio[0], ratio[1], ratio[1]])  # l1 follows x; l2, l3 follow y
-            mu, cholesky = mu * ratio, cholesky * rows
+            ratio = self.size_ratio(size)
+            mu, cholesky = mu * ratio, cholesky * ratio[[0, 1, 1]]  # l1 follows x; l2, l3 follow y
         return splat(mu, cholesky, rgb, size)
+
+    def scaled_size(self, scale: float) -> tuple[int, int]:
+        """Height and width at `scale` times the fitted size."""
+        return tuple(max(1, round(side * scale)) for side in self.size)
+
+    def size_ratio(self, size: tuple[int, int]) -> Tensor:
+        """Of x and y, [2], from the fitted size to another."""
+        return self.gaussians.mu.new_tensor([size[1] / self.size[1], size[0] / self.size[0]])
 
     def gop(self, g: int) -> "VideoModel":
         """GoP g alone, as a copy."""
@@ -198,13 +221,6 @@ class VideoModel(nn.Module):
         states = [m.state_dict() for m in models]
         joined.load_state_dict({name: torch.cat([s[name] for s in states]) for name in states[0]})
         return joined.to(first.gaussians.mu.device)
-
-    def frames(self, scale: float = 1.0):
-        """Every frame of the video in order, float [H, W, 3] not clamped, one at a time."""
-        for g, count in enumerate(self.num_frames):
-            alone = self.gop(g)
-            for i in range(count):
-                yield alone.render(torch.tensor([i], device=alone.gaussians.mu.device), scale)[0]
 
     def num_parameters(self) -> int:
         """8 a Gaussian, hash tables, MLP: what the paper counts, over all GoPs."""

@@ -15,19 +15,25 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from stgvlib.backend import kernels_for
 from stgvlib.config import FitConfig
+from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel, gaussian_count, load_model, save_model, split_gops
 from stgvlib.optimizer import FlatOptimizer, Segment, schedule
-from stgvlib.splat import splat_mse
+from stgvlib.splat import splat, splat_mse
 from stgvlib.video import Video
 
 CHUNK = 200  # steps between two looks at the loss
-LAST_RATE = 0.05  # cosine: part of the rate left at the end
+ADDED_UNTIL = 0.6  # part of the coarse stage after which no Gaussians are added
+ADDED_SCALE = 1.5  # px, l1 and l3 of an added Gaussian
+ADDED_PART = 0.5  # of the residual that it takes as its colour
+WAITING = -1e4  # px, where Gaussians wait to be added: they reach no pixel
 
 
 @dataclass
@@ -40,17 +46,26 @@ class Progress:
     done: int  # steps of this call so far, over all batches and stages
     total: int  # steps of this call in all
     psnr: float  # of the last frames seen, dB
+    note: str = ""  # something to tell once, such as a smaller batch
 
 
 @dataclass
 class FitResult:
-    model: VideoModel
+    model: VideoModel | None  # None on all ranks but the first
     coarse: VideoModel | None  # the first fitted GoP as the coarse stage left it; None when all came from `parts`
     losses: dict[str, Tensor]  # stage -> [steps, G] training loss of each step; only the GoPs fitted in this call
     seconds: dict[str, float]  # stage -> wall time, summed over batches
 
 
 Callback = Callable[[Progress], None]
+
+
+class Diverged(Exception):
+    """The loss of a GoP was not finite. Holds the GoP's place in the batch, the step, and the last good model."""
+
+    def __init__(self, place: int, stage: str, step: int, good_step: int, good: VideoModel):
+        super().__init__()
+        self.place, self.stage, self.step, self.good_step, self.good = place, stage, step, good_step, good
 
 
 def fit(
@@ -61,88 +76,202 @@ def fit(
     parts: Path | None = None,  # folder for finished GoPs; None keeps nothing on disk
     resume: bool = False,
     progress: Callback | None = None,
+    share: Share | None = None,  # of several processes; each fits its share of the GoPs, needs `parts`
 ) -> FitResult:
     """Fit every GoP of a video. Same seed, same device, same result on a CPU, interrupted or not.
 
-    Raises StgvError when `parts` holds another fit's GoPs, or holds this one's and `resume` is false.
+    A GoP whose loss is not finite is given up, the others go on. A batch that does not fit in GPU memory is halved.
+    Raises StgvError when `parts` holds another fit's GoPs, or holds this one's and `resume` is false; when a GoP was
+    given up (after the others); when one GoP alone does not fit.
     """
     device = torch.device(device)
-    gops = split_gops(video.num_frames, config.gop_size)
+    gops = cut_gops(video, config)
     count = gaussian_count(config, video.size, video.num_frames)
     done: dict[int, VideoModel] = {}
+    first = share is None or share.rank == 0
     if parts is not None:
-        done = _open_parts(parts, _identity(video, config, seed), len(gops), resume)
+        if first:
+            done = _open_parts(parts, _identity(video, config, seed), len(gops), resume)
+        if share:
+            share.wait()
+            done = done if first else _finished(parts, len(gops))
+    mine = [g for g in range(len(gops)) if share is None or g % share.world == share.rank]
+    todo = [g for g in mine if g not in done]
     size = _gops_per_batch(video, gops, count, device)
-    todo = [g for g in range(len(gops)) if g not in done]
-    total = -(-len(todo) // size) * (config.coarse_steps + config.steps)
     done_steps = 0
     losses: dict[str, list[Tensor]] = {"coarse": [], "deformation": []}
     seconds = {"coarse": 0.0, "deformation": 0.0}
-    coarse = None
-    for start in range(0, len(todo), size):
-        batch = todo[start : start + size]
-        frames, lengths = load_gops(video, [gops[g] for g in batch], device)
-        model = VideoModel.join(
-            [_initial(config, frames[i], n, count, seed, g) for i, (g, n) in enumerate(zip(batch, lengths))]
-        ).to(device)
-        for stage in ("coarse", "deformation"):
-            began = time.perf_counter()
-            first = Progress((batch[0], batch[-1] + 1), len(gops), stage, done_steps, total, 0.0)
-            report = _reporter(progress, first)
-            try:
-                losses[stage].append(run_stage(model, frames, stage, report))
-            except FloatingPointError as error:
-                raise StgvError(f"GoPs {batch[0]}..{batch[-1]}, seed {seed}, {stage} stage: {error}") from error
-            seconds[stage] += time.perf_counter() - began
-            done_steps += len(losses[stage][-1])
-            if coarse is None:
-                coarse = model.gop(0)
+    coarse, given_up = None, []
+    while todo:
+        batch = todo[:size]
+        total = done_steps + -(-len(todo) // size) * (config.coarse_steps + config.steps)
+        state = Progress((batch[0], batch[-1] + 1), len(gops), "coarse", done_steps, total, 0.0)
+        try:
+            result = _fit_batch(video, [gops[g] for g in batch], batch, config, count, device, seed, progress, state)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise StgvError("the GPU ran out of memory on one GoP: lower --size or --gaussians") from error
+            size = len(batch) // 2
+            torch.cuda.empty_cache()
+            if progress:
+                progress(replace(state, note=f"{len(batch)} GoPs do not fit in the GPU's memory: going on with {size}"))
+            continue
+        todo = todo[size:]
+        for stage in losses:
+            losses[stage].append(result.losses[stage])
+            seconds[stage] += result.seconds[stage]
+            done_steps += len(result.losses[stage])
+        coarse = coarse or result.coarse
+        failed = {d.place: d for d in result.diverged}
         for i, g in enumerate(batch):
-            done[g] = model.gop(i).cpu()
+            if i in failed:
+                given_up.append(_give_up(failed[i], g, seed, parts))
+                continue
+            done[g] = result.model.gop(i).cpu()
             if parts is not None:
                 save_model(done[g], _part(parts, g))
+    if share:
+        if given_up:
+            share.tell("; ".join(given_up))
+        share.wait()
+        if not first:
+            return FitResult(None, coarse, {}, seconds)
+        done = _finished(parts, len(gops))
+        if missing := [g for g in range(len(gops)) if g not in done]:
+            given_up = given_up or [f"GoPs {missing} were not finished"]
+    if given_up:
+        kept = f"; the other {len(done)} GoPs are kept in {parts}" if parts is not None else ""
+        raise StgvError("; ".join(given_up) + kept + ". Try another seed or lower rates")
     joined = {stage: torch.cat(parts_, 1) if parts_ else torch.empty(0, 0) for stage, parts_ in losses.items()}
     return FitResult(VideoModel.join([done[g] for g in range(len(gops))]).to(device), coarse, joined, seconds)
 
 
-def run_stage(model: VideoModel, frames: Tensor, stage: str, report: Callable[[int, Tensor], None]) -> Tensor:
-    """Run one stage over a batch of GoPs; frames uint8 [G, T, H, W, 4]. Returns the losses [steps, G] on the CPU."""
+@dataclass
+class _Batch:
+    model: VideoModel
+    coarse: VideoModel
+    losses: dict[str, Tensor]
+    seconds: dict[str, float]
+    diverged: list[Diverged]
+
+
+def _fit_batch(video, gops, numbers, config, count, device, seed, progress, state) -> _Batch:
+    """Both stages for GoPs [start, stop) with the given numbers."""
+    frames, lengths = load_gops(video, gops, device)
+    generators = [_generator(seed, g) for g in numbers]
+    model = VideoModel.join([_initial(config, frames[i], n, count, generators[i]) for i, n in enumerate(lengths)]).to(
+        device
+    )
+    result = _Batch(model, None, {}, {}, [])
+    for stage in ("coarse", "deformation"):
+        began = time.perf_counter()
+        report = _reporter(progress, replace(state, stage=stage))
+        result.losses[stage], diverged = run_stage(model, frames, stage, report, generators)
+        known = {d.place for d in result.diverged}
+        result.diverged += [d for d in diverged if d.place not in known]
+        result.seconds[stage] = time.perf_counter() - began
+        state = replace(state, done=state.done + len(result.losses[stage]))
+        if stage == "coarse":
+            result.coarse = model.gop(0)
+            _sort(model)
+    return result
+
+
+def _give_up(failure: Diverged, gop: int, seed: int, parts: Path | None) -> str:
+    """Keep the last good model of a GoP that diverged; returns what to tell."""
+    told = f"GoP {gop}, seed {seed}: the loss is not finite at step {failure.step} of the {failure.stage} stage"
+    if parts is None:
+        return told
+    path = parts / f"diverged_{gop:04d}.safetensors"
+    save_model(failure.good, path)
+    return f"{told}; its state at step {failure.good_step} is {path}"
+
+
+def run_stage(
+    model: VideoModel,
+    frames: Tensor,  # uint8 [G, T, H, W, 4]
+    stage: str,
+    report: Callable[[int, Tensor], None],
+    generators: list[torch.Generator] | None = None,  # of each GoP, for Gaussians that are added
+) -> tuple[Tensor, list[Diverged]]:
+    """Run one stage over a batch of GoPs. Returns the losses [steps, G] on the CPU, and the GoPs that diverged."""
     config, device = model.config, frames.device
     coarse = stage == "coarse"
     steps = config.coarse_steps if coarse else config.steps
     losses = torch.zeros(max(steps, 1), len(frames), device=device)
     if steps == 0:
-        return losses[:0].cpu()
+        return losses[:0].cpu(), []
     optimizer = FlatOptimizer(_segments(model, stage, steps), config.optimizer)
     counts = torch.tensor(model.num_frames, device=device)
     keyframe = {"first": counts * 0, "middle": counts // 2}.get(config.keyframe)
+    step = fused = _fused_step(model, frames, optimizer, losses, counts, keyframe, coarse)
+    if fused is None:
 
-    def step() -> None:
-        number = optimizer.step_number
-        optimizer.grad.zero_()
-        if coarse:
-            index = number % counts if keyframe is None else keyframe
-            mu, cholesky = model.gaussians.pixels()
-            rgb = model.gaussians.rgb
-        else:
-            index = number % counts
-            mu, cholesky, rgb = model.deform((index + 1) / counts)
-        loss = splat_mse(mu, cholesky, rgb, frames, index.int())
-        loss.sum().backward()
-        losses.index_copy_(0, number[None], loss.detach()[None])
-        optimizer.step()
+        def step() -> None:
+            number = optimizer.step_number
+            optimizer.grad.zero_()
+            if coarse:
+                index = number % counts if keyframe is None else keyframe
+                mu, cholesky = model.gaussians.pixels()
+                rgb = model.gaussians.rgb
+            else:
+                index = number % counts
+                mu, cholesky, rgb = model.deform((index + 1) / counts)
+            loss = splat_mse(mu, cholesky, rgb, frames, index.int())
+            loss.sum().backward()
+            losses.index_copy_(0, number[None], loss.detach()[None])
+            optimizer.step()
 
     advance = _captured(step, optimizer, losses) if device.type == "cuda" else step
-    for done in range(0, steps, CHUNK):
-        todo = min(CHUNK, steps - done)
+    additions = config.additions if coarse else 0
+    rounds = sorted({round(steps * ADDED_UNTIL * (k + 1) / additions) for k in range(additions)} - {0})
+    diverged: dict[int, Diverged] = {}
+    # The state at a look is known to be good when the steps after it are finite too.
+    good, newest, good_step, newest_step, done = optimizer.flat.clone(), optimizer.flat.clone(), 0, 0, 0
+    while done < steps:
+        todo = min([CHUNK, steps - done, *(r - done for r in rounds if r > done)])
         for _ in range(todo):
             advance()
-        recent = losses[done : done + todo].mean(0)
-        if not torch.isfinite(recent).all():
-            bad = (~torch.isfinite(losses[done : done + todo])).any(1).nonzero()[0].item()
-            raise FloatingPointError(f"the loss is not finite at step {done + bad}")
-        report(done + todo, recent)
-    return losses.cpu()
+        recent = losses[done : done + todo]
+        finite = torch.isfinite(recent).all(0)
+        if not finite.all():
+            for place in (~finite).nonzero()[:, 0].tolist():
+                if place not in diverged:
+                    bad = done + (~torch.isfinite(recent[:, place])).nonzero()[0].item()
+                    diverged[place] = Diverged(place, stage, bad, good_step, _as_of(model, optimizer, good, place))
+            if len(diverged) == len(frames):
+                break
+        done += todo
+        report(done, recent.mean(0)[finite])
+        if done in rounds:
+            _add_gaussians(model, frames, keyframe, len(rounds) - rounds.index(done), generators)
+        if fused is not None and fused.grow_lists():
+            advance = _captured(step, optimizer, losses)
+        if not diverged:
+            good, newest = newest, good
+            newest.copy_(optimizer.flat)
+            good_step, newest_step = newest_step, done
+    return losses.cpu(), list(diverged.values())
+
+
+def _fused_step(model, frames, optimizer, losses, counts, keyframe, coarse):
+    """The CUDA training step, or None where autograd has to do it."""
+    if kernels_for(model.gaussians.mu) != "cuda":
+        return None
+    from stgvlib.cuda.step import TrainingStep
+
+    if not TrainingStep.supports(model, coarse):
+        return None
+    return TrainingStep(model, frames, optimizer, losses, counts, keyframe, coarse)
+
+
+def _as_of(model: VideoModel, optimizer: FlatOptimizer, flat: Tensor, place: int) -> VideoModel:
+    """One GoP of the batch with the parameters of an earlier look."""
+    now = optimizer.flat.clone()
+    optimizer.flat.copy_(flat)
+    alone = model.gop(place).cpu()
+    optimizer.flat.copy_(now)
+    return alone
 
 
 def _captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor) -> Callable[[], None]:
@@ -168,7 +297,7 @@ def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
     config, gaussians = model.config, model.gaussians
 
     def rates(rate: float) -> Tensor:
-        return schedule(config.gaussian_schedule, rate, rate * LAST_RATE, steps, config.steps // 3)
+        return schedule(config.gaussian_schedule, rate, rate * config.last_rate, steps, config.steps // 3)
 
     segments = [
         Segment("mu", [gaussians.mu], rates(config.position_rate)),
@@ -176,9 +305,9 @@ def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
         Segment("rgb", [gaussians.rgb], rates(config.color_rate)),
     ]
     if stage == "deformation":
-        tables, layers = model.field.groups()
         field = schedule("exponential", config.field_rate, config.field_rate_last, steps)
-        segments += [Segment("field", [*tables, *layers], field)]
+        parameters = [*model.field.encoding_parameters(), *model.field.mlp_parameters()]
+        segments += [Segment("field", parameters, field)]
     return segments
 
 
@@ -192,38 +321,99 @@ def load_gops(video: Video, gops: list[tuple[int, int]], device: torch.device) -
     return frames, lengths
 
 
-def _initial(config: FitConfig, frames: Tensor, length: int, count: int, seed: int, gop: int) -> VideoModel:
-    """One GoP's starting point, from its own generator."""
-    generator = torch.Generator().manual_seed(int(hashlib.sha256(f"{seed}/{gop}".encode()).hexdigest()[:15], 16))
+def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
+    """[start, stop) of each GoP: `split_gops`, or as many GoPs cut where as much has changed in each (cuts="motion").
+
+    Change is the mean absolute difference of neighbouring frames at an eighth of the size, plus its mean over the
+    video: half of the measure is length.
+    """
+    even = split_gops(video.num_frames, config.gop_size)
+    if config.cuts == "even" or len(even) == 1:
+        return even
+    small = [
+        cv2.resize(video.read(i, i + 1)[0], None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
+        for i in range(video.num_frames)
+    ]
+    change = np.array([0.0] + [np.abs(a.astype(np.float32) - b).mean() for a, b in zip(small, small[1:])])
+    total = np.cumsum(change + change.mean() + 1e-6)
+    starts = [0, *np.searchsorted(total, total[-1] * np.arange(1, len(even)) / len(even)).tolist()]
+    starts = [max(s, i) for i, s in enumerate(starts)]
+    return list(zip(starts, [*starts[1:], video.num_frames]))
+
+
+def _generator(seed: int, gop: int) -> torch.Generator:
+    """Each GoP has its own, so that results do not depend on how GoPs were batched."""
+    return torch.Generator().manual_seed(int(hashlib.sha256(f"{seed}/{gop}".encode()).hexdigest()[:15], 16))
+
+
+def _initial(config: FitConfig, frames: Tensor, length: int, count: int, generator: torch.Generator) -> VideoModel:
+    """One GoP's starting point. Gaussians that are added later wait outside the frame."""
     height, width = frames.shape[1:3]
     model = VideoModel(config, [length], (height, width), count, generator)
     keyframe = frames[length // 2 if config.keyframe == "middle" else 0, ..., :3].float().cpu() / 255
+    placed = max(1, round(count * config.initial_part)) if config.additions else count
     if config.placement == "gradient":
-        at = _gradient_pixels(keyframe, count, generator)
-        mu = torch.stack([at % width, at // width], 1) + torch.rand(count, 2, generator=generator)
+        at = _draw_pixels(_gradient_measure(keyframe), placed, generator)
+        mu = torch.stack([at % width, at // width], 1) + torch.rand(placed, 2, generator=generator)
         rgb = keyframe.view(-1, 3)[at]
     else:
-        mu = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
-        rgb = torch.rand(count, 3, generator=generator)
+        mu = torch.rand(placed, 2, generator=generator) * torch.tensor([width, height])
+        rgb = torch.rand(placed, 3, generator=generator)
     if config.initial_scale is None:
-        cholesky = torch.rand(count, 3, generator=generator) + torch.tensor([0.5, 0.0, 0.5])
+        cholesky = torch.rand(placed, 3, generator=generator) + torch.tensor([0.5, 0.0, 0.5])
     else:
-        cholesky = torch.tensor([config.initial_scale, 0.0, config.initial_scale]).expand(count, 3)
+        cholesky = torch.tensor([config.initial_scale, 0.0, config.initial_scale]).expand(placed, 3)
     order = _morton(mu).argsort()
-    model.gaussians.set_pixels(0, mu[order], cholesky[order], rgb[order])
+    waiting = count - placed
+    mu = torch.cat([mu[order], torch.full((waiting, 2), WAITING)])
+    cholesky = torch.cat([cholesky[order], torch.tensor([ADDED_SCALE, 0.0, ADDED_SCALE]).expand(waiting, 3)])
+    model.gaussians.set_pixels(0, mu, cholesky, torch.cat([rgb[order], torch.zeros(waiting, 3)]))
     return model
 
 
-def _gradient_pixels(keyframe: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Pixel numbers drawn 70 % in proportion to the image gradient, 30 % uniformly."""
+@torch.no_grad()
+def _add_gaussians(model: VideoModel, frames: Tensor, keyframe: Tensor | None, rounds_left: int, generators) -> None:
+    """Bring in a share of each GoP's waiting Gaussians where the error is, with the residual as their colour."""
+    gaussians, width = model.gaussians, model.size[1]
+    index = torch.zeros(len(frames), dtype=torch.int64, device=frames.device) if keyframe is None else keyframe
+    target = frames[torch.arange(len(frames), device=frames.device), index].float() / 255
+    residual = (target[..., :3] - splat(*gaussians.pixels(), gaussians.rgb, model.size)) * target[..., 3:]
+    for g in range(len(frames)):
+        waiting = (gaussians.mu[g, :, 0] == WAITING).nonzero()[:, 0]
+        chosen = waiting[: -(-len(waiting) // rounds_left)]
+        measure = residual[g].square().sum(-1).flatten()
+        if len(chosen) == 0 or not measure.sum() > 0:
+            continue
+        at = _draw_pixels(measure, len(chosen), generators[g])
+        mu = torch.stack([at % width, at // width], 1) + 0.5
+        order = _morton(mu).argsort()
+        gaussians.mu[g, chosen] = mu[order].float()
+        gaussians.rgb[g, chosen] = residual[g].view(-1, 3)[at[order]] * ADDED_PART
+
+
+def _sort(model: VideoModel) -> None:
+    """Put each GoP's Gaussians in Z-order again, after the coarse stage has moved them: kernels read neighbours."""
+    mu, _ = model.gaussians.pixels()
+    for g in range(len(mu)):
+        order = _morton(mu[g].detach()).argsort(stable=True)
+        for p in model.gaussians.parameters():
+            p.data[g] = p.data[g][order]
+
+
+def _gradient_measure(keyframe: Tensor) -> Tensor:
+    """Chance of each pixel: 70 % in proportion to the image gradient, 30 % uniform."""
     luma = keyframe.mean(-1)
     gradient = torch.stack(torch.gradient(luma)).norm(dim=0).flatten() if min(luma.shape) > 1 else luma.new_zeros(0)
     if len(gradient) == 0 or gradient.sum() == 0:
-        return torch.randint(luma.numel(), (count,), generator=generator)
-    chance = 0.7 * gradient / gradient.sum() + 0.3 / len(gradient)
-    cumulative = chance.double().cumsum(0)
-    draw = torch.rand(count, generator=generator, dtype=torch.float64) * cumulative[-1]
-    return torch.searchsorted(cumulative, draw).clamp(max=len(gradient) - 1)
+        return luma.new_ones(luma.numel())
+    return 0.7 * gradient / gradient.sum() + 0.3 / len(gradient)
+
+
+def _draw_pixels(measure: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Pixel numbers [count], drawn in proportion to `measure` [H * W]."""
+    cumulative = measure.double().cumsum(0)
+    draw = torch.rand(count, generator=generator, dtype=torch.float64).to(measure.device) * cumulative[-1]
+    return torch.searchsorted(cumulative, draw).clamp(max=len(measure) - 1)
 
 
 def _morton(mu: Tensor) -> Tensor:
@@ -247,10 +437,10 @@ def _gops_per_batch(video: Video, gops: list, count: int, device: torch.device) 
 
 
 def _reporter(progress: Callback | None, first: Progress) -> Callable[[int, Tensor], None]:
-    """What `run_stage` calls with the steps done in the stage and the mean losses [G] of the last ones."""
+    """What `run_stage` calls with the steps done in the stage and the mean losses of the last ones, of each GoP."""
 
     def report(steps: int, recent: Tensor) -> None:
-        if progress is not None:
+        if progress is not None and len(recent):
             psnr = (-10 * torch.log10(recent.clamp(min=1e-12))).mean().item()
             progress(replace(first, done=first.done + steps, psnr=psnr))
 
@@ -295,12 +485,18 @@ def _open_parts(parts: Path, identity: dict, gops: int, resume: bool) -> dict[in
             f"{parts} holds GoPs of another fit ({', '.join(differing)} differ): "
             "repeat its settings, or delete the folder to start over"
         )
+    return _finished(parts, gops)
+
+
+def _finished(parts: Path, gops: int) -> dict[int, VideoModel]:
+    """The GoPs that were finished. One that was cut off while it was written is deleted, to be fitted again."""
     done = {}
-    for g in finished:
-        try:
-            done[g] = load_model(_part(parts, g))[0]
-        except StgvError:
-            _part(parts, g).unlink()  # cut off while it was written: fit it again
+    for g in range(gops):
+        if _part(parts, g).is_file():
+            try:
+                done[g] = load_model(_part(parts, g))[0]
+            except StgvError:
+                _part(parts, g).unlink()
     return done
 
 

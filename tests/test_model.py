@@ -68,15 +68,17 @@ def test_pixels_come_back(parametrization):
         FieldConfig(encoding="positional"),
         FieldConfig(encoding="planes"),
         FieldConfig(time_cells=(1, 2, 3, 4, 5, 6, 9, 9)),
+        FieldConfig(deform_shape=True),
     ],
 )
 def test_every_field_gives_every_parameter_a_gradient(field):
     model = small(config=replace(STGV, field=field))
-    d_mu, d_rgb = model.field(model.gaussians.pixels()[0], torch.tensor([0.3, 0.9]))
-    assert d_mu.shape == (2, 40, 2) and d_rgb.shape == (2, 40, 3)
     model.field.color_head.weight.data.fill_(0.1)
-    d_mu, d_rgb = model.field(model.gaussians.pixels()[0], torch.tensor([0.3, 0.9]))
-    (d_mu.square().sum() + d_rgb.square().sum()).backward()
+    if field.deform_shape:
+        model.field.shape_head.weight.data.fill_(0.1)
+    deltas = [d for d in model.field(model.gaussians.pixels()[0], torch.tensor([0.3, 0.9])) if d is not None]
+    assert [d.shape for d in deltas] == [(2, 40, 2), (2, 40, 3), (2, 40, 3)][: 2 + field.deform_shape]
+    sum(d.square().sum() for d in deltas).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.field.parameters())
 
 
@@ -84,7 +86,6 @@ def test_join_undoes_gop():
     model = small(3)
     again = VideoModel.join([model.gop(g) for g in range(3)])
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
-    assert len(list(model.frames())) == 9
 
 
 def test_twice_the_size_has_the_same_picture():
@@ -134,52 +135,3 @@ def test_config_survives_json():
     assert from_dict(FitConfig, json.loads(json.dumps(asdict(config)))) == config
     with pytest.raises(StgvError, match="unknown settings"):
         from_dict(FitConfig, {"bogus": 1})
-
-
-class _Half(torch.autograd.Function):
-    """Rounds to fp16 where the fused kernel does: operands on the way in, hidden gradients on the way back."""
-
-    @staticmethod
-    def forward(ctx, x, scale):
-        ctx.scale = scale
-        return x.half().double()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return (grad * ctx.scale).half().double() / ctx.scale if ctx.scale else grad, None
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("field", [FieldConfig(), FieldConfig(spatial=False), FieldConfig(encoding="positional")])
-@pytest.mark.parametrize("count", [1, 300, 2050])
-def test_fused_field_follows_the_reference(field, count):
-    """The fused MLP and the hash kernels against float64 torch that rounds to fp16 at the same places: values, and the
-    gradient of every parameter. A feature that rounds the other way still makes a unit near zero switch sides now and
-    then, which costs gradients of the layers below about 1 %."""
-    size = (64, 96)
-    scale = 3 * 64 * 96 / 64
-    exact = small(2, count, size, replace(STGV, field=replace(field, position_scale=40.0, zero_heads=False))).double()
-    for name, p in exact.field.named_parameters():
-        if "table" in name:
-            p.data *= 3e3
-    fused = small(2, count, size, exact.config)
-    fused.load_state_dict({k: v.float() for k, v in exact.state_dict().items()})
-    fused = fused.cuda()
-    t, generator = torch.tensor([0.3, 0.9]), torch.Generator().manual_seed(1)
-    weight = [torch.randn(2, count, k, generator=generator, dtype=torch.float64) / (3 * 64 * 96) for k in (2, 3)]
-
-    def layer(linear, x):
-        return torch.baddbmm(linear.bias, x, _Half.apply(linear.weight, 0))
-
-    x = _Half.apply(torch.cat(exact.field.encode(exact.gaussians.pixels()[0], t.double()), -1), 0)
-    for linear in (exact.field.hidden, exact.field.features):
-        x = _Half.apply(layer(linear, x).relu(), scale)
-    outputs = layer(exact.field.position_head, x) * 40.0, layer(exact.field.color_head, x)
-    sum((o * w).sum() for o, w in zip(outputs, weight)).backward()
-    results = fused.field(fused.gaussians.pixels()[0], t.cuda())
-    sum((o * w.float().cuda()).sum() for o, w in zip(results, weight)).backward()
-    pairs = {n: (a.grad, b.grad) for (n, a), b in zip(fused.named_parameters(), exact.parameters())}
-    pairs |= {f"output {i}": pair for i, pair in enumerate(zip(results, outputs))}
-    errors = {n: ((a.double().cpu() - b).norm() / b.norm()).item() for n, (a, b) in pairs.items() if b is not None}
-    assert errors.pop("output 0") < 1e-3 and errors.pop("output 1") < 1e-3
-    assert max(errors.values()) < 4e-2, errors

@@ -10,9 +10,11 @@ import torch
 
 from stgvlib import train
 from stgvlib.config import PAPER, STGV, FieldConfig
+from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
-from stgvlib.train import fit, psnr_over_steps
+from stgvlib.model import load_model
+from stgvlib.train import cut_gops, fit, psnr_over_steps
 from stgvlib.video import open_video, write_video
 
 QUICK = replace(STGV, gop_size=4, gaussians=60, coarse_steps=60, steps=90)
@@ -43,8 +45,10 @@ def same(a, b):
         replace(QUICK, field=FieldConfig(position_scale=40.0, encoding="positional")),
         replace(QUICK, field=FieldConfig(position_scale=40.0, encoding="planes")),
         replace(QUICK, field=FieldConfig(position_scale=40.0, width=64)),
+        replace(QUICK, field=FieldConfig(position_scale=40.0, deform_shape=True)),
+        replace(QUICK, additions=3, initial_part=0.5),
     ],
-    ids=["first", "middle", "all", "positional", "planes", "narrow"],
+    ids=["first", "middle", "all", "positional", "planes", "narrow", "shape", "additions"],
 )
 def test_it_learns(video, device, config):
     result = fit(video, config, device)
@@ -53,7 +57,7 @@ def test_it_learns(video, device, config):
         assert result.losses[stage].shape == (steps, 2)
         assert result.losses[stage][-6:].mean() < result.losses[stage][:6].mean() / 2
     frames = video.read()
-    fitted = evaluate(result.model.frames(), frames)["psnr"]
+    fitted = evaluate(Decoder(result.model, dtype=torch.float32), frames)["psnr"]
     still = evaluate(
         (result.coarse.render(torch.tensor([0], device=device), canonical=True)[0] for _ in frames), frames
     )
@@ -119,8 +123,88 @@ def test_resume_refuses_another_fit_and_mends_a_cut_file(video, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_seed(video):
-    with pytest.raises(StgvError, match=r"GoPs 0\.\.0, seed 5, coarse stage: the loss is not finite at step \d+"):
+    with pytest.raises(StgvError, match=r"GoP 0, seed 5: the loss is not finite at step \d+ of the coarse stage"):
         fit(video, replace(QUICK, color_rate=float("inf")), seed=5)
+
+
+def broken(monkeypatch, gop=1, step=30):
+    """One GoP of a batch gets a NaN at a step of the deformation stage."""
+    run_stage = train.run_stage
+    monkeypatch.setattr(train, "CHUNK", 10)
+    monkeypatch.setattr(train, "_gops_per_batch", lambda *_: 2)
+
+    def sabotage(model, frames, stage, report, generators):
+        def spoil(done, recent):
+            if done == step and stage == "deformation":
+                with torch.no_grad():
+                    model.gaussians.rgb[gop] = float("nan")
+            report(done, recent)
+
+        return run_stage(model, frames, stage, spoil, generators)
+
+    monkeypatch.setattr(train, "run_stage", sabotage)
+
+
+def test_a_gop_that_diverges_leaves_the_others_alone(video, device, monkeypatch, tmp_path):
+    whole = fit(video, QUICK, device).model
+    broken(monkeypatch)
+    parts = tmp_path / "parts"
+    with pytest.raises(
+        StgvError, match=r"GoP 1, seed 0: .* step 30 of the deformation stage; its state at step 20"
+    ) as e:
+        fit(video, QUICK, device, parts=parts)
+    assert "the other 1 GoPs are kept" in str(e.value) and "\n" not in str(e.value)
+    kept = load_model(parts / "gop_0000.safetensors")[0]
+    good = load_model(parts / "diverged_0001.safetensors")[0]
+    assert all(torch.isfinite(p).all() for p in good.parameters())
+    if device.type == "cpu":
+        assert same(kept, whole.gop(0))
+
+
+def test_a_batch_that_does_not_fit_is_halved(video, monkeypatch):
+    whole = fit(video, QUICK)
+    load_gops, told = train.load_gops, []
+    monkeypatch.setattr(train, "_gops_per_batch", lambda *_: 2)
+
+    def full(video, gops, device):
+        if len(gops) > 1:
+            raise torch.OutOfMemoryError("full")
+        return load_gops(video, gops, device)
+
+    monkeypatch.setattr(train, "load_gops", full)
+    assert same(fit(video, QUICK, progress=lambda p: told.append(p.note)).model, whole.model)
+    assert [t for t in told if t] == ["2 GoPs do not fit in the GPU's memory: going on with 1"]
+
+    def fuller(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(train, "load_gops", fuller)
+    with pytest.raises(StgvError, match="ran out of memory on one GoP"):
+        fit(video, QUICK)
+
+
+def test_gops_are_cut_where_the_motion_is(tmp_path):
+    """Twelve still frames, then twelve that move: the cut leaves the moving half more GoPs."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 400, 3), dtype=np.uint8)
+    frames = [noise[:, :200]] * 12 + [noise[:, 16 * i : 200 + 16 * i] for i in range(12)]
+    write_video(tmp_path / "clip", frames)
+    config = replace(QUICK, gop_size=6, cuts="motion")
+    gops = cut_gops(open_video(tmp_path / "clip"), config)
+    assert len(gops) == 4 and [i for a, b in gops for i in range(a, b)] == list(range(24))
+    lengths = [b - a for a, b in gops]
+    assert lengths[0] > 8 and max(lengths[2:]) < 6
+    model = fit(open_video(tmp_path / "clip"), replace(config, coarse_steps=3, steps=3)).model
+    assert model.num_frames == lengths
+
+
+def test_additions_fill_up_the_gaussians(video):
+    config = replace(QUICK, additions=3, initial_part=0.25, steps=0)
+    start = fit(video, replace(config, coarse_steps=0)).model
+    assert (start.gaussians.mu[..., 0] == train.WAITING).sum() == 2 * 45
+    model = fit(video, config).model
+    assert (model.gaussians.mu > -100).all()
+    with pytest.raises(StgvError, match="additions need"):
+        replace(PAPER, additions=1)
 
 
 def test_no_steps_is_the_starting_point(video):
@@ -132,7 +216,7 @@ def test_no_steps_is_the_starting_point(video):
 def test_one_pixel_and_one_gaussian(tmp_path):
     write_video(tmp_path / "dot", np.full((2, 1, 1, 3), 77, np.uint8))
     result = fit(open_video(tmp_path / "dot"), replace(QUICK, gaussians=1, coarse_steps=200))
-    assert evaluate(result.model.frames(), open_video(tmp_path / "dot").read())["psnr"] > 25
+    assert evaluate(Decoder(result.model, dtype=torch.float32), open_video(tmp_path / "dot").read())["psnr"] > 25
 
 
 def test_psnr_over_steps_covers_whole_rounds():
@@ -149,5 +233,5 @@ def test_one_step_is_enough(video, device):
 def test_cuda_follows_the_cpu(video):
     cpu, cuda = fit(video, QUICK, "cpu"), fit(video, QUICK, "cuda")
     assert torch.allclose(cpu.losses["coarse"][:20], cuda.losses["coarse"][:20], rtol=2e-2)
-    psnr = [evaluate(r.model.frames(), video.read())["psnr"] for r in (cpu, cuda)]
+    psnr = [evaluate(Decoder(r.model, dtype=torch.float32), video.read())["psnr"] for r in (cpu, cuda)]
     assert abs(psnr[0] - psnr[1]) < 0.7

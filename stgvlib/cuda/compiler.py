@@ -81,6 +81,18 @@ def _config(grid: tuple, block: int, shared: int) -> LaunchConfig:
     return LaunchConfig(grid=grid, block=block, shmem_size=shared)
 
 
+@lru_cache
+def _allow_shared(name: str, function: str, device: int, bytes_: int) -> None:
+    """A kernel must be told before it may use more than 48 KB of dynamic shared memory."""
+    from cuda.bindings import driver
+
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    handle = driver.CUkernel(int(kernel(name, function, device).handle))
+    (status,) = driver.cuKernelSetAttribute(attribute, bytes_, handle, device)
+    if int(status) != 0:
+        raise RuntimeError(f"{function} cannot have {bytes_} bytes of shared memory: {status.name}")
+
+
 def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: int = 0) -> None:
     """Launch `function` of `name`.cu on the current device and stream.
 
@@ -88,6 +100,8 @@ def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: i
     """
     device = torch.cuda.current_device()
     values = [_argument(value) for value in arguments]
+    if shared > 48 * 1024:
+        _allow_shared(name, function, device, shared)
     stream = _stream(torch.cuda.current_stream().cuda_stream)
     launch(stream, _config(grid, block, shared), kernel(name, function, device), *values)
 

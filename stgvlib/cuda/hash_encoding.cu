@@ -1,193 +1,253 @@
-// Multiresolution hash encoding (paper, eq. 3-6) in tiny-cuda-nn's layout, batched over GoPs, and its gradients.
+// The 2D and the 3D hash encoding of all Gaussians (paper, eq. 3-6) in tiny-cuda-nn's layout, and their gradients.
 //
-// hash_forward            one thread a (point, level), one block row a level: a level's table (16 KB for 2^10 x 4) stays
-//                         in L1.
-// hash_table_gradient     the lanes of a group each own a corner and a feature and walk over neighbouring points.
-// hash_position_gradient  one thread a point.
-// Table gradients meet in global float atomics, whose order is not fixed: they vary in the last bits.
-// Bytes a point and level: 4 D in, 4 F out, 2^D table entries of 4 F from L1.
+// All Gaussians of a frame have the same t, and both encodings have the same cells in x and y. So the two table slices
+// that a 3D level touches are blended once a frame,  B[a] = (1 - f) T[a ^ h(z)] + f T[a ^ h(z + 1)],  which is exact: the
+// hash is an xor. What is left is one 2D encoding of six features a level: half the corners, one lookup for both.
+//
+// hash_blend     one thread an entry of the blended table: 2 spatial and 4 temporal features as fp16, 16 bytes with padding.
+// hash_forward   a block takes one level and some 2,000 points, with the level in shared memory.
+// hash_backward  the same blocks. A thread finds its point's position gradient; then a warp walks over its 32 points, a
+//                lane for each corner and feature, and adds to a register while the cell stays the same: Gaussians lie in
+//                Z-order, so at coarse levels one atomic stands for many.
+// hash_scatter   the blended table's gradient back to the entries that were blended.
+// Sums by float atomics have no fixed order: gradients of tables and positions vary in the last bits.
+// Bytes a point and level: 8 in, 16 out; 4 entries of 16 bytes from shared memory (hash_forward).
+
+#define FULL 0xffffffffu
+#define Y_PRIME 2654435761u
+#define Z_PRIME 805459861u
+#define SLOTS 8  // numbers a blended entry: 2 spatial, 4 temporal, 2 unused
+
+typedef long long ll;
 
 struct Level {
-  float scale[3];
-  unsigned resolution[3];
-  unsigned offset, size, hashed;
+  float scale, scale_z;       // cells of x and y, and of time
+  int offset, size;           // of the blended table
+  int stride;                 // of its rows where it is dense, 0 where it is hashed: entry (x ^ y * prime) & (size - 1)
+  int resolution_x, resolution_y;
+  int offset2, size2;         // of the spatial table, -1 without one
+  int offset3, size3, hashed3;
 };
 
-template <int D>
-__device__ __forceinline__ unsigned entry(const Level& level, const unsigned* cell) {
-  if (level.hashed) {
-    unsigned h = cell[0] ^ cell[1] * 2654435761u;
-    if (D == 3) h ^= cell[2] * 805459861u;
-    return h % level.size;
-  }
-  unsigned index = cell[0] + cell[1] * level.resolution[0];
-  if (D == 3) index += cell[2] * level.resolution[0] * level.resolution[1];
-  return index % level.size;
+__device__ __forceinline__ int entry(const Level& v, int x, int y) {
+  return v.stride ? x + y * v.stride : (int)(((unsigned)x ^ (unsigned)y * Y_PRIME) & (v.size - 1));
 }
 
-// levels_meta: [L][9] of 4-byte words, the fields of Level in order
-template <int D>
-__device__ __forceinline__ Level load_level(const unsigned* meta, int l) {
-  Level v;
-  for (int d = 0; d < 3; d++) {
-    v.scale[d] = __uint_as_float(meta[9 * l + d]);
-    v.resolution[d] = meta[9 * l + 3 + d];
-  }
-  v.offset = meta[9 * l + 6];
-  v.size = meta[9 * l + 7];
-  v.hashed = meta[9 * l + 8];
-  return v;
-}
-
-template <int D>
-__device__ __forceinline__ void locate(const Level& level, const float* x, unsigned* cell, float* frac, bool* inside) {
-#pragma unroll
-  for (int d = 0; d < D; d++) {
-    float v = fminf(fmaxf(x[d], 0.f), 1.f);
-    inside[d] = x[d] >= 0.f && x[d] <= 1.f;
-    float p = fmaf(v, level.scale[d], 0.5f), f = floorf(p);
-    cell[d] = (unsigned)f;
-    frac[d] = p - f;
-  }
-}
-
-template <int D, int F>
-__device__ __forceinline__ void encode(const float* __restrict__ x, const float* __restrict__ table,
-                                       const unsigned* __restrict__ meta, float* __restrict__ out, int n, int entries) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x, l = blockIdx.y, g = blockIdx.z, levels = gridDim.y;
-  if (i >= n) return;
-  Level level = load_level<D>(meta, l);
-  unsigned cell[D];
-  float frac[D];
-  bool inside[D];
-  long long o = (long long)g * n + i;
-  locate<D>(level, x + o * D, cell, frac, inside);
-  const float* base = table + ((long long)g * entries + level.offset) * F;
-  float sum[F] = {};
-#pragma unroll
-  for (int c = 0; c < (1 << D); c++) {
-    unsigned corner[D];
-    float w = 1.f;
-#pragma unroll
-    for (int d = 0; d < D; d++) {
-      int up = c >> d & 1;
-      corner[d] = cell[d] + up;
-      w *= up ? frac[d] : 1.f - frac[d];
+// Entries of the two time slices that make up blended entry `a`, and of the spatial table. False for padding.
+__device__ __forceinline__ void sources(const Level& v, int a, float t, int& e2, int& e3, int& e3_next, float& f) {
+  float position = fmaf(fminf(fmaxf(t, 0.f), 1.f), v.scale_z, 0.5f), cell = floorf(position);
+  unsigned z = (unsigned)cell, hash = a;
+  f = position - cell;
+  e2 = a;
+  if (v.stride) {
+    unsigned x = a % v.stride, y = a / v.stride;
+    e2 = (x + y * v.resolution_x) % v.size2;
+    hash = x ^ y * Y_PRIME;
+    if (!v.hashed3) {
+      unsigned flat = x + y * v.resolution_x, slice = v.resolution_x * v.resolution_y;
+      e3 = (flat + z * slice) % v.size3;
+      e3_next = (flat + (z + 1) * slice) % v.size3;
+      return;
     }
-    const float* v = base + entry<D>(level, corner) * F;
-#pragma unroll
-    for (int f = 0; f < F; f++) sum[f] = fmaf(w, v[f], sum[f]);
   }
-#pragma unroll
-  for (int f = 0; f < F; f++) out[(o * levels + l) * F + f] = sum[f];
+  e3 = (hash ^ z * Z_PRIME) & (v.size3 - 1);
+  e3_next = (hash ^ (z + 1) * Z_PRIME) & (v.size3 - 1);
 }
 
-// Gradient of the tables: 2^D * F lanes, one for each number that a point reads, walk over `run` neighbouring points and
-// add to a register while the cell stays the same. Gaussians lie in Z-order, so at coarse levels it mostly does, and
-// one atomic stands for many. d_out has `stride` floats a point. d_table must come zeroed.
-template <int D, int F>
-__device__ __forceinline__ void table_gradient(const float* __restrict__ x, const unsigned* __restrict__ meta,
-                                               const float* __restrict__ d_out, float* __restrict__ d_table, int n,
-                                               int entries, int run, int stride) {
-  const int lanes = F << D;
-  int thread = blockIdx.x * blockDim.x + threadIdx.x, l = blockIdx.y, g = blockIdx.z;
-  int f = thread % F, corner = thread / F % (1 << D), first = thread / lanes * run, last = min(n, first + run);
-  if (first >= n) return;
-  Level level = load_level<D>(meta, l);
-  float* target = d_table + ((long long)g * entries + level.offset) * F + f;
-  d_out += (long long)g * n * stride + l * F + f;
-  x += (long long)g * n * D;
-  float sum = 0.f;
-  unsigned before[D], cell[D];
-  float frac[D];
-  bool inside[D];
+__device__ __forceinline__ unsigned pack(float low, float high) {
+  unsigned short a, b;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(a) : "f"(low));
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(high));
+  return (unsigned)a | ((unsigned)b << 16);
+}
+
+__device__ __forceinline__ float2 unpack(unsigned v) {
+  float2 r;
+  asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}" : "=f"(r.x), "=f"(r.y) : "r"(v));
+  return r;
+}
+
+__device__ __forceinline__ void add2(float* p, float a, float b) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" : : "l"(p), "f"(a), "f"(b) : "memory");
+#else
+  atomicAdd(p, a);
+  atomicAdd(p + 1, b);
+#endif
+}
+
+__device__ __forceinline__ void add4(float* p, float a, float b, float c, float d) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" : : "l"(p), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+#else
+  add2(p, a, b);
+  add2(p + 2, c, d);
+#endif
+}
+
+// spatial [., entries2, 2] or null, temporal [., entries3, 4] or null, t [G] -> blended [G, entries, 8] fp16.
+// gradient [G, entries, 8] float is zeroed where it is given. grid: (entries of the largest level / 256, levels, G)
+extern "C" __global__ void __launch_bounds__(256) hash_blend(
+    const float2* __restrict__ spatial, const float4* __restrict__ temporal, const Level* __restrict__ levels,
+    const float* __restrict__ t, const int* __restrict__ gops, uint4* __restrict__ blended,
+    float4* __restrict__ gradient, int entries, int entries2, int entries3) {
+  Level v = levels[blockIdx.y];
+  int a = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.z, p = gops ? gops[g] : g;
+  if (a >= v.size) return;
+  int e2, e3, e3_next;
+  float f;
+  sources(v, a, t[g], e2, e3, e3_next, f);
+  float2 s = spatial ? spatial[(ll)p * entries2 + v.offset2 + e2] : make_float2(0.f, 0.f);
+  float4 u = make_float4(0.f, 0.f, 0.f, 0.f);
+  if (temporal) {
+    const float4* table = temporal + (ll)p * entries3 + v.offset3;
+    float4 first = table[e3], second = table[e3_next];
+    u.x = fmaf(f, second.x - first.x, first.x);
+    u.y = fmaf(f, second.y - first.y, first.y);
+    u.z = fmaf(f, second.z - first.z, first.z);
+    u.w = fmaf(f, second.w - first.w, first.w);
+  }
+  ll o = (ll)g * entries + v.offset + a;
+  blended[o] = make_uint4(pack(s.x, s.y), pack(u.x, u.y), pack(u.z, u.w), 0);
+  if (gradient) gradient[2 * o] = gradient[2 * o + 1] = make_float4(0.f, 0.f, 0.f, 0.f);
+}
+
+// gradient [G, entries, 8] float times 1 / unscale -> added to the gradients of both tables, which come zeroed.
+extern "C" __global__ void __launch_bounds__(256) hash_scatter(
+    const float4* __restrict__ gradient, const Level* __restrict__ levels, const float* __restrict__ t,
+    float* __restrict__ d_spatial, float* __restrict__ d_temporal, int entries, int entries2, int entries3,
+    float unscale) {
+  Level v = levels[blockIdx.y];
+  int a = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.z;
+  if (a >= v.size) return;
+  int e2, e3, e3_next;
+  float f;
+  sources(v, a, t[g], e2, e3, e3_next, f);
+  ll o = (ll)g * entries + v.offset + a;
+  float4 low = gradient[2 * o], high = gradient[2 * o + 1];
+  if (low.x == 0.f && low.y == 0.f && low.z == 0.f && low.w == 0.f && high.x == 0.f && high.y == 0.f) return;
+  if (d_spatial) add2(d_spatial + 2 * ((ll)g * entries2 + v.offset2 + e2), unscale * low.x, unscale * low.y);
+  if (d_temporal) {
+    float* table = d_temporal + 4 * ((ll)g * entries3 + v.offset3);
+    float u = unscale * (1.f - f), w = unscale * f;
+    add4(table + 4 * e3, u * low.z, u * low.w, u * high.x, u * high.y);
+    add4(table + 4 * e3_next, w * low.z, w * low.w, w * high.x, w * high.y);
+  }
+}
+
+struct Place {
+  int x, y;
+  float fx, fy;
+  bool inside_x, inside_y;
+};
+
+__device__ __forceinline__ Place locate(const Level& v, float x, float y) {
+  Place at;
+  at.inside_x = x >= 0.f && x <= 1.f;
+  at.inside_y = y >= 0.f && y <= 1.f;
+  float px = fmaf(fminf(fmaxf(x, 0.f), 1.f), v.scale, 0.5f), py = fmaf(fminf(fmaxf(y, 0.f), 1.f), v.scale, 0.5f);
+  float cx = floorf(px), cy = floorf(py);
+  at.x = (int)cx; at.y = (int)cy;
+  at.fx = px - cx; at.fy = py - cy;
+  return at;
+}
+
+// The level in shared memory where it was given room (staged), else where it lies.
+__device__ __forceinline__ const uint4* stage(const uint4* table, int size, uint4* shared, int staged) {
+  if (!staged) return table;
+  for (int i = threadIdx.x; i < size; i += blockDim.x) shared[i] = table[i];
+  __syncthreads();
+  return shared;
+}
+
+// mu [., n, 2] px, blended [G, entries, 8] -> x [G, levels, rows, 8] fp16. grid: (blocks of `points`, levels, G)
+extern "C" __global__ void __launch_bounds__(256) hash_forward(
+    const float2* __restrict__ mu, const uint4* __restrict__ blended, const Level* __restrict__ levels,
+    const int* __restrict__ gops, uint4* __restrict__ x, int n, int rows, int entries, int points, int staged,
+    float width, float height) {
+  extern __shared__ uint4 shared[];
+  Level v = levels[blockIdx.y];
+  int g = blockIdx.z, p = gops ? gops[g] : g;
+  const uint4* table = stage(blended + (ll)g * entries + v.offset, v.size, shared, staged);
+  mu += (ll)p * n;
+  x += ((ll)g * gridDim.y + blockIdx.y) * rows;
+  int last = min(n, (int)(blockIdx.x + 1) * points);
+  for (int i = blockIdx.x * points + threadIdx.x; i < last; i += blockDim.x) {
+    float2 m = mu[i];
+    Place at = locate(v, m.x / width, m.y / height);
+    float sum[6] = {};
 #pragma unroll
-  for (int d = 0; d < D; d++) before[d] = 0xffffffffu;
-  float* at = target;
-  for (int i = first; i < last; i++) {
-    locate<D>(level, x + (long long)i * D, cell, frac, inside);
-    bool moved = false;
-    float w = 1.f;
-#pragma unroll
-    for (int d = 0; d < D; d++) {
-      moved |= cell[d] != before[d];
-      w *= corner >> d & 1 ? frac[d] : 1.f - frac[d];
+    for (int c = 0; c < 4; c++) {
+      float w = (c & 1 ? at.fx : 1.f - at.fx) * (c & 2 ? at.fy : 1.f - at.fy);
+      uint4 e = table[entry(v, at.x + (c & 1), at.y + (c >> 1))];
+      float2 s = unpack(e.x), a = unpack(e.y), b = unpack(e.z);
+      sum[0] = fmaf(w, s.x, sum[0]); sum[1] = fmaf(w, s.y, sum[1]);
+      sum[2] = fmaf(w, a.x, sum[2]); sum[3] = fmaf(w, a.y, sum[3]);
+      sum[4] = fmaf(w, b.x, sum[4]); sum[5] = fmaf(w, b.y, sum[5]);
     }
-    if (moved) {
-      if (i > first) atomicAdd(at, sum);
-      unsigned mine[D];
+    x[i] = make_uint4(pack(sum[0], sum[1]), pack(sum[2], sum[3]), pack(sum[4], sum[5]), 0);
+  }
+}
+
+// dx [G, levels, rows, 8] fp16 times 1 / unscale -> added to gradient [G, entries, 8] (still scaled) and to d_mu
+// [G, n, 2] (unscaled).
+extern "C" __global__ void __launch_bounds__(256) hash_backward(
+    const float2* __restrict__ mu, const uint4* __restrict__ blended, const Level* __restrict__ levels,
+    const uint4* __restrict__ dx, float* __restrict__ gradient, float* __restrict__ d_mu, int n, int rows, int entries,
+    int points, int staged, float width, float height, float unscale) {
+  extern __shared__ uint4 shared[];
+  __shared__ float walked[8][32][SLOTS];
+  Level v = levels[blockIdx.y];
+  int g = blockIdx.z, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, corner = lane >> 3, f = lane & 7;
+  const uint4* table = stage(blended + (ll)g * entries + v.offset, v.size, shared, staged);
+  mu += (ll)g * n;
+  dx += ((ll)g * gridDim.y + blockIdx.y) * rows;
+  d_mu += 2 * (ll)g * n;
+  gradient += ((ll)g * entries + v.offset) * SLOTS + f;
+  // Weight of this lane's corner: (ox + sx fx) (oy + sy fy)
+  float sx = corner & 1 ? 1.f : -1.f, ox = corner & 1 ? 0.f : 1.f, sy = corner & 2 ? 1.f : -1.f, oy = corner & 2 ? 0.f : 1.f;
+  int last = min(n, (int)(blockIdx.x + 1) * points);
+  for (int base = blockIdx.x * points + 32 * warp; base < last; base += 256) {
+    int i = base + lane;
+    unsigned cell = FULL;
+    float fx = 0.f, fy = 0.f;
+    float2 s = make_float2(0.f, 0.f), a = s, b = s;
+    if (i < last) {
+      float2 m = mu[i];
+      Place at = locate(v, m.x / width, m.y / height);
+      uint4 d = dx[i];
+      s = unpack(d.x); a = unpack(d.y); b = unpack(d.z);
+      float dot[4];
 #pragma unroll
-      for (int d = 0; d < D; d++) {
-        before[d] = cell[d];
-        mine[d] = cell[d] + (corner >> d & 1);
+      for (int c = 0; c < 4; c++) {
+        uint4 e = table[entry(v, at.x + (c & 1), at.y + (c >> 1))];
+        float2 u = unpack(e.x), p = unpack(e.y), q = unpack(e.z);
+        dot[c] = fmaf(u.x, s.x, fmaf(u.y, s.y, fmaf(p.x, a.x, fmaf(p.y, a.y, fmaf(q.x, b.x, q.y * b.y)))));
       }
-      at = target + entry<D>(level, mine) * F;
-      sum = 0.f;
+      float gx = fmaf(1.f - at.fy, dot[1] - dot[0], at.fy * (dot[3] - dot[2]));
+      float gy = fmaf(1.f - at.fx, dot[2] - dot[0], at.fx * (dot[3] - dot[1]));
+      add2(d_mu + 2 * i, at.inside_x ? gx * v.scale * unscale / width : 0.f,
+           at.inside_y ? gy * v.scale * unscale / height : 0.f);
+      cell = at.x | at.y << 16;
+      fx = at.fx; fy = at.fy;
     }
-    sum = fmaf(w, d_out[(long long)i * stride], sum);
-  }
-  atomicAdd(at, sum);
-}
-
-// Gradient of the position: one thread a point, over all levels. d_x is written, not added to.
-template <int D, int F>
-__device__ __forceinline__ void position_gradient(const float* __restrict__ x, const float* __restrict__ table,
-                                                  const unsigned* __restrict__ meta, const float* __restrict__ d_out,
-                                                  float* __restrict__ d_x, int n, int entries, int levels, int stride) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y;
-  if (i >= n) return;
-  long long o = (long long)g * n + i;
-  float total[D] = {};
-  for (int l = 0; l < levels; l++) {
-    Level level = load_level<D>(meta, l);
-    const float* base = table + ((long long)g * entries + level.offset) * F;
-    unsigned cell[D];
-    float frac[D], d[F], dx[D] = {};
-    bool inside[D];
-    locate<D>(level, x + o * D, cell, frac, inside);
-#pragma unroll
-    for (int f = 0; f < F; f++) d[f] = d_out[o * stride + l * F + f];
-#pragma unroll
-    for (int c = 0; c < (1 << D); c++) {
-      unsigned corner[D];
-      float others[D];
-#pragma unroll
-      for (int a = 0; a < D; a++) others[a] = c >> a & 1 ? 1.f : -1.f;
-#pragma unroll
-      for (int a = 0; a < D; a++) {
-        corner[a] = cell[a] + (c >> a & 1);
-#pragma unroll
-        for (int b = 0; b < D; b++)
-          if (b != a) others[b] *= c >> a & 1 ? frac[a] : 1.f - frac[a];
+    float4* mine = (float4*)walked[warp][lane];
+    mine[0] = make_float4(s.x, s.y, a.x, a.y);
+    mine[1] = make_float4(b.x, b.y, 0.f, 0.f);
+    __syncwarp();
+    unsigned heads = __ballot_sync(FULL, cell != __shfl_up_sync(FULL, cell, 1)) | 1u;
+    float sum = 0.f;
+#pragma unroll 4
+    for (int j = 0; j < 32; j++) {
+      float wx = fmaf(sx, __shfl_sync(FULL, fx, j), ox), wy = fmaf(sy, __shfl_sync(FULL, fy, j), oy);
+      sum = fmaf(wx * wy, walked[warp][j][f], sum);
+      if (j == 31 || heads >> (j + 1) & 1) {
+        unsigned where = __shfl_sync(FULL, cell, j);
+        if (where != FULL && f < 6)
+          atomicAdd(gradient + (ll)entry(v, (where & 0xffff) + (corner & 1), (where >> 16) + (corner >> 1)) * SLOTS, sum);
+        sum = 0.f;
       }
-      const float* v = base + entry<D>(level, corner) * F;
-      float dot = 0.f;
-#pragma unroll
-      for (int f = 0; f < F; f++) dot = fmaf(v[f], d[f], dot);
-#pragma unroll
-      for (int a = 0; a < D; a++) dx[a] = fmaf(dot, others[a], dx[a]);
     }
-#pragma unroll
-    for (int a = 0; a < D; a++)
-      if (inside[a]) total[a] = fmaf(dx[a], level.scale[a], total[a]);
+    __syncwarp();
   }
-#pragma unroll
-  for (int a = 0; a < D; a++) d_x[o * D + a] = total[a];
 }
-
-#define INSTANCE(D, F)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(256) hash_forward_##D##_##F(                                          \
-      const float* x, const float* table, const unsigned* meta, float* out, int n, int entries) {                   \
-    encode<D, F>(x, table, meta, out, n, entries);                                                                  \
-  }                                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(256) hash_table_gradient_##D##_##F(                                   \
-      const float* x, const unsigned* meta, const float* d_out, float* d_table, int n, int entries, int run,        \
-      int stride) {                                                                                                 \
-    table_gradient<D, F>(x, meta, d_out, d_table, n, entries, run, stride);                                         \
-  }                                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(256, 4) hash_position_gradient_##D##_##F(                             \
-      const float* x, const float* table, const unsigned* meta, const float* d_out, float* d_x, int n, int entries, \
-      int levels, int stride) {                                                                                     \
-    position_gradient<D, F>(x, table, meta, d_out, d_x, n, entries, levels, stride);                                \
-  }
-INSTANCE(2, 2) INSTANCE(2, 4) INSTANCE(3, 2) INSTANCE(3, 4)

@@ -8,10 +8,12 @@
 // project_bin  one thread a Gaussian: whitening factors, bounding box, exact ellipse-tile test, per-tile lists.
 //              A tile's list holds `capacity` entries; a tile with more scans all N boxes instead: slower, never wrong.
 // forward      one block a 16x16 tile, one warp an 8x8 quadrant, two pixels a lane. ~10 instructions a pair.
-//              splat_forward writes the image; splat_mse_forward compares with a uint8 RGBA frame (A = loss weight),
-//              writes the weighted residual as fp16 x 4 (8 bytes a pixel) and one partial loss a tile.
+//              splat_forward writes the image, splat_bytes the image in 8 bits; splat_mse_forward compares with a uint8
+//              RGBA frame (A = loss weight), writes the weighted residual as fp16 x 4 (8 bytes a pixel) and one partial
+//              loss a tile, which mse_loss adds up.
 // backward     one warp a Gaussian gathers the image gradient over its ellipse, eight columns by four rows at a time:
 //              no atomics, so gradients are deterministic given the image gradient. ~16 instructions a pair.
+// pixels, pixels_gradient  mu = (tanh(p) + 1) / 2 * extent, for the parametrisation of the parent code.
 // Bytes: 32 a Gaussian and tile forward, 8 (mse) or 12 a pair backward, nearly all from L1/L2.
 
 #define TILE 16
@@ -59,16 +61,19 @@ __device__ __forceinline__ float nearest(float a1, float a3, float k, float x0, 
 }
 
 // shape[g, n] = x, y, a1, a3;  paint[g, n] = k, r, g, b;  z1 = a1 dx, z2 = a3 dy - k dx
+// gops [G] or null: whose Cholesky vectors batch entry g takes; l1 and l3 are raised by `offset`. A Gaussian that is not
+// finite is left out, so that a GoP that diverged does not slow the others down.
 extern "C" __global__ void __launch_bounds__(256) project_bin(
     const float* __restrict__ mu, const float* __restrict__ cholesky, const float* __restrict__ rgb,
-    float4* __restrict__ shape, float4* __restrict__ paint, short4* __restrict__ boxes,
+    const int* __restrict__ gops, float4* __restrict__ shape, float4* __restrict__ paint, short4* __restrict__ boxes,
     int* __restrict__ counts, int* __restrict__ lists,
-    int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
+    int n, int width, int height, int tiles_x, int tiles_y, int capacity, float offset) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y;
   if (i >= n) return;
-  long long o = (long long)g * n + i;
+  long long o = (long long)g * n + i, q = gops ? (long long)gops[g] * n + i : o;
   float x = mu[2 * o], y = mu[2 * o + 1];
-  float l1 = fmaxf(cholesky[3 * o], MIN_SCALE), l2 = cholesky[3 * o + 1], l3 = fmaxf(cholesky[3 * o + 2], MIN_SCALE);
+  float l1 = fmaxf(cholesky[3 * q] + offset, MIN_SCALE), l2 = cholesky[3 * q + 1];
+  float l3 = fmaxf(cholesky[3 * q + 2] + offset, MIN_SCALE);
   float a1 = U / l1, a3 = U / l3, k = a3 * l2 / l1;
   shape[o] = make_float4(x, y, a1, a3);
   paint[o] = make_float4(k, rgb[3 * o], rgb[3 * o + 1], rgb[3 * o + 2]);
@@ -77,7 +82,8 @@ extern "C" __global__ void __launch_bounds__(256) project_bin(
   float hx = RADIUS * l1 * 1.00001f + 1e-3f, hy = RADIUS * sqrtf(l2 * l2 + l3 * l3) * 1.00001f + 1e-3f;
   int x0 = max(0, (int)ceilf(x - hx - 0.5f)), x1 = min(width - 1, (int)floorf(x + hx - 0.5f));
   int y0 = max(0, (int)ceilf(y - hy - 0.5f)), y1 = min(height - 1, (int)floorf(y + hy - 0.5f));
-  if (x1 < x0 || y1 < y0) {
+  bool finite = fabsf(x) + fabsf(y) + hx + hy < 1e9f;  // false for a NaN
+  if (x1 < x0 || y1 < y0 || !finite) {
     boxes[o] = make_short4(32767, 32767, -1, -1);
     return;
   }
@@ -92,10 +98,18 @@ extern "C" __global__ void __launch_bounds__(256) project_bin(
     }
 }
 
-template <bool MSE>
+// 255 v, rounded to even as torch.round does, within [0, 255]
+__device__ __forceinline__ unsigned char eight_bits(float v) { return (unsigned char)__float2int_rn(255.f * fminf(fmaxf(v, 0.f), 1.f)); }
+
+// What the forward pass leaves.
+#define IMAGE 0
+#define MSE 1
+#define BYTES 2
+
+template <int WRITES>
 __device__ __forceinline__ void forward(
     const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
-    const int* __restrict__ counts, const int* __restrict__ lists, float* __restrict__ image,
+    const int* __restrict__ counts, const int* __restrict__ lists, void* __restrict__ image,
     const uchar4* __restrict__ frames, const int* __restrict__ frame_index, uint2* __restrict__ residual,
     float* __restrict__ loss, int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames) {
   __shared__ float4 first[THREADS], second[THREADS];
@@ -151,19 +165,23 @@ __device__ __forceinline__ void forward(
     float r = half ? r1 : r0, gg = half ? g1 : g0, b = half ? b1 : b0;
     if (px < width && py < height) {
       long long o = ((long long)g * height + py) * width + px;
-      if (MSE) {
+      if (WRITES == MSE) {
         long long f = (((long long)g * num_frames + frame_index[g]) * height + py) * width + px;
         uchar4 target = frames[f];
         float weight = target.w * (1 / 255.f);
         r -= target.x * (1 / 255.f); gg -= target.y * (1 / 255.f); b -= target.z * (1 / 255.f);
         sum += weight * (r * r + gg * gg + b * b);
         residual[o] = make_uint2(pack_half2(weight * r, weight * gg), pack_half2(weight * b, 0.f));
+      } else if (WRITES == BYTES) {
+        unsigned char* out = (unsigned char*)image + 3 * o;
+        out[0] = eight_bits(r); out[1] = eight_bits(gg); out[2] = eight_bits(b);
       } else {
-        image[3 * o] = r; image[3 * o + 1] = gg; image[3 * o + 2] = b;
+        float* out = (float*)image + 3 * o;
+        out[0] = r; out[1] = gg; out[2] = b;
       }
     }
   }
-  if (MSE) {
+  if (WRITES == MSE) {
     __shared__ float sums[THREADS / 32];
     for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(FULL, sum, d);
     if (lane == 0) sums[warp] = sum;
@@ -175,7 +193,13 @@ __device__ __forceinline__ void forward(
 extern "C" __global__ void __launch_bounds__(THREADS) splat_forward(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists, float* image,
     int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
-  forward<false>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0);
+  forward<IMAGE>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) splat_bytes(
+    const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists,
+    unsigned char* image, int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
+  forward<BYTES>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0);
 }
 
 // frames [G, T, H, W] uchar4; frame_index [G]; residual [G, H, W]; loss [G, tiles]
@@ -183,8 +207,38 @@ extern "C" __global__ void __launch_bounds__(THREADS) splat_mse_forward(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists,
     const uchar4* frames, const int* frame_index, uint2* residual, float* loss,
     int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames) {
-  forward<true>(shape, paint, boxes, counts, lists, 0, frames, frame_index, residual, loss, n, width, height, tiles_x,
+  forward<MSE>(shape, paint, boxes, counts, lists, 0, frames, frame_index, residual, loss, n, width, height, tiles_x,
                 tiles_y, capacity, num_frames);
+}
+
+// partial [G, tiles] -> losses [step, G], each times factor
+extern "C" __global__ void __launch_bounds__(256) mse_loss(
+    const float* __restrict__ partial, const long long* __restrict__ step, float* __restrict__ losses, int tiles,
+    float factor) {
+  __shared__ float sums[8];
+  float sum = 0;
+  for (int i = threadIdx.x; i < tiles; i += 256) sum += partial[(long long)blockIdx.x * tiles + i];
+  for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(FULL, sum, d);
+  if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = sum;
+  __syncthreads();
+  if (threadIdx.x) return;
+  for (int w = 1; w < 8; w++) sum += sums[w];
+  losses[*step * gridDim.x + blockIdx.x] = sum * factor;
+}
+
+extern "C" __global__ void __launch_bounds__(256) pixels(
+    const float2* raw, float2* mu, int count, float width, float height) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < count) mu[i] = make_float2((tanhf(raw[i].x) + 1.f) / 2.f * width, (tanhf(raw[i].y) + 1.f) / 2.f * height);
+}
+
+// Turns the gradient of mu into that of p, in place.
+extern "C" __global__ void __launch_bounds__(256) pixels_gradient(
+    const float2* mu, float2* grad, int count, float width, float height) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  float u = 2.f * mu[i].x / width - 1.f, v = 2.f * mu[i].y / height - 1.f;
+  grad[i] = make_float2(grad[i].x * (1.f - u * u) / 2.f * width, grad[i].y * (1.f - v * v) / 2.f * height);
 }
 
 // Sum eight values over a warp; lane L of the first eight ends with value L. 4 + 2 + 1 + 2 shuffles instead of 40.
@@ -203,13 +257,14 @@ __device__ __forceinline__ float reduce8(float v[8], int lane) {
   return __shfl_sync(FULL, s, (lane & 7) << 2);  // the sum of value v lies in lanes 4v .. 4v + 3
 }
 
-// image_grad: [G, H, W] fp16 x 4 (HALF) or [G, H, W, 3] float. All outputs are multiplied by scale[g] * factor.
+// image_grad: [G, H, W] fp16 x 4 (HALF) or [G, H, W, 3] float. Outputs are multiplied by factor, and by scale [G] if not
+// null.
 template <bool HALF>
 __device__ __forceinline__ void backward(
     const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
     const float* __restrict__ cholesky, const void* __restrict__ image_grad, const float* __restrict__ scale,
     float factor, float* __restrict__ d_mu, float* __restrict__ d_cholesky, float* __restrict__ d_rgb,
-    int n, int width, int height) {
+    int n, int width, int height, float offset) {
   int i = (blockIdx.x * blockDim.x + threadIdx.x) >> 5, lane = threadIdx.x & 31, g = blockIdx.y;
   if (i >= n) return;
   long long o = (long long)g * n + i;
@@ -259,7 +314,7 @@ __device__ __forceinline__ void backward(
     s11 = fmaf(z1z1, w0, s11); s12 = fmaf(z1, w2, s12); s22 += w22;
   }
   float v[8] = {ar, ag, ab, s1, s2, s11, s12, s22};
-  float total = reduce8(v, lane) * scale[g] * factor;
+  float total = reduce8(v, lane) * (scale ? scale[g] * factor : factor);
   // dsigma/dmu and dsigma/dL in whitened moments; z carries U once, so first moments U^2 and second moments U^3.
   s1 = __shfl_sync(FULL, total, 3); s2 = __shfl_sync(FULL, total, 4);
   s11 = __shfl_sync(FULL, total, 5); s12 = __shfl_sync(FULL, total, 6); s22 = __shfl_sync(FULL, total, 7);
@@ -267,7 +322,7 @@ __device__ __forceinline__ void backward(
   if (lane < 3) {
     d_rgb[3 * o + lane] = total;
     float d = lane == 0 ? s11 * s.z - s12 * p.x : (lane == 1 ? s12 : s22) * s.w;
-    if (lane != 1 && cholesky[3 * o + lane] < MIN_SCALE) d = 0.f;
+    if (lane != 1 && cholesky[3 * o + lane] + offset < MIN_SCALE) d = 0.f;
     d_cholesky[3 * o + lane] = d * u3;
     if (lane < 2) d_mu[2 * o + lane] = u2 * (lane ? s2 * s.w : s1 * s.z - s2 * p.x);
   }
@@ -275,12 +330,14 @@ __device__ __forceinline__ void backward(
 
 extern "C" __global__ void __launch_bounds__(256, 4) splat_backward(
     const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
-    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, int n, int width, int height) {
-  backward<false>(shape, paint, boxes, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height);
+    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, int n, int width, int height,
+    float offset) {
+  backward<false>(shape, paint, boxes, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4) splat_mse_backward(
     const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* residual,
-    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, int n, int width, int height) {
-  backward<true>(shape, paint, boxes, cholesky, residual, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height);
+    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, int n, int width, int height,
+    float offset) {
+  backward<true>(shape, paint, boxes, cholesky, residual, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
 }

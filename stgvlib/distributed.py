@@ -1,0 +1,41 @@
+"""One fit on several GPUs or machines: `torchrun ... -m stgvlib fit ...` gives each process its share of the GoPs.
+
+GoPs are independent, so processes only meet before the first step and after the last one, through gloo; finished GoPs
+lie in OUTPUT.parts, which all must see. torchrun is torch's own launcher: it restarts processes (--max-restarts), and a
+restarted fit goes on with what is finished.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+
+@dataclass(frozen=True)
+class Share:
+    """Process `rank` of `world`: it fits the GoPs g with g % world == rank."""
+
+    rank: int
+    world: int
+    local_rank: int = 0
+    restarted: bool = False
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        torch.distributed.barrier()
+
+    def tell(self, text: str) -> None:
+        print(f"stgv: rank {self.rank}: {text}", file=sys.stderr, flush=True)
+
+
+def join_torchrun() -> Share | None:
+    """This process's share if torchrun started it, else None."""
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return None
+    # A rank may fit for days while another waits for it.
+    torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    return Share(torch.distributed.get_rank(), torch.distributed.get_world_size(), local, restarted)

@@ -1,0 +1,64 @@
+"""The decoder: the same frames as `render`, in 8 bits or floats, one or many, on every device."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stgvlib.config import PAPER, STGV, FieldConfig
+from stgvlib.decode import Decoder
+from stgvlib.metrics import to_uint8
+from stgvlib.model import VideoModel
+
+
+def model_of(config, device, lengths=(3, 5), count=200, size=(50, 70)):
+    generator = torch.Generator().manual_seed(0)
+    model = VideoModel(config, list(lengths), size, count, generator)
+    for g in range(len(lengths)):
+        mu = torch.rand(count, 2, generator=generator) * torch.tensor([size[1], size[0]])
+        cholesky = torch.rand(count, 3, generator=generator) * 3 + 0.5
+        model.gaussians.set_pixels(g, mu, cholesky, torch.rand(count, 3, generator=generator) / 4)
+    for p in model.field.mlp_parameters():
+        p.data += torch.randn(p.shape, generator=generator) * 0.02
+    return model.to(device)
+
+
+@pytest.mark.parametrize(
+    "config", [STGV, PAPER, replace(STGV, field=FieldConfig(deform_shape=True, position_scale=40.0))]
+)
+@pytest.mark.parametrize("scale", [1.0, 1.7])
+def test_frames_are_those_of_the_reference(config, scale, device):
+    """In any order, from any GoP, alone or together; against float64 on a CPU."""
+    model = model_of(config, device)
+    exact = model_of(config, "cpu").double()
+    places = [(g, i) for g, n in enumerate(model.num_frames) for i in range(n)]
+    expected = []
+    for g, i in places:
+        alone = exact.gop(g).double()
+        expected.append(alone.render(torch.tensor([i]), scale)[0])
+    floats, bytes_ = Decoder(model, scale, torch.float32), Decoder(model, scale)
+    assert len(floats) == 8
+    together = floats.frames([7, 0, 3, 4]).double().cpu()
+    for frame, number in zip(together, [7, 0, 3, 4]):
+        assert (frame - expected[number]).abs().max() < 0.02
+    for number, frame in enumerate(bytes_):
+        assert frame.dtype == torch.uint8 and frame.shape == expected[number].shape
+        assert (frame.cpu().int() - to_uint8(expected[number]).int()).abs().max() <= 5
+        assert (floats[number].double().cpu() - expected[number]).abs().mean() < 1e-3
+
+
+def test_a_frame_that_is_not_there(device):
+    decoder = Decoder(model_of(STGV, device))
+    for number in (8, -1):
+        with pytest.raises(IndexError, match=f"frame {number} was asked for, the video has frames 0 to 7"):
+            decoder[number]
+    assert decoder.frames([]).shape == (0, 50, 70, 3)
+    with pytest.raises(ValueError, match="uint8 or float32"):
+        Decoder(decoder.model, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("encoding", ["positional", "planes"])
+def test_other_encodings_decode_too(encoding, device):
+    model = model_of(replace(STGV, field=FieldConfig(encoding=encoding, position_scale=40.0)), device)
+    frame = model.gop(1).render(torch.tensor([2], device=device))[0]
+    assert (Decoder(model)[5].int() - to_uint8(frame).int()).abs().max() <= 1
