@@ -89,6 +89,8 @@ class _Graph:
         self.out = torch.empty(count, *decoder.size, 3, dtype=decoder.dtype, device=device)
         self.offset = model.gaussians.offset[0].item() if model.gaussians.tanh else 0.0
         self.ratio = model.size_ratio(decoder.size)
+        self.shape_ratio = self.ratio[[0, 1, 1]]  # l1 follows x; l2, l3 follow y
+        self.raised = self.ratio.new_tensor([self.offset, 0.0, self.offset])
         self.projection = Projection.empty(count, model.count, decoder.size, device)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -108,10 +110,8 @@ class _Graph:
         mu, cholesky, rgb = self.field.forward()
         gops, offset = (self.gops, self.offset) if self.field.cholesky is None else (None, self.offset)
         if self.decoder.scale != 1:
-            if gops is not None:
-                cholesky = cholesky[gops.long()]
-            raised = cholesky + cholesky.new_tensor([offset, 0.0, offset]) if offset else cholesky
-            mu, cholesky = mu * self.ratio[:2], raised * self.ratio[[0, 1, 1]]
+            canonical = cholesky if gops is None else cholesky[gops]
+            mu, cholesky = mu * self.ratio, (canonical + self.raised) * self.shape_ratio
             gops, offset = None, 0.0
         self.projection.project(mu, cholesky, rgb, offset, gops).image(self.out)
 

@@ -97,7 +97,8 @@ class HashGrid(nn.Module):
 def hash_encode_reference(x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
     """The specification of the hash encoding, in torch (paper, eq. 3-5): multilinear weights over 2^D corners."""
     G, P, D = x.shape
-    corners = torch.tensor([[c >> d & 1 for d in range(D)] for c in range(2**D)], device=x.device)  # [2^D, D]
+    bits = torch.arange(D, device=x.device)
+    corners = torch.arange(2**D, device=x.device)[:, None] >> bits & 1  # [2^D, D]
     clamped = x.clamp(0, 1)
     out = []
     for level, scale in enumerate(grid.scales.to(x.dtype)):
