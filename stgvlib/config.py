@@ -45,11 +45,14 @@ class FitConfig:
     keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
     coarse_steps: int = 10_000
     steps: int = 60_000
+    order: Literal["cyclic", "golden"] = "cyclic"  # of a GoP's frames [code]; or in golden-ratio strides [ours]
     parametrization: Literal["tanh", "pixel"] = "tanh"  # mu = tanh(p), Cholesky = p + (0.5, 0, 0.5) [code]; or px
     placement: Literal["uniform", "gradient"] = "uniform"
     additions: int = 0  # rounds of the coarse stage in which Gaussians are added where the error is [ours]
     initial_part: float = 1.0  # of the Gaussians that are there before the first round
-    initial_scale: float | None = None  # px, l1 and l3 at the start; None: U(0.5, 1.5) and l2 U(0, 1) [code]
+    initial_scale: float | Literal["cover"] | None = (
+        None  # px, l1 and l3 at the start; None: U(0.5, 1.5) and l2 U(0, 1) [code]; "cover": they sum to one [ours]
+    )
     optimizer: Literal["adam", "adan"] = "adan"  # [code]
     position_rate: float = 7e-3
     cholesky_rate: float = 7e-3

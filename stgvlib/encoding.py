@@ -108,7 +108,8 @@ def hash_encode_reference(x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
         weight = torch.where(corners.bool(), fraction, 1 - fraction).prod(-1)  # [G, P, 2^D]
         rows = grid.corner_entries(level, cell.long()[:, :, None] + corners) + grid.offsets[level]
         rows = rows + torch.arange(G, device=x.device)[:, None, None] * table.shape[1]
-        values = nn.functional.embedding(rows, table.flatten(0, 1))  # [G, P, 2^D, F]
+        # index_select: its gradient can be captured in a CUDA graph, that of an embedding cannot
+        values = table.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, -1)  # [G, P, 2^D, F]
         out.append((weight[..., None] * values).sum(2))
     return torch.cat(out, -1)
 

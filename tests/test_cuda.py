@@ -120,7 +120,8 @@ def test_fused_step_has_the_gradients_of_the_reference(name, count, parametrizat
     model, frames = scene(config, lengths, count, size)
     exact = scene(config, lengths, count, size)[0].double()
     counts = torch.tensor(lengths)
-    index = number % counts
+    strides = torch.tensor([2, 3])
+    index = number * strides % counts
     loss = splat_mse(*rounded_deform(exact, (index + 1) / counts.double()), frames, index.int())
     loss.sum().backward()
 
@@ -128,7 +129,7 @@ def test_fused_step_has_the_gradients_of_the_reference(name, count, parametrizat
     rates = torch.zeros(8)
     optimizer = FlatOptimizer([Segment("all", list(model.parameters()), rates)])
     optimizer.step_number.fill_(number)
-    step = TrainingStep(model, frames.cuda(), optimizer, losses, counts.cuda(), None, False)
+    step = TrainingStep(model, frames.cuda(), optimizer, losses, counts.cuda(), strides.cuda(), None, False)
     step.gradients()
     assert torch.allclose(losses[number].double().cpu(), loss, rtol=2e-3)
     errors = {}
@@ -149,7 +150,9 @@ def test_fused_coarse_step_has_the_gradients_of_the_reference(config):
     loss.sum().backward()
     model, losses = model.cuda(), torch.zeros(8, 2, device="cuda")
     optimizer = FlatOptimizer([Segment("all", list(model.gaussians.parameters()), torch.zeros(8))])
-    step = TrainingStep(model, frames.cuda(), optimizer, losses, counts.cuda(), (counts // 2).cuda(), True)
+    step = TrainingStep(
+        model, frames.cuda(), optimizer, losses, counts.cuda(), counts.cuda(), (counts // 2).cuda(), True
+    )
     step.gradients()
     assert torch.allclose(losses[0].double().cpu(), loss, rtol=2e-3)
     for p, q in zip(model.gaussians.parameters(), exact.gaussians.parameters()):
@@ -165,7 +168,7 @@ def test_a_full_list_grows_and_changes_nothing():
     model = model.cuda()
     optimizer = FlatOptimizer([Segment("all", list(model.parameters()), torch.zeros(8))])
     losses, counts = torch.zeros(8, 1, device="cuda"), torch.tensor([2], device="cuda")
-    step = TrainingStep(model, frames.cuda(), optimizer, losses, counts, None, False)
+    step = TrainingStep(model, frames.cuda(), optimizer, losses, counts, counts, None, False)
     step.gradients()
     before, loss = optimizer.grad.clone(), losses[0].clone()
     assert int(step.projection.counts.max()) > step.projection.capacity

@@ -118,12 +118,15 @@ class FusedField:
                 rows.append(first + 4 * level + slot - 2 if self.field.temporal is not None else -1)
         return rows
 
-    def forward(self, step: Tensor | None = None, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(mu', Cholesky, rgb'), at `self.t`, or at training step `step` of GoPs of `counts` frames (int64, on the
-        device). Without a shape head the Cholesky vectors are the canonical ones, of all GoPs."""
+    def forward(
+        self, step: Tensor | None = None, counts: Tensor | None = None, strides: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(mu', Cholesky, rgb') at `self.t`, or of frame step * stride % count of each GoP (int64, on the device).
+
+        Without a shape head the Cholesky vectors are the canonical ones, of all GoPs."""
         field, gaussians = self.field, self.gaussians
         w1, b1, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
-        clock = (step, counts, self.gops, self.t, self.frame)
+        clock = (step, counts, strides, self.gops, self.t, self.frame)
         run("mlp", "mlp_begin", (self.batch, 1, 1), 128, w1, b1, *clock, self.bias, self.inputs, self.codes)
         mu = gaussians.mu if self.pixels is None else to_pixels(gaussians, self.pixels)
         if self.hashed:

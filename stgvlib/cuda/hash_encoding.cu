@@ -196,7 +196,9 @@ extern "C" __global__ void __launch_bounds__(256) hash_backward(
     const uint4* __restrict__ dx, float* __restrict__ gradient, float* __restrict__ d_mu, int n, int rows, int entries,
     int points, int staged, float width, float height, float unscale) {
   extern __shared__ uint4 shared[];
-  __shared__ float walked[8][32][SLOTS];
+  // What a warp's walk needs of its points: weights and entries of the corners, gradient of the features.
+  __shared__ float4 weights[8][32], gradients[8][32][2];
+  __shared__ int4 targets[8][32];
   Level v = levels[blockIdx.y];
   int g = blockIdx.z, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, corner = lane >> 3, f = lane & 7;
   const uint4* table = stage(blended + (ll)g * entries + v.offset, v.size, shared, staged);
@@ -204,47 +206,45 @@ extern "C" __global__ void __launch_bounds__(256) hash_backward(
   dx += ((ll)g * gridDim.y + blockIdx.y) * rows;
   d_mu += 2 * (ll)g * n;
   gradient += ((ll)g * entries + v.offset) * SLOTS + f;
-  // Weight of this lane's corner: (ox + sx fx) (oy + sy fy)
-  float sx = corner & 1 ? 1.f : -1.f, ox = corner & 1 ? 0.f : 1.f, sy = corner & 2 ? 1.f : -1.f, oy = corner & 2 ? 0.f : 1.f;
   int last = min(n, (int)(blockIdx.x + 1) * points);
   for (int base = blockIdx.x * points + 32 * warp; base < last; base += 256) {
     int i = base + lane;
     unsigned cell = FULL;
-    float fx = 0.f, fy = 0.f;
-    float2 s = make_float2(0.f, 0.f), a = s, b = s;
     if (i < last) {
       float2 m = mu[i];
       Place at = locate(v, m.x / width, m.y / height);
       uint4 d = dx[i];
-      s = unpack(d.x); a = unpack(d.y); b = unpack(d.z);
-      float dot[4];
+      float2 s = unpack(d.x), a = unpack(d.y), b = unpack(d.z);
+      float dot[4], w[4];
+      int target[4];
 #pragma unroll
       for (int c = 0; c < 4; c++) {
-        uint4 e = table[entry(v, at.x + (c & 1), at.y + (c >> 1))];
+        int which = entry(v, at.x + (c & 1), at.y + (c >> 1));
+        uint4 e = table[which];
         float2 u = unpack(e.x), p = unpack(e.y), q = unpack(e.z);
         dot[c] = fmaf(u.x, s.x, fmaf(u.y, s.y, fmaf(p.x, a.x, fmaf(p.y, a.y, fmaf(q.x, b.x, q.y * b.y)))));
+        w[c] = (c & 1 ? at.fx : 1.f - at.fx) * (c & 2 ? at.fy : 1.f - at.fy);
+        target[c] = which * SLOTS;
       }
       float gx = fmaf(1.f - at.fy, dot[1] - dot[0], at.fy * (dot[3] - dot[2]));
       float gy = fmaf(1.f - at.fx, dot[2] - dot[0], at.fx * (dot[3] - dot[1]));
       add2(d_mu + 2 * i, at.inside_x ? gx * v.scale * unscale / width : 0.f,
            at.inside_y ? gy * v.scale * unscale / height : 0.f);
       cell = at.x | at.y << 16;
-      fx = at.fx; fy = at.fy;
+      weights[warp][lane] = make_float4(w[0], w[1], w[2], w[3]);
+      targets[warp][lane] = make_int4(target[0], target[1], target[2], target[3]);
+      gradients[warp][lane][0] = make_float4(s.x, s.y, a.x, a.y);
+      gradients[warp][lane][1] = make_float4(b.x, b.y, 0.f, 0.f);
     }
-    float4* mine = (float4*)walked[warp][lane];
-    mine[0] = make_float4(s.x, s.y, a.x, a.y);
-    mine[1] = make_float4(b.x, b.y, 0.f, 0.f);
+    unsigned heads = __ballot_sync(FULL, cell != __shfl_up_sync(FULL, cell, 1));
+    int count = min(32, last - base);
     __syncwarp();
-    unsigned heads = __ballot_sync(FULL, cell != __shfl_up_sync(FULL, cell, 1)) | 1u;
     float sum = 0.f;
 #pragma unroll 4
-    for (int j = 0; j < 32; j++) {
-      float wx = fmaf(sx, __shfl_sync(FULL, fx, j), ox), wy = fmaf(sy, __shfl_sync(FULL, fy, j), oy);
-      sum = fmaf(wx * wy, walked[warp][j][f], sum);
-      if (j == 31 || heads >> (j + 1) & 1) {
-        unsigned where = __shfl_sync(FULL, cell, j);
-        if (where != FULL && f < 6)
-          atomicAdd(gradient + (ll)entry(v, (where & 0xffff) + (corner & 1), (where >> 16) + (corner >> 1)) * SLOTS, sum);
+    for (int j = 0; j < count; j++) {
+      sum = fmaf(((const float*)&weights[warp][j])[corner], ((const float*)gradients[warp][j])[f], sum);
+      if (j + 1 == count || heads >> (j + 1) & 1) {
+        if (f < 6) atomicAdd(gradient + ((const int*)&targets[warp][j])[corner], sum);
         sum = 0.f;
       }
     }

@@ -213,16 +213,16 @@ __device__ __forceinline__ void layer(const unsigned (&in)[M][KT][4], unsigned (
   }
 }
 
-// Frame, t and first bias. step null: t is given. Else frame = (key ? key[g] : step % count), t = (frame + 1) / count.
+// Frame, t and first bias. step null: t is given. Else frame = step * stride % count, t = (frame + 1) / count.
 // gops null: batch entry g is GoP g.
 extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(
     const float* __restrict__ w1, const float* __restrict__ b1, const ll* __restrict__ step,
-    const ll* __restrict__ counts, const int* __restrict__ gops, float* __restrict__ t, int* __restrict__ frame,
+    const ll* __restrict__ counts, const ll* __restrict__ strides, const int* __restrict__ gops, float* __restrict__ t, int* __restrict__ frame,
     float* __restrict__ bias, int inputs, int codes) {
   int g = blockIdx.x, n = threadIdx.x, p = gops ? gops[g] : g;
   float time;
   if (step) {
-    int now = (int)(*step % counts[g]);
+    int now = (int)(*step * strides[g] % counts[g]);
     time = (float)(now + 1) / (float)counts[g];
     if (n == 0) {
       t[g] = time;

@@ -14,7 +14,7 @@ from stgvlib.cuda.ops import LIST_CAPACITY, Projection
 
 
 class TrainingStep:
-    """Calling it does one step: render frame `step % T` of every GoP (or the key frame), compare, update."""
+    """Calling it does one step: render a frame of every GoP, compare, update."""
 
     def __init__(
         self,
@@ -23,11 +23,12 @@ class TrainingStep:
         optimizer,
         losses: Tensor,  # [steps, G], a row is written each step
         counts: Tensor,  # int64 [G], frames of each GoP
+        strides: Tensor,  # int64 [G], step s shows frame s * stride % count
         keyframe: Tensor | None,  # int64 [G], the frame of the coarse stage; None: all frames in turn
         coarse: bool,
     ):
         self.gaussians, self.frames, self.optimizer, self.losses = model.gaussians, frames, optimizer, losses
-        self.counts, self.size, self.count = counts, tuple(frames.shape[2:4]), model.count
+        self.counts, self.strides, self.size, self.count = counts, strides, tuple(frames.shape[2:4]), model.count
         device, batch = frames.device, len(frames)
         self.field = None if coarse else FusedField(model, batch, training=True)
         self.keyframe = None if keyframe is None else keyframe.int()
@@ -55,9 +56,9 @@ class TrainingStep:
             mu, rgb = gaussians.mu, gaussians.rgb
             if self.pixels is not None:
                 mu = to_pixels(gaussians, self.pixels)
-            index = (number % self.counts).int() if self.keyframe is None else self.keyframe
+            index = (number * self.strides % self.counts).int() if self.keyframe is None else self.keyframe
         else:
-            mu, cholesky, rgb = self.field.forward(number, self.counts)
+            mu, cholesky, rgb = self.field.forward(number, self.counts, self.strides)
             index = self.field.frame
         self.projection.project(mu, cholesky, rgb, offset)
         self.projection.mse(self.frames, index, self.residual, self.partial)
