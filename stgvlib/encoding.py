@@ -105,7 +105,8 @@ def hash_encode_reference(x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
         position = clamped * scale + 0.5
         cell = position.detach().floor()
         fraction = (position - cell)[:, :, None]  # [G, P, 1, D]
-        weight = torch.where(corners.bool(), fraction, 1 - fraction).prod(-1)  # [G, P, 2^D]
+        # Products one by one: the gradient of prod() waits for the GPU.
+        weight = math.prod(torch.where(corners.bool(), fraction, 1 - fraction).unbind(-1))  # [G, P, 2^D]
         rows = grid.corner_entries(level, cell.long()[:, :, None] + corners) + grid.offsets[level]
         rows = rows + torch.arange(G, device=x.device)[:, None, None] * table.shape[1]
         # index_select: its gradient can be captured in a CUDA graph, that of an embedding cannot
