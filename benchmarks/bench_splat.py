@@ -70,11 +70,42 @@ def bench(config: str, tensors: list, frames: torch.Tensor, size: tuple[int, int
     report("splat_mse forward + backward", config, device, measure(mse, device), "ms", both)
 
 
+def yardstick(config: str, tensors: list, size: tuple[int, int], device: torch.device) -> None:
+    """gsplat's alpha-compositing rasteriser on the same Gaussians at opacity 0.5, binning and sort included: another
+    blend, the same amount of work."""
+    try:
+        from gsplat import isect_offset_encode, isect_tiles, rasterize_to_pixels
+    except ImportError:
+        print("gsplat is not installed: no yardstick")
+        return
+    mu, cholesky, rgb = tensors
+    l1, l2, l3 = cholesky.unbind(-1)
+    a, c = 1 / l1, 1 / l3
+    b = -l2 * a * c
+    conics = torch.stack([a * a + b * b, b * c, c * c], -1).detach().requires_grad_()
+    radii = torch.stack([3.33 * l1, 3.33 * (l2 * l2 + l3 * l3).sqrt()], -1).detach().ceil().int()
+    tiles = (-(-size[1] // 16), -(-size[0] // 16))
+    opacity, depths = torch.full_like(l1, 0.5), torch.zeros_like(l1)
+
+    def image() -> torch.Tensor:
+        _, ids, flat = isect_tiles(mu.detach(), radii, depths, 16, *tiles)
+        offsets = isect_offset_encode(ids, len(mu), *tiles)
+        return rasterize_to_pixels(mu, conics, rgb, opacity, size[1], size[0], 16, offsets, flat)[0]
+
+    def gradients() -> None:
+        torch.autograd.grad(image().sum(), (mu, conics, rgb))
+
+    report("gsplat forward (yardstick)", config, device, measure(image, device, captured=False), "ms")
+    report("gsplat forward + backward (yardstick)", config, device, measure(gradients, device, captured=False), "ms")
+
+
 def main(name: str) -> None:
     device = resolve_device(name)
     size, count = (640, 1280), 20_000
     tensors, frames = fitted(device, size, count, 300 if device.type == "cpu" else 2000)
     bench(f"bunny key frame 640x1280 N={count}", tensors, frames, size, device)
+    if device.type == "cuda":
+        yardstick(f"bunny key frame 640x1280 N={count}", tensors, size, device)
     bench(f"random wide 640x1280 N={count}", wide(device, size, count), frames, size, device)
 
     small, few = (160, 320), 1250

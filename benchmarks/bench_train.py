@@ -21,16 +21,19 @@ def main(name: str) -> None:
     device = resolve_device(name)
     steps = 1000 if device.type == "cuda" else 4
     floor = 1e3 * (18e6 * 26 / (132 * 128 * 1.75e9) + 3e9 / 790e12 + 50e6 / 4.3e12) if device.type == "cuda" else None
-    for preset, frames in (("paper", 10), ("paper", 132), ("stgv", 132)):
-        if device.type == "cpu" and frames > 10:
-            continue
-        config = replace(PRESETS[preset], coarse_steps=steps, steps=steps)
+    crop = load("bunny")
+    whole = crop.with_(crop=None)  # 720 x 1280
+    cases = [("paper", crop.with_(limit=10), None)]
+    if device.type == "cuda":
+        cases += [("paper", crop, None), ("stgv", crop, None), ("paper", whole, 40_000)]
+    for preset, video, count in cases:
+        config = replace(PRESETS[preset], coarse_steps=steps, steps=steps, gaussians=count)
         began = time.perf_counter()
-        result = fit(load("bunny").with_(limit=frames), config, device)
+        result = fit(video, config, device)
         wall, gops = time.perf_counter() - began, len(result.model.num_frames)
-        about = f"{preset}, bunny 640x1280, {gops} GoPs x {result.model.count}"
+        about = f"{preset}, bunny {video.size[0]}x{video.size[1]}, {gops} GoPs x {result.model.count}"
         for stage, seconds in result.seconds.items():
-            least = floor if stage == "deformation" and preset == "paper" else None
+            least = floor if stage == "deformation" and preset == "paper" and count is None else None
             report(f"{stage} step a GoP", about, device, 1e3 * seconds / steps / gops, "ms", least)
         report(f"fit {steps} + {steps} steps", about, device, wall, "s")
         if device.type == "cuda":

@@ -16,12 +16,14 @@ RESULTS = Path(__file__).parent / "results.csv"
 COLUMNS = ("name", "config", "device", "value", "p10", "p90", "unit", "floor", "commit", "date")
 
 
-def measure(function: Callable[[], object], device: torch.device, seconds: float = 2.0) -> tuple[float, float, float]:
+def measure(
+    function: Callable[[], object], device: torch.device, seconds: float = 2.0, captured: bool = True
+) -> tuple[float, float, float]:
     """(median, p10, p90) in milliseconds of one call, warm. On a GPU a sample is ten replays of the call as a CUDA
-    graph, between events: what a training step pays, without Python."""
+    graph (if `captured`), between events: what a training step pays, without Python."""
     for _ in range(3):
         function()
-    if device.type == "cuda":
+    if device.type == "cuda" and captured:
         function = graph(function)
     samples = []
     began = time.perf_counter()

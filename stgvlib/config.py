@@ -78,20 +78,25 @@ class FitConfig:
 
 
 PAPER = FitConfig()
+# What each of these is worth: docs/REPRODUCTION.md.
 STGV = FitConfig(
     preset="stgv",
-    gop_size=22,
+    gop_size=16,
+    order="golden",
     parametrization="pixel",
     placement="gradient",
-    initial_scale=2.5,
+    additions=8,
+    initial_part=0.5,
+    initial_scale="cover",
     optimizer="adam",
-    position_rate=0.5,
+    position_rate=0.2,
     cholesky_rate=0.03,
     color_rate=7e-3,
     gaussian_schedule="cosine",
+    last_rate=0.01,
     field_rate=4e-3,
     field_rate_last=2e-4,
-    field=FieldConfig(position_scale=40.0),
+    field=FieldConfig(position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12)),
 )
 PRESETS = {"paper": PAPER, "stgv": STGV}
 PIXELS_PER_GAUSSIAN = 40.96  # the paper's Bunny: 640 x 1280 px, 20,000 Gaussians

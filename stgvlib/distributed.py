@@ -34,8 +34,17 @@ def join_torchrun() -> Share | None:
     """This process's share if torchrun started it, else None."""
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return None
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    restarted = restarts > 0
+    # torchrun's store outlives a restart, with the addresses of processes that are gone: each start has its own keys.
+    ours = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = torch.distributed.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=ours, wait_for_workers=False
+    )
+    store = torch.distributed.PrefixStore(f"stgv/{restarts}", store)
     # A rank may fit for days while another waits for it.
-    torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    patience = timedelta(days=30)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
     local = int(os.environ.get("LOCAL_RANK", 0))
-    return Share(torch.distributed.get_rank(), torch.distributed.get_world_size(), local, restarted)
+    return Share(rank, world, local, restarted)

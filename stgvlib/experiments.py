@@ -50,7 +50,9 @@ def _field(**changes) -> FitConfig:
     return replace(PAPER, field=replace(FieldConfig(), **changes))
 
 
-# What our preset starts from, at a fifth of its steps, and what each lever alone changes (docs/REPRODUCTION.md).
+# The levers of our preset. The sketch is what it starts from, at a fifth of its steps; "levers/" changes one thing of
+# it on all of Bunny. With frames in order every change drowns in what the order costs, so "hard/" starts from golden
+# order and a covering start, on Bunny's first 44 frames, which are the hardest.
 SKETCH = FitConfig(
     preset="sketch",
     gop_size=22,
@@ -67,38 +69,44 @@ SKETCH = FitConfig(
     field_rate_last=2e-4,
     field=FieldConfig(position_scale=40.0),
 )
-
-
-def _lever(about: str, field: dict | None = None, **changes) -> tuple[FitConfig, str]:
-    return replace(SKETCH, field=replace(SKETCH.field, **(field or {})), **changes), about
-
-
+HARD = replace(SKETCH, coarse_steps=4_000, order="golden", initial_scale="cover")
 COARSE_TIME = (1, 2, 3, 4, 5, 6, 9, 9)
+
+
+def _lever(about: str, field: dict | None = None, base: FitConfig = SKETCH, **changes) -> tuple[FitConfig, str]:
+    return replace(base, field=replace(base.field, **(field or {})), **changes), about
+
+
 LEVERS = {
-    "sketch": _lever("22-frame GoPs, gradient placement, Adam, cosine"),
+    "sketch": _lever("22-frame GoPs, gradient placement, Adam, cosine, frames in order"),
     "gop_10": _lever("GoPs of 10 frames", gop_size=10),
     "gop_16": _lever("GoPs of 16 frames", gop_size=16),
     "gop_33": _lever("GoPs of 33 frames", gop_size=33),
-    "uniform": _lever("uniform instead of gradient placement", placement="uniform"),
     "motion_cuts": _lever("GoPs cut where as much has changed", cuts="motion"),
     "additions": _lever("half the Gaussians added in 8 rounds where the error is", additions=8, initial_part=0.5),
     "middle": _lever("key frame in the middle of the GoP", keyframe="middle"),
-    "all_frames": _lever("coarse stage over all frames", keyframe="all"),
     "shape": _lever("the Cholesky vector deformed too", {"deform_shape": True}),
     "time_cells": _lever("1 to 9 cells of time a level instead of 15 to 272", {"time_cells": COARSE_TIME}),
-    "table_9": _lever("hash tables of 2^9 entries", {"log2_table_size": 9}),
     "table_11": _lever("hash tables of 2^11 entries", {"log2_table_size": 11}),
     "table_12": _lever("hash tables of 2^12 entries", {"log2_table_size": 12}),
     "table_12_time_cells": _lever("both", {"log2_table_size": 12, "time_cells": COARSE_TIME}),
     "field_rate_high": _lever("field rate 1e-2", field_rate=1e-2, field_rate_last=5e-4),
-    "field_rate_low": _lever("field rate 2e-3", field_rate=2e-3, field_rate_last=1e-4),
-    "low_end": _lever("Gaussians' rates end at 1 % instead of 5 %", last_rate=0.01),
-    "position_rate_high": _lever("position rate 1 px", position_rate=1.0),
-    "position_rate_low": _lever("position rate 0.2 px", position_rate=0.2),
-    "color_rate_low": _lever("colour rate 3e-3", color_rate=3e-3),
-    "cholesky_rate_high": _lever("Cholesky rate 0.06 px", cholesky_rate=0.06),
-    "adan": _lever("Adan instead of Adam", optimizer="adan"),
 }
+HARD_LEVERS = {
+    "cyclic": _lever("frames in order, round Gaussians of 2.5 px", base=HARD, order="cyclic", initial_scale=2.5),
+    "golden": _lever("frames in golden-ratio strides", base=HARD, initial_scale=2.5),
+    "base": _lever("and Gaussians that cover the frame once", base=HARD),
+    "shape": _lever("base, and the Cholesky vector deformed too", {"deform_shape": True}, HARD),
+    "table_12": _lever("base, and hash tables of 2^12 entries", {"log2_table_size": 12}, HARD),
+    "time_cells": _lever("base, and 2 to 12 cells of time a level", {"time_cells": STGV.field.time_cells}, HARD),
+    "low_end": _lever("base, and Gaussians' rates down to 1 %", base=HARD, last_rate=0.01),
+    "position_rate": _lever("base, and a position rate of 0.2 px", base=HARD, position_rate=0.2),
+    "additions": _lever("base, and additions in 8 rounds", base=HARD, additions=8, initial_part=0.5),
+    "gop_11": _lever("base, and GoPs of 11 frames", base=HARD, gop_size=11),
+    "uniform": _lever("base, but uniform placement", base=HARD, placement="uniform"),
+    "stgv": (replace(STGV, coarse_steps=4_000, steps=12_000), "all that the preset takes"),
+}
+CHECK = {"coarse_steps": 4_000, "steps": 12_000}  # DAVIS: that nothing is tuned to Bunny alone
 POSITIONAL = _field(encoding="positional")
 RUNS = {
     "bunny/multi_frame": Run("bunny", replace(POSITIONAL, keyframe="all"), "V1: all frames, positional encoding"),
@@ -109,6 +117,14 @@ RUNS = {
     "bunny/paper": Run("bunny", PAPER, "the paper's full method: key frame, 2D and 3D hash"),
     "bunny/stgv": Run("bunny", STGV, "our preset at the same parameter budget"),
     **{f"levers/{name}": Run("bunny", config, about) for name, (config, about) in LEVERS.items()},
+    **{f"hard/{name}": Run("bunny", config, about, frames=44) for name, (config, about) in HARD_LEVERS.items()},
+    **{
+        f"check_{sequence}/{config.preset}": Run(
+            f"davis/{sequence}", replace(config, **CHECK), f"{about}, at a fifth of the steps", frames=30
+        )
+        for sequence in ("blackswan", "bmx-trees")
+        for config, about in ((PAPER, "the paper's method"), (SKETCH, "our starting point"), (STGV, "our preset"))
+    },
     "bunny_gop/paper": Run("bunny", PAPER, "the paper's full method on the first GoP alone", frames=10),
 }
 
