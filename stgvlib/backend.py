@@ -18,16 +18,33 @@ def cuda_status() -> tuple[bool, str]:
     if not torch.cuda.is_available():
         built = torch.version.cuda
         return False, "torch sees no CUDA GPU" if built else "this torch is a CPU build"
-    try:
-        from stgvlib.cuda.compiler import nvrtc_version
-
-        nvrtc = ".".join(map(str, nvrtc_version()))
-    except Exception as error:  # cuda-core raises its own types for a missing library
-        return False, f"NVRTC cannot be used ({str(error).splitlines()[0]}): pip install 'stgvlib[cuda]'"
     major, minor = torch.cuda.get_device_capability()
     if (major, minor) < (7, 5):
         return False, f"{torch.cuda.get_device_name()} is sm_{major}{minor}, our kernels need sm_75 or newer"
+    try:
+        from stgvlib.cuda.compiler import cached_cubin, nvrtc_version
+
+        nvrtc = ".".join(map(str, nvrtc_version()))
+    except Exception as error:  # cuda-core raises its own types for a missing library
+        return False, f"NVRTC cannot be used ({_line(error)}): pip install 'stgvlib[cuda]'"
+    try:
+        cached_cubin("optimizer", f"sm_{major}{minor}")
+    except Exception as error:
+        return (
+            False,
+            f"NVRTC {nvrtc} cannot compile for {torch.cuda.get_device_name()}, sm_{major}{minor} ({_line(error)})",
+        )
     return True, f"{torch.cuda.get_device_name()}, sm_{major}{minor}, NVRTC {nvrtc}"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def fallback_reason() -> str | None:
+    """Why `auto` takes the CPU although torch sees a GPU; None where it does not."""
+    usable, why = cuda_status()
+    return why if torch.cuda.is_available() and not usable else None
 
 
 def resolve_device(name: str = "auto") -> torch.device:

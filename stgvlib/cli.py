@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from stgvlib import datasets
-from stgvlib.backend import device_name, resolve_device, system_info
+from stgvlib.backend import device_name, fallback_reason, resolve_device, system_info
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
 from stgvlib.config import scaled_steps
@@ -70,6 +70,8 @@ def fit(
     target = resolve_device(device)
     if target.type == "cuda" and target.index is not None:
         torch.cuda.set_device(target)
+    if device == "auto" and (why := fallback_reason()):
+        _say(f"fitting on the CPU: {why}")
     if output.suffix != ".safetensors":
         raise StgvError(f"output must end in .safetensors, got {output.name}")
     _check_folder(output)

@@ -362,12 +362,12 @@ def _initial(config: FitConfig, frames: Tensor, length: int, count: int, generat
     """One GoP's starting point. Gaussians that are added later wait outside the frame."""
     height, width = frames.shape[1:3]
     model = VideoModel(config, [length], (height, width), count, generator)
-    keyframe = frames[length // 2 if config.keyframe == "middle" else 0, ..., :3].float().cpu() / 255
+    keyframe = frames[length // 2 if config.keyframe == "middle" else 0, ..., :3].float() / 255
     placed = max(1, round(count * config.initial_part)) if config.additions else count
     if config.placement == "gradient":
         at = _draw_pixels(_gradient_measure(keyframe), placed, generator)
+        rgb, at = keyframe.reshape(-1, 3)[at].cpu(), at.cpu()
         mu = torch.stack([at % width, at // width], 1) + torch.rand(placed, 2, generator=generator)
-        rgb = keyframe.view(-1, 3)[at]
     else:
         mu = torch.rand(placed, 2, generator=generator) * torch.tensor([width, height])
         rgb = torch.rand(placed, 3, generator=generator)

@@ -58,6 +58,14 @@ def test_five_thousand_in_one_tile(device):
     assert max(compare((mu + 16, cholesky, rgb), (48, 48), device)) < 1e-3
 
 
+@pytest.mark.parametrize("scale", [15.0, 200.0])
+def test_large_among_small(device, scale):
+    """Gaussians over hundreds of tiles, which a GPU bins by a warp and gathers by eight, next to small ones."""
+    size = (150, 210)
+    parts = zip(gaussians(2, 40, size, 0, scale), gaussians(2, 60, size, 1, 2.0))
+    assert max(compare([torch.cat(pair, 1) for pair in parts], size, device)) < 2e-3
+
+
 def test_outside_the_frame_is_black_and_without_gradient(device):
     mu, cholesky, rgb = (t.to(device) for t in gaussians(1, 50, (20, 30), scale=2.0))
     mu = (mu + torch.tensor([500.0, -900.0], device=device)).requires_grad_()

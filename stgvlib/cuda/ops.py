@@ -12,9 +12,8 @@ from stgvlib.cuda.compiler import run
 
 TILE = 16
 THREADS = 128
-LIST_CAPACITY = (
-    512  # entries a tile to begin with; a fuller tile scans all Gaussians, which is slower and just as right
-)
+WIDE_BLOCKS = 64  # a GoP, each takes one large Gaussian after the other
+LIST_CAPACITY = 512  # entries a tile to begin with; a fuller tile scans all Gaussians: slower, and just as right
 
 
 @dataclass
@@ -26,6 +25,8 @@ class Projection:
     boxes: Tensor  # int16 [B, N, 4]
     counts: Tensor  # int32 [B, tiles y, tiles x], how many Gaussians reach a tile
     lists: Tensor  # int32 [B, tiles y, tiles x, capacity]
+    wide: Tensor  # int32 [B, N], Gaussians with a large box
+    wide_counts: Tensor  # int32 [B]
     size: tuple[int, int]
 
     @staticmethod
@@ -37,6 +38,8 @@ class Projection:
             torch.empty(batch, count, 4, dtype=torch.int16, device=device),
             torch.empty(batch, *tiles, dtype=torch.int32, device=device),
             torch.empty(batch, *tiles, capacity, dtype=torch.int32, device=device),
+            torch.empty(batch, count, dtype=torch.int32, device=device),
+            torch.empty(batch, dtype=torch.int32, device=device),
             size,
         )
 
@@ -59,9 +62,10 @@ class Projection:
     def project(self, mu: Tensor, cholesky: Tensor, rgb: Tensor, offset: float = 0.0, gops: Tensor | None = None):
         """Fill everything. Cholesky vectors are those of GoPs `gops`, l1 and l3 raised by `offset`."""
         self.counts.zero_()
+        self.wide_counts.zero_()
         batch, count = self.shape.shape[:2]
         if count:
-            arguments = (mu, cholesky, rgb, gops, *self.lists_of, *self.geometry, offset)
+            arguments = (mu, cholesky, rgb, gops, *self.lists_of, self.wide, self.wide_counts, *self.geometry, offset)
             run("splat", "project_bin", (-(-count // 256), batch, 1), 256, *arguments)
         return self
 
@@ -82,8 +86,9 @@ class Projection:
         function = "splat_mse_backward" if image_grad.dtype == torch.float16 else "splat_backward"
         if count:
             arguments = (self.shape, self.paint, self.boxes, cholesky, image_grad, scale, float(factor), *grads)
-            size = (count, self.size[1], self.size[0], offset)
-            run("splat", function, (-(-count // 8), batch, 1), 256, *arguments, *size)
+            arguments += (self.wide, self.wide_counts, count, self.size[1], self.size[0], offset)
+            run("splat", function, (-(-count // 8), batch, 1), 256, *arguments)
+            run("splat", f"{function}_wide", (WIDE_BLOCKS, batch, 1), 256, *arguments)
 
 
 class Splat(torch.autograd.Function):

@@ -5,7 +5,8 @@
 // Everything works on the whitened offset z, so sigma is a sum of squares and can never turn negative, however thin
 // the Gaussian. z is scaled by U so that the weight is exp2(-|z|^2).
 //
-// project_bin  one thread a Gaussian: whitening factors, bounding box, exact ellipse-tile test, per-tile lists.
+// project_bin  one thread a Gaussian: whitening factors, bounding box, exact ellipse-tile test, per-tile lists. A
+//              Gaussian over more than SMALL_TILES tiles is binned by its whole warp, or one would hold up the step.
 //              A tile's list holds `capacity` entries; a tile with more scans all N boxes instead: slower, never wrong.
 // forward      one block a 16x16 tile, one warp an 8x8 quadrant, two pixels a lane. ~10 instructions a pair.
 //              splat_forward writes the image, splat_bytes the image in 8 bits; splat_mse_forward compares with a uint8
@@ -13,6 +14,8 @@
 //              loss a tile, which mse_loss adds up.
 // backward     one warp a Gaussian gathers the image gradient over its ellipse, eight columns by four rows at a time:
 //              no atomics, so gradients are deterministic given the image gradient. ~16 instructions a pair.
+//              Boxes above WIDE px are left to a second kernel with eight warps a Gaussian (splat_..._wide), or a few
+//              large Gaussians would hold up the step; project_bin lists them.
 // pixels, pixels_gradient  mu = (tanh(p) + 1) / 2 * extent, for the parametrisation of the parent code.
 // Bytes: 32 a Gaussian and tile forward, 8 (mse) or 12 a pair backward, nearly all from L1/L2.
 
@@ -23,6 +26,8 @@
 #define U 0.8493218002880191f         // sqrt(log2(e) / 2)
 #define MIN_SCALE 0.3f                // px, the same bound as splat.py's
 #define FULL 0xffffffffu
+#define SMALL_TILES 6
+#define WIDE 8192                     // px of a bounding box
 
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
@@ -60,42 +65,69 @@ __device__ __forceinline__ float nearest(float a1, float a3, float k, float x0, 
   return best;
 }
 
+__device__ __forceinline__ bool is_wide(short4 box) {
+  return box.z >= box.x && (box.z - box.x + 1) * (box.w - box.y + 1) > WIDE;
+}
+
+// Put Gaussian i into the list of a tile that its ellipse reaches.
+__device__ __forceinline__ void bin(float x, float y, float a1, float a3, float k, int tx, int ty, int i, int g,
+                                    int* __restrict__ counts, int* __restrict__ lists, int tiles_x, int tiles_y,
+                                    int capacity) {
+  float rx = tx * TILE + 0.5f - x, ry = ty * TILE + 0.5f - y;
+  if (nearest(a1, a3, k, rx, rx + (TILE - 1), ry, ry + (TILE - 1)) > CUT * 1.0001f) return;
+  int tile = (g * tiles_y + ty) * tiles_x + tx;
+  int slot = atomicAdd(&counts[tile], 1);
+  if (slot < capacity) lists[(long long)tile * capacity + slot] = i;
+}
+
 // shape[g, n] = x, y, a1, a3;  paint[g, n] = k, r, g, b;  z1 = a1 dx, z2 = a3 dy - k dx
 // gops [G] or null: whose Cholesky vectors batch entry g takes; l1 and l3 are raised by `offset`. A Gaussian that is not
 // finite is left out, so that a GoP that diverged does not slow the others down.
 extern "C" __global__ void __launch_bounds__(256) project_bin(
     const float* __restrict__ mu, const float* __restrict__ cholesky, const float* __restrict__ rgb,
     const int* __restrict__ gops, float4* __restrict__ shape, float4* __restrict__ paint, short4* __restrict__ boxes,
-    int* __restrict__ counts, int* __restrict__ lists,
+    int* __restrict__ counts, int* __restrict__ lists, int* __restrict__ wide, int* __restrict__ wide_counts,
     int n, int width, int height, int tiles_x, int tiles_y, int capacity, float offset) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y;
-  if (i >= n) return;
-  long long o = (long long)g * n + i, q = gops ? (long long)gops[g] * n + i : o;
-  float x = mu[2 * o], y = mu[2 * o + 1];
-  float l1 = fmaxf(cholesky[3 * q] + offset, MIN_SCALE), l2 = cholesky[3 * q + 1];
-  float l3 = fmaxf(cholesky[3 * q + 2] + offset, MIN_SCALE);
-  float a1 = U / l1, a3 = U / l3, k = a3 * l2 / l1;
-  shape[o] = make_float4(x, y, a1, a3);
-  paint[o] = make_float4(k, rgb[3 * o], rgb[3 * o + 1], rgb[3 * o + 2]);
+  int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y, lane = threadIdx.x & 31;
+  float x = 0, y = 0, a1 = 0, a3 = 0, k = 0;
+  int left = 0, top = 0, columns = 0, tiles = 0;  // of the box, in tiles
+  if (i < n) {
+    long long o = (long long)g * n + i, q = gops ? (long long)gops[g] * n + i : o;
+    x = mu[2 * o]; y = mu[2 * o + 1];
+    float l1 = fmaxf(cholesky[3 * q] + offset, MIN_SCALE), l2 = cholesky[3 * q + 1];
+    float l3 = fmaxf(cholesky[3 * q + 2] + offset, MIN_SCALE);
+    a1 = U / l1; a3 = U / l3; k = a3 * l2 / l1;
+    shape[o] = make_float4(x, y, a1, a3);
+    paint[o] = make_float4(k, rgb[3 * o], rgb[3 * o + 1], rgb[3 * o + 2]);
 
-  // A hair wider than the ellipse: the exact test is made pixel by pixel.
-  float hx = RADIUS * l1 * 1.00001f + 1e-3f, hy = RADIUS * sqrtf(l2 * l2 + l3 * l3) * 1.00001f + 1e-3f;
-  int x0 = max(0, (int)ceilf(x - hx - 0.5f)), x1 = min(width - 1, (int)floorf(x + hx - 0.5f));
-  int y0 = max(0, (int)ceilf(y - hy - 0.5f)), y1 = min(height - 1, (int)floorf(y + hy - 0.5f));
-  bool finite = fabsf(x) + fabsf(y) + hx + hy < 1e9f;  // false for a NaN
-  if (x1 < x0 || y1 < y0 || !finite) {
-    boxes[o] = make_short4(32767, 32767, -1, -1);
-    return;
-  }
-  boxes[o] = make_short4(x0, y0, x1, y1);
-  for (int ty = y0 / TILE; ty <= y1 / TILE; ty++)
-    for (int tx = x0 / TILE; tx <= x1 / TILE; tx++) {
-      float rx = tx * TILE + 0.5f - x, ry = ty * TILE + 0.5f - y;
-      if (nearest(a1, a3, k, rx, rx + (TILE - 1), ry, ry + (TILE - 1)) > CUT * 1.0001f) continue;
-      int tile = (g * tiles_y + ty) * tiles_x + tx;
-      int slot = atomicAdd(&counts[tile], 1);
-      if (slot < capacity) lists[(long long)tile * capacity + slot] = i;
+    // A hair wider than the ellipse: the exact test is made pixel by pixel.
+    float hx = RADIUS * l1 * 1.00001f + 1e-3f, hy = RADIUS * sqrtf(l2 * l2 + l3 * l3) * 1.00001f + 1e-3f;
+    int x0 = max(0, (int)ceilf(x - hx - 0.5f)), x1 = min(width - 1, (int)floorf(x + hx - 0.5f));
+    int y0 = max(0, (int)ceilf(y - hy - 0.5f)), y1 = min(height - 1, (int)floorf(y + hy - 0.5f));
+    bool finite = fabsf(x) + fabsf(y) + hx + hy < 1e9f;  // false for a NaN
+    if (x1 < x0 || y1 < y0 || !finite) {
+      boxes[o] = make_short4(32767, 32767, -1, -1);
+    } else {
+      boxes[o] = make_short4(x0, y0, x1, y1);
+      left = x0 / TILE; top = y0 / TILE;
+      columns = x1 / TILE - left + 1;
+      tiles = columns * (y1 / TILE - top + 1);
+      if (is_wide(boxes[o])) wide[(long long)g * n + atomicAdd(&wide_counts[g], 1)] = i;
     }
+  }
+  for (int j = 0; j < (tiles <= SMALL_TILES ? tiles : 0); j++)
+    bin(x, y, a1, a3, k, left + j % columns, top + j / columns, i, g, counts, lists, tiles_x, tiles_y, capacity);
+  unsigned large = __ballot_sync(FULL, tiles > SMALL_TILES);
+  while (large) {
+    int from = __ffs(large) - 1;
+    large &= large - 1;
+    float bx = __shfl_sync(FULL, x, from), by = __shfl_sync(FULL, y, from), b1 = __shfl_sync(FULL, a1, from);
+    float b3 = __shfl_sync(FULL, a3, from), bk = __shfl_sync(FULL, k, from);
+    int l = __shfl_sync(FULL, left, from), t = __shfl_sync(FULL, top, from), c = __shfl_sync(FULL, columns, from);
+    int count = __shfl_sync(FULL, tiles, from), which = i - lane + from;
+    for (int j = lane; j < count; j += 32)
+      bin(bx, by, b1, b3, bk, l + j % c, t + j / c, which, g, counts, lists, tiles_x, tiles_y, capacity);
+  }
 }
 
 // 255 v, rounded to even as torch.round does, within [0, 255]
@@ -257,24 +289,23 @@ __device__ __forceinline__ float reduce8(float v[8], int lane) {
   return __shfl_sync(FULL, s, (lane & 7) << 2);  // the sum of value v lies in lanes 4v .. 4v + 3
 }
 
+// The gradients of Gaussian i of GoP g, by one warp or by the eight of a block (WARPS).
 // image_grad: [G, H, W] fp16 x 4 (HALF) or [G, H, W, 3] float. Outputs are multiplied by factor, and by scale [G] if not
 // null.
-template <bool HALF>
-__device__ __forceinline__ void backward(
-    const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
+template <bool HALF, int WARPS>
+__device__ __forceinline__ void gather(
+    int i, int g, const float4* __restrict__ shape, const float4* __restrict__ paint, short4 box,
     const float* __restrict__ cholesky, const void* __restrict__ image_grad, const float* __restrict__ scale,
     float factor, float* __restrict__ d_mu, float* __restrict__ d_cholesky, float* __restrict__ d_rgb,
     int n, int width, int height, float offset) {
-  int i = (blockIdx.x * blockDim.x + threadIdx.x) >> 5, lane = threadIdx.x & 31, g = blockIdx.y;
-  if (i >= n) return;
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   long long o = (long long)g * n + i;
   float4 s = shape[o], p = paint[o];
-  short4 box = boxes[o];
   const uint2* half4 = (const uint2*)image_grad + (long long)g * height * width;
   const float* float3s = (const float*)image_grad + 3LL * g * height * width;
   float ar = 0, ag = 0, ab = 0, s1 = 0, s2 = 0, s11 = 0, s12 = 0, s22 = 0;
   float inv_a3 = 1.f / s.w;
-  for (int xc = box.x & ~3; xc <= box.z; xc += 8) {
+  for (int xc = (box.x & ~3) + (WARPS == 8 ? 8 * warp : 0); xc <= box.z; xc += 8 * WARPS) {
     int x = xc + (lane & 7);
     float dx = x + 0.5f - s.x, z1 = s.z * dx, z1z1 = z1 * z1, t = p.x * dx;
     // Rows of this column inside the ellipse, then of these eight columns together, so that lanes stay side by side.
@@ -314,7 +345,17 @@ __device__ __forceinline__ void backward(
     s11 = fmaf(z1z1, w0, s11); s12 = fmaf(z1, w2, s12); s22 += w22;
   }
   float v[8] = {ar, ag, ab, s1, s2, s11, s12, s22};
-  float total = reduce8(v, lane) * (scale ? scale[g] * factor : factor);
+  float total = reduce8(v, lane);
+  if (WARPS == 8) {
+    __shared__ float sums[8][8];
+    if (lane < 8) sums[warp][lane] = total;
+    __syncthreads();
+    total = 0.f;
+    for (int w = 0; w < 8; w++) total += sums[w][lane & 7];
+    __syncthreads();
+    if (warp) return;
+  }
+  total *= (scale ? scale[g] * factor : factor);
   // dsigma/dmu and dsigma/dL in whitened moments; z carries U once, so first moments U^2 and second moments U^3.
   s1 = __shfl_sync(FULL, total, 3); s2 = __shfl_sync(FULL, total, 4);
   s11 = __shfl_sync(FULL, total, 5); s12 = __shfl_sync(FULL, total, 6); s22 = __shfl_sync(FULL, total, 7);
@@ -330,14 +371,46 @@ __device__ __forceinline__ void backward(
 
 extern "C" __global__ void __launch_bounds__(256, 4) splat_backward(
     const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
-    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, int n, int width, int height,
-    float offset) {
-  backward<false>(shape, paint, boxes, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
+    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
+    const int* wide_counts, int n, int width, int height, float offset) {
+  int i = blockIdx.x * 8 + (threadIdx.x >> 5), g = blockIdx.y;
+  if (i >= n) return;
+  short4 box = boxes[(long long)g * n + i];
+  if (!is_wide(box))
+    gather<false, 1>(i, g, shape, paint, box, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 4) splat_backward_wide(
+    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
+    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
+    const int* wide_counts, int n, int width, int height, float offset) {
+  int g = blockIdx.y;
+  for (int j = blockIdx.x; j < wide_counts[g]; j += gridDim.x) {
+    int i = wide[(long long)g * n + j];
+    short4 box = boxes[(long long)g * n + i];
+    gather<false, 8>(i, g, shape, paint, box, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
+  }
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4) splat_mse_backward(
-    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* residual,
-    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, int n, int width, int height,
-    float offset) {
-  backward<true>(shape, paint, boxes, cholesky, residual, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
+    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* image_grad,
+    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
+    const int* wide_counts, int n, int width, int height, float offset) {
+  int i = blockIdx.x * 8 + (threadIdx.x >> 5), g = blockIdx.y;
+  if (i >= n) return;
+  short4 box = boxes[(long long)g * n + i];
+  if (!is_wide(box))
+    gather<true, 1>(i, g, shape, paint, box, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 4) splat_mse_backward_wide(
+    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* image_grad,
+    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
+    const int* wide_counts, int n, int width, int height, float offset) {
+  int g = blockIdx.y;
+  for (int j = blockIdx.x; j < wide_counts[g]; j += gridDim.x) {
+    int i = wide[(long long)g * n + j];
+    short4 box = boxes[(long long)g * n + i];
+    gather<true, 8>(i, g, shape, paint, box, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
+  }
 }
