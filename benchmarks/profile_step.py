@@ -1,6 +1,7 @@
 """Where the time of a deformation step goes, kernel by kernel: 13 GoPs of 20,000 Gaussians on Bunny, after a short fit.
 
-Usage: python benchmarks/profile_step.py    (needs a GPU; issue rate and bandwidth need ncu, Nsight Compute)
+Usage: python benchmarks/profile_step.py          measure (needs a GPU; issue rate and bandwidth need ncu)
+       python benchmarks/profile_step.py table    print the table of docs/PERFORMANCE.md from results.csv, anywhere
 
 Times are of the captured step, from torch's profiler. Under ncu the same kernels run one by one.
 """
@@ -13,7 +14,7 @@ import sys
 from dataclasses import replace
 
 import torch
-from common import report
+from common import RESULTS, report
 
 from stgvlib.backend import resolve_device
 from stgvlib.config import PAPER, STGV
@@ -46,7 +47,52 @@ def prepared(device: torch.device):
     return step, _captured(step, optimizer, losses)
 
 
+def floors(device_rate: float = 132 * 128 * 1.75e9, tensor: float = 790e12, memory: float = 4.3e12) -> dict[str, float]:
+    """Microseconds that operations or bytes alone would take on one H200, for 13 GoPs of 20,000 Gaussians.
+
+    splat: 18 M pixel-Gaussian pairs a GoP at 10 and 16 lane instructions. MLP: 48 k and 150 k operations a Gaussian.
+    hash: 8 levels of 24 bytes forward, 40 backward. adam: 28 bytes a parameter. project_bin: 100 bytes a Gaussian.
+    """
+    points, pairs, parameters = 13 * 20_000, 13 * 18e6, 13 * 231_813
+    seconds = {
+        "splat_mse_forward": 10 * pairs / device_rate,
+        "splat_mse_backward": 16 * pairs / device_rate,
+        "mlp_forward": 48e3 * points / tensor,
+        "mlp_backward": 150e3 * points / tensor,
+        "hash_forward": 8 * 24 * points / memory,
+        "hash_backward": 8 * 40 * points / memory,
+        "adam": 28 * parameters / memory,
+        "project_bin": 100 * points / memory,
+    }
+    return {name: 1e6 * value for name, value in seconds.items()}
+
+
+def table() -> str:
+    """The measured rows of a step as Markdown."""
+    with open(RESULTS, newline="") as file:
+        found = {r["name"]: r for r in csv.DictReader(file) if r["config"] == ABOUT}
+    columns = ("issue slots used", "L2 bandwidth", "DRAM bandwidth")
+    lines = [
+        "| kernel | us | us a GoP | floor, us | issue slots, % | L2, GB/s | DRAM, GB/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    kernels = [name for name in found if name.startswith("kernel ")]
+    for name in sorted(kernels, key=lambda name: -float(found[name]["value"])):
+        kernel, time = name.removeprefix("kernel "), float(found[name]["value"])
+        counted = [f"{float(found[f'{c} {kernel}']['value']):.0f}" if f"{c} {kernel}" in found else "" for c in columns]
+        floor = f"{floors()[kernel]:.0f}" if kernel in floors() else ""
+        lines.append(f"| {kernel} | {time:.1f} | {time / 13:.2f} | {floor} | {' | '.join(counted)} |")
+    rest, whole = (float(found[name]["value"]) for name in ("kernels of torch", "step, replayed"))
+    lines += [f"| kernels of torch | {rest:.1f} | {rest / 13:.2f} | | | | |"]
+    lines += [f"| **step, replayed** | **{whole:.0f}** | **{whole / 13:.1f}** | {sum(floors().values()):.0f} | | | |"]
+    about = found["step, replayed"]
+    return "\n".join(lines) + f"\n\n{about['device']}, {ABOUT}, commit {about['commit']}, {about['date']}."
+
+
 def main() -> None:
+    if sys.argv[1:] == ["table"]:
+        print(table())
+        return
     device = resolve_device("cuda")
     step, advance = prepared(device)
     if "--once" in sys.argv:  # under ncu
@@ -73,7 +119,7 @@ def main() -> None:
     rows = [r for r in profile.key_averages() if r.device_time_total > 0]
     ours = [r for r in rows if not r.key.startswith(("void ", "Mem"))]
     for row in ours:
-        report(f"kernel {row.key}", ABOUT, device, row.device_time_total / 20, "us")
+        report(f"kernel {row.key}", ABOUT, device, row.device_time_total / 20, "us", floors().get(row.key))
     rest = sum(r.device_time_total for r in rows if r not in ours) / 20
     report("kernels of torch", ABOUT, device, rest, "us")
     if shutil.which("ncu"):

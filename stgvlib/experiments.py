@@ -43,7 +43,12 @@ class Run:
     config: FitConfig
     about: str
     frames: int | None = None  # only the first frames; None: all that the profile takes
-    crop: tuple[float, float, float, float] = (0.34, 0.70, 0.10, 0.42)  # top, bottom, left, right of the figures' crop
+    crop: tuple[float, float, float, float] | None = (
+        0.34,
+        0.70,
+        0.10,
+        0.42,
+    )  # top, bottom, left, right; None: no pictures
 
 
 def _field(**changes) -> FitConfig:
@@ -116,11 +121,11 @@ RUNS = {
     "bunny/planes": Run("bunny", _field(encoding="planes"), "key frame, three planes"),
     "bunny/paper": Run("bunny", PAPER, "the paper's full method: key frame, 2D and 3D hash"),
     "bunny/stgv": Run("bunny", STGV, "our preset at the same parameter budget"),
-    **{f"levers/{name}": Run("bunny", config, about) for name, (config, about) in LEVERS.items()},
-    **{f"hard/{name}": Run("bunny", config, about, frames=44) for name, (config, about) in HARD_LEVERS.items()},
+    **{f"levers/{name}": Run("bunny", config, about, crop=None) for name, (config, about) in LEVERS.items()},
+    **{f"hard/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in HARD_LEVERS.items()},
     **{
         f"check_{sequence}/{config.preset}": Run(
-            f"davis/{sequence}", replace(config, **CHECK), f"{about}, at a fifth of the steps", frames=30
+            f"davis/{sequence}", replace(config, **CHECK), f"{about}, at a fifth of the steps", frames=30, crop=None
         )
         for sequence in ("blackswan", "bmx-trees")
         for config, about in ((PAPER, "the paper's method"), (SKETCH, "our starting point"), (STGV, "our preset"))
@@ -221,7 +226,7 @@ def run(
         },
         **judge(result.model, video),
     }
-    pictures, ranges = _pictures(result.model, result.coarse, video, spec.crop)
+    pictures, ranges = _pictures(result.model, result.coarse, video, spec.crop) if spec.crop else ({}, {})
     record["pictures"] = ranges
     path.parent.mkdir(parents=True, exist_ok=True)
     for key_, picture in pictures.items():
@@ -334,10 +339,11 @@ def _load(path: Path) -> dict | None:
 
 
 def commit() -> str:
-    """The commit that made a record; $STGV_COMMIT where the sources lie outside a checkout."""
+    """The commit that makes a record: $STGV_COMMIT where it is set (sources outside their checkout), else git's."""
+    if given := os.environ.get("STGV_COMMIT"):
+        return given
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-        return found.stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("STGV_COMMIT", "unknown")
+        return "unknown"

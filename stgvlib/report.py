@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 
 from stgvlib import datasets, paper
 from stgvlib.encoding import HashGrid
-from stgvlib.experiments import Record, results_folder
+from stgvlib.experiments import RUNS, Record, results_folder, run
 from stgvlib.model import write_atomically
 
 UVG_REASON = "UVG is not on the machine that ran this: stgv fetch uvg"
@@ -57,7 +57,7 @@ def _save_table(frame: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
     rounded = frame.copy()
     for column in rounded.select_dtypes("float"):
         rounded[column] = rounded[column].round(4 if column == "MS-SSIM" else 2)
-    for column in {"parameters", "steps", "frames"} & set(rounded.columns):
+    for column in {"parameters", "steps", "frames", "Gaussians", "GoPs"} & set(rounded.columns):
         rounded[column] = rounded[column].astype("Int64")
     write_atomically(folder / f"{name}.csv", rounded.to_csv(index=False).encode())
     write_atomically(folder / f"{name}.md", markdown(rounded).encode())
@@ -69,6 +69,24 @@ def markdown(frame: pd.DataFrame) -> str:
     lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
     lines += [["" if pd.isna(v) else str(v) for v in row] for row in frame.astype(object).values]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def lever_table(family: str, base: str, profile: str = "paper") -> pd.DataFrame:
+    """What each lever of a family of runs ("levers", "hard") is worth against its base, from the records there are."""
+    records = {name: run(name, profile, "cpu") for name in RUNS if name.startswith(f"{family}/")}
+    reference = records[f"{family}/{base}"]
+    rows = []
+    for name, record in records.items():
+        row = {"run": name, "what": RUNS[name].about, "PSNR": None, "against base": None}
+        if record:
+            key_frames = record["history"]["coarse"][-1][1]
+            row |= {"PSNR": record["psnr"], "key frames": key_frames, "worst frame": min(record["psnr_frames"])}
+            row["against base"] = record["psnr"] - reference["psnr"] if reference else None
+            row |= {"Gaussians": record["gaussians"], "GoPs": record["gops"], "parameters": record["parameters"]}
+            row["seconds"] = record["seconds"]["total"]
+        row["note"] = record.reason
+        rows.append(row)
+    return _save_table(pd.DataFrame(rows).sort_values("PSNR", ascending=False, kind="stable"), family, profile)
 
 
 def level_table(grid: HashGrid, frames: int = 10) -> pd.DataFrame:
