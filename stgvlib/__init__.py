@@ -2,11 +2,12 @@
 
 from stgvlib import STGV, fit, open_video
 result = fit(open_video("clip.mp4"), STGV, device="cuda")
-frame = result.model.render(torch.tensor([0]))
+frame = Decoder(result.model)[0]
 """
 
 from stgvlib.config import PAPER, PROFILES, STGV, FieldConfig, FitConfig
 from stgvlib.datasets import load
+from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate, ms_ssim, psnr
 from stgvlib.model import VideoModel, load_model, save_model
@@ -18,6 +19,7 @@ __all__ = [
     "PAPER",
     "PROFILES",
     "STGV",
+    "Decoder",
     "FieldConfig",
     "FitConfig",
     "StgvError",

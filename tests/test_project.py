@@ -3,6 +3,9 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -131,6 +134,20 @@ def test_figures_in_the_documents_are_the_records():
     full = json.loads((ROOT / "results/paper/runs/bunny/paper.json").read_text())
     said = f"{full['psnr']:.2f} dB on Bunny .* in {full['seconds']['total']:.0f} s on one H200"
     assert re.search(said, (ROOT / "README.md").read_text())
+
+
+def test_tables_in_the_documents_are_made_from_what_was_measured(tmp_path, monkeypatch):
+    """docs/REPRODUCTION.md holds the levers' table as records give it now, docs/PERFORMANCE.md that of results.csv."""
+    from stgvlib import report
+
+    made = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/profile_step.py", "table"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout.strip() in (ROOT / "docs/PERFORMANCE.md").read_text()
+    shutil.copytree(ROOT / "results/paper/runs/levers", tmp_path / "paper/runs/levers")
+    monkeypatch.setenv("STGV_RESULTS", str(tmp_path))
+    report.lever_table("levers", "sketch")
+    assert (tmp_path / "paper/tables/levers.md").read_text().strip() in (ROOT / "docs/REPRODUCTION.md").read_text()
 
 
 def test_committed_records_are_valid_for_this_code():
