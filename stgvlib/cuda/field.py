@@ -85,14 +85,14 @@ class FusedField:
         self.extent = (float(model.size[1]), float(model.size[0]))
         scale = field.position_scale.tolist()
         self.scales = (*scale, field.shape_scale)
-        self.grad_scale = (
-            3 * float(field.pixels) / 64
-        )  # the loss is a mean over 3 H W: back to the order of one for fp16
+        # The loss is a mean over 3 H W: its gradients are brought back to the order of one for fp16.
+        self.grad_scale = 3 * float(field.pixels) / 64
         if self.hashed:
             self.levels, self.entries, self.largest = _levels(field)
             self.levels = self.levels.to(device)
             self.blended = torch.zeros(batch, self.entries, 8, dtype=torch.float16, device=device)
             self.staged = 16 * self.largest if 16 * self.largest <= STAGED_LEVEL else 0
+        self.training, self.blended_grad = training, None
         if training:
             self.dx = torch.empty_like(self.x)
             self.blocks = _blocks(-(-self.count // BACKWARD_ROWS), batch, self.slots)
@@ -133,8 +133,7 @@ class FusedField:
             tables = [None if grid is None else grid.table for grid in (field.spatial, field.temporal)]
             sizes = [0 if table is None else table.shape[1] for table in tables]
             grid = (-(-self.largest // 256), LEVELS, self.batch)
-            gradient = getattr(self, "blended_grad", None)
-            arguments = (*tables, self.levels, self.t, self.gops, self.blended, gradient, self.entries, *sizes)
+            arguments = (*tables, self.levels, self.t, self.gops, self.blended, self.blended_grad, self.entries, *sizes)
             run("hash_encoding", "hash_blend", grid, 256, *arguments)
             arguments = (mu, self.blended, self.levels, self.gops, self.x, self.count, self.rows, self.entries)
             grid = (-(-self.count // POINTS), LEVELS, self.batch)
@@ -196,9 +195,8 @@ class FusedField:
     def _encode_with_torch(self, mu: Tensor) -> None:
         if self.gops is not None:
             mu = mu[self.gops.long()]
-        needed = hasattr(self, "dx")
-        self.leaf = mu.detach().requires_grad_(needed)
-        with torch.set_grad_enabled(needed):
+        self.leaf = mu.detach().requires_grad_(self.training)
+        with torch.set_grad_enabled(self.training):
             self.encoded = torch.cat(self.field.encode(self.leaf, self.t), -1)
         width = self.encoded.shape[2]
         padded = torch.nn.functional.pad(self.encoded.detach(), (0, FEATURES - width))
