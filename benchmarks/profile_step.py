@@ -21,7 +21,8 @@ from stgvlib.config import PAPER, STGV
 from stgvlib.datasets import load
 from stgvlib.model import VideoModel
 from stgvlib.optimizer import FlatOptimizer
-from stgvlib.train import _captured, _fused_step, _generator, _initial, _segments, _sort, cut_gops, load_gops, run_stage
+from stgvlib.placement import generator_for, initial_model, sort_gaussians
+from stgvlib.train import _captured, _fused_step, _segments, cut_gops, load_gops, run_stage
 
 METRICS = {
     "smsp__issue_active.avg.pct_of_peak_sustained_active": ("issue slots used", "%"),
@@ -36,11 +37,11 @@ def prepared(device: torch.device):
     config = replace(STGV, gop_size=PAPER.gop_size, gaussians=20_000, coarse_steps=2000, steps=2000)
     video = load("bunny")
     frames, lengths = load_gops(video, cut_gops(video, config), device)
-    parts = [_initial(config, frames[i], n, 20_000, _generator(0, i)) for i, n in enumerate(lengths)]
+    parts = [initial_model(config, frames[i], n, 20_000, generator_for(0, i)) for i, n in enumerate(lengths)]
     model = VideoModel.join(parts).to(device)
     for stage in ("coarse", "deformation"):
-        run_stage(model, frames, stage, lambda *_: None, [_generator(0, i) for i in range(len(lengths))])
-        _sort(model)
+        run_stage(model, frames, stage, lambda *_: None, [generator_for(0, i) for i in range(len(lengths))])
+        sort_gaussians(model)
     optimizer = FlatOptimizer(_segments(model, "deformation", 100_000), config.optimizer)
     losses, counts = torch.zeros(100_000, len(frames), device=device), torch.tensor(model.num_frames, device=device)
     step = _fused_step(model, frames, optimizer, losses, counts, counts * 0 + 3, None, False)

@@ -20,7 +20,7 @@ from stgvlib.backend import resolve_device
 from stgvlib.config import STGV
 from stgvlib.model import VideoModel
 from stgvlib.optimizer import FlatOptimizer, Segment
-from stgvlib.train import _morton
+from stgvlib.placement import z_order
 
 NAME, MEMORY = "deformation step, scaling", "memory, scaling"
 COVER = 22.0  # pixel-Gaussian pairs a pixel: 18 M on 640 x 1280 (FACTS of the published system: mean box 922 px)
@@ -39,7 +39,7 @@ def bench(count: int, size_name: str, gops: int, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     model = VideoModel(replace(STGV, gaussians=count), [2] * gops, size, count, generator)
     mu = torch.rand(count, 2, generator=generator) * torch.tensor([size[1], size[0]])
-    mu = mu[_morton(mu).argsort()]
+    mu = mu[z_order(mu).argsort()]
     scale = math.sqrt(COVER * size[0] * size[1] / count / (2 * math.pi * math.log(255)))
     for g in range(gops):
         model.gaussians.set_pixels(

@@ -6,13 +6,10 @@ log live on the device, so nothing in the loop waits for the host. Each GoP has 
 not depend on how GoPs were batched. A finished GoP is written at once; `resume` takes it from there.
 """
 
-import hashlib
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -24,16 +21,15 @@ from stgvlib.backend import kernels_for
 from stgvlib.config import FitConfig
 from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
-from stgvlib.model import VideoModel, gaussian_count, load_model, save_model, split_gops
+from stgvlib.model import VideoModel, gaussian_count, save_model, split_gops
 from stgvlib.optimizer import FlatOptimizer, Segment, schedule
-from stgvlib.splat import splat, splat_mse
+from stgvlib.parts import finished_gops, identity, open_parts, part
+from stgvlib.placement import add_gaussians, generator_for, initial_model, sort_gaussians
+from stgvlib.splat import splat_mse
 from stgvlib.video import Video
 
 CHUNK = 200  # steps between two looks at the loss
 ADDED_UNTIL = 0.6  # part of the coarse stage after which no Gaussians are added
-ADDED_SCALE = 1.5  # px, l1 and l3 of an added Gaussian
-ADDED_PART = 0.5  # of the residual that it takes as its colour
-WAITING = -1e4  # px, where Gaussians wait to be added: they reach no pixel
 
 
 @dataclass
@@ -60,12 +56,15 @@ class FitResult:
 Callback = Callable[[Progress], None]
 
 
-class Diverged(Exception):
-    """The loss of a GoP was not finite. Holds the GoP's place in the batch, the step, and the last good model."""
+@dataclass
+class Diverged:
+    """A GoP whose loss was not finite."""
 
-    def __init__(self, place: int, stage: str, step: int, good_step: int, good: VideoModel):
-        super().__init__()
-        self.place, self.stage, self.step, self.good_step, self.good = place, stage, step, good_step, good
+    place: int  # in the batch
+    stage: str
+    step: int
+    good_step: int  # of `good`
+    good: VideoModel  # the last state after which losses were finite
 
 
 def fit(
@@ -91,10 +90,10 @@ def fit(
     first = share is None or share.rank == 0
     if parts is not None:
         if first:
-            done = _open_parts(parts, _identity(video, config, seed), len(gops), resume)
+            done = open_parts(parts, identity(video, config, seed), len(gops), resume)
         if share:
             share.wait()
-            done = done if first else _finished(parts, len(gops))
+            done = done if first else finished_gops(parts, len(gops))
     mine = [g for g in range(len(gops)) if share is None or g % share.world == share.rank]
     todo = [g for g in mine if g not in done]
     size = _gops_per_batch(video, gops, count, device)
@@ -108,9 +107,11 @@ def fit(
         state = Progress((batch[0], batch[-1] + 1), len(gops), "coarse", done_steps, total, 0.0)
         try:
             result = _fit_batch(video, [gops[g] for g in batch], batch, config, count, device, seed, progress, state)
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError:
+            result = None  # and the tensors of the failed call go with its traceback
+        if result is None:
             if len(batch) == 1:
-                raise StgvError("the GPU ran out of memory on one GoP: lower --size or --gaussians") from error
+                raise StgvError("the GPU ran out of memory on one GoP: lower --size or --gaussians")
             size = len(batch) // 2
             torch.cuda.empty_cache()
             if progress:
@@ -129,14 +130,14 @@ def fit(
                 continue
             done[g] = result.model.gop(i).cpu()
             if parts is not None:
-                save_model(done[g], _part(parts, g))
+                save_model(done[g], part(parts, g))
     if share:
         if given_up:
             share.tell("; ".join(given_up))
         share.wait()
         if not first:
             return FitResult(None, coarse, {}, seconds)
-        done = _finished(parts, len(gops))
+        done = finished_gops(parts, len(gops))
         if missing := [g for g in range(len(gops)) if g not in done]:
             given_up = given_up or [f"GoPs {missing} were not finished"]
     if given_up:
@@ -158,10 +159,10 @@ class _Batch:
 def _fit_batch(video, gops, numbers, config, count, device, seed, progress, state) -> _Batch:
     """Both stages for GoPs [start, stop) with the given numbers."""
     frames, lengths = load_gops(video, gops, device)
-    generators = [_generator(seed, g) for g in numbers]
-    model = VideoModel.join([_initial(config, frames[i], n, count, generators[i]) for i, n in enumerate(lengths)]).to(
-        device
-    )
+    generators = [generator_for(seed, g) for g in numbers]
+    model = VideoModel.join(
+        [initial_model(config, frames[i], n, count, generators[i]) for i, n in enumerate(lengths)]
+    ).to(device)
     result = _Batch(model, None, {}, {}, [])
     for stage in ("coarse", "deformation"):
         began = time.perf_counter()
@@ -173,7 +174,7 @@ def _fit_batch(video, gops, numbers, config, count, device, seed, progress, stat
         state = replace(state, done=state.done + len(result.losses[stage]))
         if stage == "coarse":
             result.coarse = model.gop(0)
-            _sort(model)
+            sort_gaussians(model)
     return result
 
 
@@ -245,7 +246,7 @@ def run_stage(
         done += todo
         report(done, recent.mean(0)[finite])
         if done in rounds:
-            _add_gaussians(model, frames, keyframe, len(rounds) - rounds.index(done), generators)
+            add_gaussians(model, frames, keyframe, len(rounds) - rounds.index(done), generators)
         if fused is not None and fused.grow_lists():
             advance = _captured(step, optimizer, losses)
         if not diverged:
@@ -353,100 +354,15 @@ def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], video.num_frames]))
 
 
-def _generator(seed: int, gop: int) -> torch.Generator:
-    """Each GoP has its own, so that results do not depend on how GoPs were batched."""
-    return torch.Generator().manual_seed(int(hashlib.sha256(f"{seed}/{gop}".encode()).hexdigest()[:15], 16))
-
-
-def _initial(config: FitConfig, frames: Tensor, length: int, count: int, generator: torch.Generator) -> VideoModel:
-    """One GoP's starting point. Gaussians that are added later wait outside the frame."""
-    height, width = frames.shape[1:3]
-    model = VideoModel(config, [length], (height, width), count, generator)
-    keyframe = frames[length // 2 if config.keyframe == "middle" else 0, ..., :3].float() / 255
-    placed = max(1, round(count * config.initial_part)) if config.additions else count
-    if config.placement == "gradient":
-        at = _draw_pixels(_gradient_measure(keyframe), placed, generator)
-        rgb, at = keyframe.reshape(-1, 3)[at].cpu(), at.cpu()
-        mu = torch.stack([at % width, at // width], 1) + torch.rand(placed, 2, generator=generator)
-    else:
-        mu = torch.rand(placed, 2, generator=generator) * torch.tensor([width, height])
-        rgb = torch.rand(placed, 3, generator=generator)
-    if config.initial_scale is None:
-        cholesky = torch.rand(placed, 3, generator=generator) + torch.tensor([0.5, 0.0, 0.5])
-    else:
-        scale = config.initial_scale
-        if scale == "cover":  # 2 pi scale^2 a Gaussian fill the frame once
-            scale = math.sqrt(height * width / (2 * math.pi * placed))
-        cholesky = torch.tensor([scale, 0.0, scale]).expand(placed, 3)
-    order = _morton(mu).argsort()
-    waiting = count - placed
-    mu = torch.cat([mu[order], torch.full((waiting, 2), WAITING)])
-    cholesky = torch.cat([cholesky[order], torch.tensor([ADDED_SCALE, 0.0, ADDED_SCALE]).expand(waiting, 3)])
-    model.gaussians.set_pixels(0, mu, cholesky, torch.cat([rgb[order], torch.zeros(waiting, 3)]))
-    return model
-
-
-@torch.no_grad()
-def _add_gaussians(model: VideoModel, frames: Tensor, keyframe: Tensor | None, rounds_left: int, generators) -> None:
-    """Bring in a share of each GoP's waiting Gaussians where the error is, with the residual as their colour."""
-    gaussians, width = model.gaussians, model.size[1]
-    index = torch.zeros(len(frames), dtype=torch.int64, device=frames.device) if keyframe is None else keyframe
-    target = frames[torch.arange(len(frames), device=frames.device), index].float() / 255
-    residual = (target[..., :3] - splat(*gaussians.pixels(), gaussians.rgb, model.size)) * target[..., 3:]
-    for g in range(len(frames)):
-        waiting = (gaussians.mu[g, :, 0] == WAITING).nonzero()[:, 0]
-        chosen = waiting[: -(-len(waiting) // rounds_left)]
-        measure = residual[g].square().sum(-1).flatten()
-        if len(chosen) == 0 or not measure.sum() > 0:
-            continue
-        at = _draw_pixels(measure, len(chosen), generators[g])
-        mu = torch.stack([at % width, at // width], 1) + 0.5
-        order = _morton(mu).argsort()
-        gaussians.mu[g, chosen] = mu[order].float()
-        gaussians.rgb[g, chosen] = residual[g].view(-1, 3)[at[order]] * ADDED_PART
-
-
-def _sort(model: VideoModel) -> None:
-    """Put each GoP's Gaussians in Z-order again, after the coarse stage has moved them: kernels read neighbours."""
-    mu, _ = model.gaussians.pixels()
-    for g in range(len(mu)):
-        order = _morton(mu[g].detach()).argsort(stable=True)
-        for p in model.gaussians.parameters():
-            p.data[g] = p.data[g][order]
-
-
-def _gradient_measure(keyframe: Tensor) -> Tensor:
-    """Chance of each pixel: 70 % in proportion to the image gradient, 30 % uniform."""
-    luma = keyframe.mean(-1)
-    gradient = torch.stack(torch.gradient(luma)).norm(dim=0).flatten() if min(luma.shape) > 1 else luma.new_zeros(0)
-    if len(gradient) == 0 or gradient.sum() == 0:
-        return luma.new_ones(luma.numel())
-    return 0.7 * gradient / gradient.sum() + 0.3 / len(gradient)
-
-
-def _draw_pixels(measure: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Pixel numbers [count], drawn in proportion to `measure` [H * W]."""
-    cumulative = measure.double().cumsum(0)
-    draw = torch.rand(count, generator=generator, dtype=torch.float64).to(measure.device) * cumulative[-1]
-    return torch.searchsorted(cumulative, draw).clamp(max=len(measure) - 1)
-
-
-def _morton(mu: Tensor) -> Tensor:
-    """Z-order of 8-px cells: neighbours in space become neighbours in memory."""
-    x, y = (mu / 8).long().clamp(min=0).unbind(1)
-    code = torch.zeros_like(x)
-    for bit in range(12):
-        code |= (x >> bit & 1) << 2 * bit | (y >> bit & 1) << 2 * bit + 1
-    return code
-
-
 def _gops_per_batch(video: Video, gops: list, count: int, device: torch.device) -> int:
     """One on a CPU; on a GPU as many as fit in 60 % of its free memory."""
     if device.type == "cpu":
         return 1
     height, width = video.size
     longest = max(stop - start for start, stop in gops)
-    each = height * width * (4 * longest + 8 + 12) + count * 4 * 3500  # frames, images; activations and moments
+    tiles = -(-height // 16) * -(-width // 16)
+    # Frames and residual; parameters, moments, features; tile lists; weight gradients of the blocks.
+    each = height * width * (4 * longest + 8) + count * 1000 + tiles * 4 * 512 + 4e6
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(0.6 * free / each))
 
@@ -460,59 +376,6 @@ def _reporter(progress: Callback | None, first: Progress) -> Callable[[int, Tens
             progress(replace(first, done=first.done + steps, psnr=psnr))
 
     return report
-
-
-def _identity(video: Video, config: FitConfig, seed: int) -> dict:
-    """What must agree for finished GoPs to be taken over."""
-    first = hashlib.sha256(np.ascontiguousarray(video.read(0, 1))).hexdigest()[:16]
-    about = {"config": asdict(config), "seed": seed, "size": video.size, "frames": video.num_frames, "first": first}
-    return json.loads(json.dumps(about))
-
-
-def _part(parts: Path, gop: int) -> Path:
-    return parts / f"gop_{gop:04d}.safetensors"
-
-
-def _open_parts(parts: Path, identity: dict, gops: int, resume: bool) -> dict[int, VideoModel]:
-    """Finished GoPs of an earlier run of the same fit; creates the folder for a new one."""
-    about = parts / "fit.json"
-    finished = [g for g in range(gops) if _part(parts, g).is_file()]
-    try:
-        if about.is_file() and finished and not resume:
-            raise StgvError(
-                f"{parts} holds {len(finished)} of {gops} GoPs of an unfinished fit: "
-                "add --resume to go on, or delete the folder to start over"
-            )
-        if not finished or not about.is_file():
-            shutil.rmtree(parts, ignore_errors=True)
-            parts.mkdir(parents=True)
-            about.write_text(json.dumps(identity))
-            return {}
-        try:
-            before = json.loads(about.read_text())
-        except ValueError as error:
-            raise StgvError(f"{about} is damaged; delete {parts} to start over") from error
-    except OSError as error:
-        raise StgvError(f"cannot use {parts}: {error.strerror}") from error
-    if before != identity:
-        differing = sorted(k for k in identity if before.get(k) != identity[k])
-        raise StgvError(
-            f"{parts} holds GoPs of another fit ({', '.join(differing)} differ): "
-            "repeat its settings, or delete the folder to start over"
-        )
-    return _finished(parts, gops)
-
-
-def _finished(parts: Path, gops: int) -> dict[int, VideoModel]:
-    """The GoPs that were finished. One that was cut off while it was written is deleted, to be fitted again."""
-    done = {}
-    for g in range(gops):
-        if _part(parts, g).is_file():
-            try:
-                done[g] = load_model(_part(parts, g))[0]
-            except StgvError:
-                _part(parts, g).unlink()
-    return done
 
 
 def psnr_over_steps(losses: Tensor, period: int = 1, points: int = 100) -> list[tuple[int, float]]:

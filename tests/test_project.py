@@ -26,6 +26,7 @@ LAYERS = [
     ["splat", "encoding_cpu"],
     ["encoding", "optimizer"],
     ["model"],
+    ["placement", "parts"],
     ["train", "decode"],
     ["experiments"],
     ["report"],

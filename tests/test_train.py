@@ -14,6 +14,7 @@ from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
 from stgvlib.model import load_model
+from stgvlib.placement import WAITING
 from stgvlib.train import cut_gops, fit, psnr_over_steps
 from stgvlib.video import open_video, write_video
 
@@ -200,7 +201,7 @@ def test_gops_are_cut_where_the_motion_is(tmp_path):
 def test_additions_fill_up_the_gaussians(video):
     config = replace(QUICK, additions=3, initial_part=0.25, steps=0)
     start = fit(video, replace(config, coarse_steps=0)).model
-    assert (start.gaussians.mu[..., 0] == train.WAITING).sum() == 2 * 45
+    assert (start.gaussians.mu[..., 0] == WAITING).sum() == 2 * 45
     model = fit(video, config).model
     assert (model.gaussians.mu > -100).all()
     with pytest.raises(StgvError, match="additions need"):
