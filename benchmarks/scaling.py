@@ -23,7 +23,7 @@ from stgvlib.optimizer import FlatOptimizer, Segment
 from stgvlib.placement import z_order
 
 NAME, MEMORY = "deformation step, scaling", "memory, scaling"
-COVER = 22.0  # pixel-Gaussian pairs a pixel: 18 M on 640 x 1280 (FACTS of the published system: mean box 922 px)
+COVER = 22.0  # pixel-Gaussian pairs a pixel: 18 M on 640 x 1280
 SIZES = {"360p": (360, 640), "640x1280": (640, 1280), "720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}
 SWEEPS = {
     "Gaussians": [(n, "640x1280", 4) for n in (5_000, 10_000, 20_000, 40_000, 80_000, 160_000)],

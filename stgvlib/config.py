@@ -50,16 +50,14 @@ class FitConfig:
     placement: Literal["uniform", "gradient"] = "uniform"
     additions: int = 0  # rounds of the coarse stage in which Gaussians are added where the error is [ours]
     initial_part: float = 1.0  # of the Gaussians that are there before the first round
-    initial_scale: float | Literal["cover"] | None = (
-        None  # px, l1 and l3 at the start; None: U(0.5, 1.5) and l2 U(0, 1) [code]; "cover": they sum to one [ours]
-    )
+    # px, l1 and l3 at the start; None: U(0.5, 1.5) and l2 U(0, 1) [code]; "cover": they sum to one [ours]
+    initial_scale: float | Literal["cover"] | None = None
     optimizer: Literal["adam", "adan"] = "adan"  # [code]
     position_rate: float = 7e-3
     cholesky_rate: float = 7e-3
     color_rate: float = 7e-3
-    gaussian_schedule: Literal["constant", "cosine", "halving"] = (
-        "halving"  # after each third of `steps`, 20,000 [code]
-    )
+    # halving: after each third of `steps`, 20,000 [code]
+    gaussian_schedule: Literal["constant", "cosine", "halving"] = "halving"
     last_rate: float = 0.05  # cosine: part of the rate that is left at the end
     field_rate: float = 1.6e-4
     field_rate_last: float = 1.6e-5

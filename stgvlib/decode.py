@@ -87,7 +87,7 @@ class _Graph:
         self.gops = torch.zeros(count, dtype=torch.int32, device=device)
         self.field = FusedField(model, count, self.gops)
         self.out = torch.empty(count, *decoder.size, 3, dtype=decoder.dtype, device=device)
-        self.offset = model.gaussians.offset[0].item() if model.gaussians.tanh else 0.0
+        self.offset = model.gaussians.cholesky_offset
         self.ratio = model.size_ratio(decoder.size)
         self.shape_ratio = self.ratio[[0, 1, 1]]  # l1 follows x; l2, l3 follow y
         self.raised = self.ratio.new_tensor([self.offset, 0.0, self.offset])
@@ -108,7 +108,7 @@ class _Graph:
         torch.index_select(self.gop_of, 0, self.numbers, out=self.gops)
         torch.index_select(self.t_of, 0, self.numbers, out=self.field.t)
         mu, cholesky, rgb = self.field.forward()
-        gops, offset = (self.gops, self.offset) if self.field.cholesky is None else (None, self.offset)
+        gops, offset = self.gops if self.field.cholesky is None else None, self.offset
         if self.decoder.scale != 1:
             canonical = cholesky if gops is None else cholesky[gops]
             mu, cholesky = mu * self.ratio, (canonical + self.raised) * self.shape_ratio

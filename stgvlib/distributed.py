@@ -36,7 +36,6 @@ def join_torchrun() -> Share | None:
         return None
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    restarted = restarts > 0
     # torchrun's store outlives a restart, with the addresses of processes that are gone: each start has its own keys.
     ours = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = torch.distributed.TCPStore(
@@ -46,5 +45,4 @@ def join_torchrun() -> Share | None:
     # A rank may fit for days while another waits for it.
     patience = timedelta(days=30)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    return Share(rank, world, local, restarted)
+    return Share(rank, world, int(os.environ.get("LOCAL_RANK", 0)), restarted=restarts > 0)

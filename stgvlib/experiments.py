@@ -43,12 +43,7 @@ class Run:
     config: FitConfig
     about: str
     frames: int | None = None  # only the first frames; None: all that the profile takes
-    crop: tuple[float, float, float, float] | None = (
-        0.34,
-        0.70,
-        0.10,
-        0.42,
-    )  # top, bottom, left, right; None: no pictures
+    crop: tuple[float, ...] | None = (0.34, 0.70, 0.10, 0.42)  # top, bottom, left, right; None: no pictures
 
 
 def _field(**changes) -> FitConfig:

@@ -37,6 +37,11 @@ class CanonicalGaussians(nn.Module):
         self.register_buffer("offset", torch.tensor(CHOLESKY_OFFSET), persistent=False)
 
     @property
+    def cholesky_offset(self) -> float:
+        """What l1 and l3 are above their parameters, px."""
+        return CHOLESKY_OFFSET[0] if self.tanh else 0.0
+
+    @property
     def extent_px(self) -> tuple[float, float]:
         """Width and height."""
         return float(self.size[1]), float(self.size[0])
@@ -44,7 +49,7 @@ class CanonicalGaussians(nn.Module):
     @property
     def cholesky_floor(self) -> float:
         """Lower bound of the raw l1 and l3, which the optimiser keeps."""
-        return MIN_SCALE - CHOLESKY_OFFSET[0] if self.tanh else MIN_SCALE
+        return MIN_SCALE - self.cholesky_offset
 
     def pixels(self) -> tuple[Tensor, Tensor]:
         """(mu [G, N, 2], cholesky [G, N, 3]) in px."""

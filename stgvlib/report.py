@@ -91,7 +91,7 @@ def lever_table(family: str, base: str, profile: str = "paper") -> pd.DataFrame:
 
 def level_table(grid: HashGrid, frames: int = 10) -> pd.DataFrame:
     """What each level of a hash grid can tell apart: points, table entries, points an entry, and, for a 3D grid, how
-    many of the pairs of neighbouring frames share a temporal cell (FACTS: none do at the published resolution)."""
+    many of the pairs of neighbouring frames share a temporal cell (none do at the published resolution)."""
     times = (np.arange(frames) + 1) / frames
     rows = []
     for level, (resolution, size) in enumerate(zip(grid.resolutions, grid.sizes)):

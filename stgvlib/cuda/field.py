@@ -82,7 +82,7 @@ class FusedField:
         self.pixels = torch.empty_like(model.gaussians.mu) if model.gaussians.tanh else None
         self.row_of = torch.tensor(self._row_of(), dtype=torch.int32, device=device)
         self.slots = torch.cuda.get_device_properties(device).multi_processor_count
-        self.extent = (float(model.size[1]), float(model.size[0]))
+        self.extent = model.gaussians.extent_px
         scale = field.position_scale.tolist()
         self.scales = (*scale, field.shape_scale)
         # The loss is a mean over 3 H W: its gradients are brought back to the order of one for fp16.

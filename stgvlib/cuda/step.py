@@ -33,7 +33,7 @@ class TrainingStep:
         self.field = None if coarse else FusedField(model, batch, training=True)
         self.keyframe = None if keyframe is None else keyframe.int()
         self.pixels = torch.empty_like(model.gaussians.mu) if coarse and model.gaussians.tanh else None
-        self.offset = model.gaussians.offset[0].item() if model.gaussians.tanh else 0.0
+        self.offset = model.gaussians.cholesky_offset
         self.projection = Projection.empty(batch, self.count, self.size, device)
         self.residual = torch.empty(batch, *self.size, 4, dtype=torch.float16, device=device)
         self.partial = torch.empty(batch, self.projection.counts[0].numel(), device=device)
