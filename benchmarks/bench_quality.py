@@ -21,7 +21,7 @@ from stgvlib.paper import TABLE_2
 from stgvlib.train import fit
 
 PUBLISHED = TABLE_2["STGV"][1]  # dB
-SCHEDULES = ((400, 1200), (600, 2000), (1000, 3000), (1500, 4500), (2000, 7000), (3000, 12000))  # coarse, deformation
+SCHEDULES = ((600, 2500), (800, 3500), (1000, 4500), (1500, 6000), (3000, 12000))  # coarse, deformation
 
 
 def main() -> None:
