@@ -53,6 +53,7 @@ class FitConfig:
     # px, l1 and l3 at the start; None: U(0.5, 1.5) and l2 U(0, 1) [code]; "cover": they sum to one [ours]
     initial_scale: float | Literal["cover"] | None = None
     optimizer: Literal["adam", "adan"] = "adan"  # [code]
+    betas: tuple[float, ...] | None = None  # its decay rates; None: Adam's 0.9, 0.999; Adan's 0.98, 0.92, 0.99 [code]
     position_rate: float = 7e-3
     cholesky_rate: float = 7e-3
     color_rate: float = 7e-3
@@ -69,6 +70,9 @@ class FitConfig:
                 raise StgvError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.additions and self.parametrization != "pixel":
             raise StgvError("additions need parametrization='pixel'")
+        numbers = {"adam": 2, "adan": 3}[self.optimizer]
+        if self.betas is not None and (len(self.betas) != numbers or not all(0 <= b < 1 for b in self.betas)):
+            raise StgvError(f"betas of {self.optimizer} must be {numbers} numbers in [0, 1), got {self.betas}")
         if not 0 < self.initial_part <= 1:
             raise StgvError(f"initial_part must be above 0 and at most 1, got {self.initial_part}")
         if self.gaussians is not None and self.gaussians < 1:
@@ -87,9 +91,10 @@ STGV = FitConfig(
     initial_part=0.5,
     initial_scale="cover",
     optimizer="adam",
+    betas=(0.95, 0.99),  # a mean over about 20 steps: every frame of the GoP has its say
     position_rate=0.2,
-    cholesky_rate=0.03,
-    color_rate=7e-3,
+    cholesky_rate=0.06,
+    color_rate=4e-3,
     gaussian_schedule="cosine",
     last_rate=0.01,
     field_rate=4e-3,

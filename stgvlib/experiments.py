@@ -101,6 +101,7 @@ HARD_LEVERS = {
     "time_cells": _lever("base, and 2 to 12 cells of time a level", {"time_cells": STGV.field.time_cells}, HARD),
     "low_end": _lever("base, and Gaussians' rates down to 1 %", base=HARD, last_rate=0.01),
     "position_rate": _lever("base, and a position rate of 0.2 px", base=HARD, position_rate=0.2),
+    "betas": _lever("base, and decay rates 0.95, 0.99 of Adam instead of 0.9, 0.999", base=HARD, betas=STGV.betas),
     "additions": _lever("base, and additions in 8 rounds", base=HARD, additions=8, initial_part=0.5),
     "gop_11": _lever("base, and GoPs of 11 frames", base=HARD, gop_size=11),
     "uniform": _lever("base, but uniform placement", base=HARD, placement="uniform"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stgvlib.backend import kernels_for
 
+BETAS = {"adam": (0.9, 0.999), "adan": (0.98, 0.92, 0.99)}
 EPS = {"adam": 1e-15, "adan": 1e-8}  # mean-loss gradients of one Gaussian are around 1e-6, hash entries far below
 
 
@@ -42,7 +43,7 @@ def flatten(segments: list[Segment]) -> tuple[Tensor, Tensor]:
 class FlatOptimizer:
     """`step()` updates every parameter in place and advances the step number. Gradients are left as they are."""
 
-    def __init__(self, segments: list[Segment], kind: str = "adam"):
+    def __init__(self, segments: list[Segment], kind: str = "adam", betas: tuple[float, ...] | None = None):
         self.kind = kind
         self.flat, self.grad = flatten(segments)
         device = self.flat.device
@@ -52,7 +53,7 @@ class FlatOptimizer:
         self.floors = torch.tensor([s.floor for s in segments], device=device)
         self.rates = torch.stack([s.rates.float() for s in segments], 1).contiguous().to(device)  # [steps, segments]
         self.step_number = torch.zeros((), dtype=torch.int64, device=device)
-        self.betas = {"adam": (0.9, 0.999), "adan": (0.98, 0.92, 0.99)}[kind]
+        self.betas = betas or BETAS[kind]
         self.moments = [torch.zeros_like(self.flat) for _ in range(2 if kind == "adam" else 4)]
 
     def step(self) -> None:

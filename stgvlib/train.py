@@ -202,7 +202,7 @@ def run_stage(
     losses = torch.zeros(max(steps, 1), len(frames), device=device)
     if steps == 0:
         return losses[:0].cpu(), []
-    optimizer = FlatOptimizer(_segments(model, stage, steps), config.optimizer)
+    optimizer = FlatOptimizer(_segments(model, stage, steps), config.optimizer, config.betas)
     counts = torch.tensor(model.num_frames, device=device)
     strides = torch.tensor([_stride(n, config.order) for n in model.num_frames], device=device)
     keyframe = {"first": counts * 0, "middle": counts // 2}.get(config.keyframe)
