@@ -68,6 +68,7 @@ def figure() -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     found = rows()
     base = (20_000, "640x1280", 4)
@@ -90,12 +91,19 @@ def figure() -> None:
         x = [axes_of[name](c) for c in cases]
         panel.plot(x, [1e3 * found[NAME, text[c]] / c[2] for c in cases], "o-", color="tab:blue")
         panel.set(xscale="log", yscale="log", xlabel=labels[name], title=fixed[name])
+        apart = [v for v, before in zip(x, [0, *x]) if v > 1.2 * before]
+        panel.set_xticks(apart, [f"{v:.2g}" if v < 1000 else f"{v // 1000}K" for v in apart])
+        panel.tick_params(axis="x", which="minor", labelbottom=False)
         panel.set_ylabel("us a step and GoP", color="tab:blue")
         panel.grid(alpha=0.3, which="both")
         memory = panel.twinx()
         memory.plot(x, [found[MEMORY, text[c]] for c in cases], "s--", color="tab:orange")
         memory.set_yscale("log")
         memory.set_ylabel("peak GPU memory, GB", color="tab:orange")
+        for axis in (panel.yaxis, memory.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     path = Path(__file__).parent.parent / "docs" / "scaling.png"
     drawn.savefig(path, dpi=110)
     print(path.name)

@@ -1,8 +1,12 @@
 """The flat optimiser against torch's Adam and a plain transcription of Adan, and its CUDA kernels against both."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from stgvlib.config import PAPER
+from stgvlib.errors import StgvError
 from stgvlib.optimizer import FlatOptimizer, Segment, schedule
 
 STEPS = 25
@@ -15,25 +19,26 @@ def problem(device):
     return a.to(device), b.to(device), gradients.to(device)
 
 
-def run(device, kind, rates, floor=-torch.inf):
+def run(device, kind, rates, floor=-torch.inf, betas=None):
     a, b, gradients = problem(device)
     segments = [Segment("a", [a], rates[0], floor), Segment("b", [b], rates[1])]
-    optimizer = FlatOptimizer(segments, kind)
+    optimizer = FlatOptimizer(segments, kind, betas)
     for g in gradients:
         optimizer.grad.copy_(g)
         optimizer.step()
     return torch.cat([a.flatten(), b]).cpu()
 
 
-def test_adam_is_torchs(device):
+@pytest.mark.parametrize("betas", [None, (0.95, 0.99)])
+def test_adam_is_torchs(device, betas):
     a, b, gradients = problem("cpu")
     flat = torch.cat([a.flatten(), b]).requires_grad_()
-    reference = torch.optim.Adam([flat], lr=0.01, eps=1e-15)
+    reference = torch.optim.Adam([flat], lr=0.01, eps=1e-15, betas=betas or (0.9, 0.999))
     for g in gradients:
         flat.grad = g.clone()
         reference.step()
     rates = [schedule("constant", 0.01, 0.01, STEPS)] * 2
-    assert torch.allclose(run(device, "adam", rates), flat.detach(), atol=1e-5)
+    assert torch.allclose(run(device, "adam", rates, betas=betas), flat.detach(), atol=1e-5)
 
 
 def test_adan_follows_its_algorithm(device):
@@ -67,3 +72,8 @@ def test_schedules():
     assert schedule("halving", 1.0, 0.0, 50_000, 20_000)[[0, 19_999, 20_000, 40_000]].tolist() == [1.0, 1.0, 0.5, 0.25]
     with pytest.raises(ValueError, match="schedule must be"):
         schedule("linear", 1, 0, 5)
+
+
+def test_decay_rates_fit_the_optimiser():
+    with pytest.raises(StgvError, match="betas of adan must be 3 numbers"):
+        replace(PAPER, betas=(0.9, 0.999))
