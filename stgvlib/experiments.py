@@ -32,6 +32,7 @@ from stgvlib.train import Progress, fit, psnr_over_steps
 from stgvlib.video import Video
 
 RECORD_VERSION = 2
+PICTURED = 9  # the frame that figures show: the last of the paper's first GoP, of every system the same
 FPS_PROTOCOL = "one frame a call, float render without 8-bit rounding, warm, synchronised, first GoP"
 
 
@@ -148,9 +149,13 @@ class Record:
             raise StgvError(f"{self.name} has no record: {self.reason}")
         return self.data[key]
 
+    def picture(self, key: str) -> Path:
+        """Where one of the record's pictures lies, if it has it."""
+        return self.path.with_name(f"{self.path.stem}.{key}.png")
+
     def image(self, key: str) -> np.ndarray:
         """One of the record's pictures: uint8 [H, W, 3] RGB."""
-        path = self.path.with_name(f"{self.path.stem}.{key}.png")
+        path = self.picture(key)
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if picture is None:
             raise StgvError(f"{path} is missing: run {self.name} again with refresh=True")
@@ -228,7 +233,7 @@ def run(
     path.parent.mkdir(parents=True, exist_ok=True)
     for key_, picture in pictures.items():
         ok, encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
-        write_atomically(path.with_name(f"{path.stem}.{key_}.png"), encoded.tobytes())
+        write_atomically(Record(name, path, record).picture(key_), encoded.tobytes())
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     return Record(name, path, json.loads(json.dumps(record)))
 
@@ -263,10 +268,10 @@ def judge(model: VideoModel, video: Video) -> dict:
 
 
 def _pictures(model: VideoModel, coarse: VideoModel, video: Video, crop: tuple) -> tuple[dict[str, np.ndarray], dict]:
-    """What figures need of the first GoP: crops of the canonical frame as the coarse stage left it, the last frame, key
-    frame and ground truth, and maps of how far the picture is moved, in 8 bits with their maximum in px."""
+    """What figures need of the first GoP: crops of the canonical frame as the coarse stage left it, of frame PICTURED,
+    the key frame and the ground truth, and maps of how far the picture is moved, in 8 bits with their maximum in px."""
     alone, (height, width) = model.gop(0), model.size
-    last = torch.tensor([alone.num_frames[0] - 1], device=alone.gaussians.mu.device)
+    last = torch.tensor([min(PICTURED, alone.num_frames[0] - 1)], device=alone.gaussians.mu.device)
     top, bottom, left, right = (round(v * s) for v, s in zip(crop, (height, height, width, width)))
 
     def cut(image: np.ndarray) -> np.ndarray:

@@ -121,7 +121,7 @@ def figure_8(records: dict[str, Record], profile: str, name: str = "figure_8") -
 
 
 def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, columns: int = 3) -> Path:
-    panels = [panel for panel in panels if panel[1]]
+    panels = [panel for panel in panels if panel[1] and panel[1].picture(panel[2]).exists()]
     rows = max(1, -(-len(panels) // columns))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(
