@@ -9,14 +9,14 @@ from typing import Literal
 
 from stgvlib.errors import StgvError
 
-Encoding = Literal["hash", "positional", "planes"]
+Encoding = Literal["hash", "positional", "planes", "none"]
 
 
 @dataclass(frozen=True)
 class FieldConfig:
     """The deformation field: encoding, MLP and heads (paper, Sec. II-B)."""
 
-    encoding: Encoding = "hash"
+    encoding: Encoding = "hash"  # "none": no field at all, every frame is the canonical one
     spatial: bool = True  # the 2D hash of (x, y)
     temporal: bool = True  # the 3D hash of (x, y, t)
     levels: int = 8
@@ -32,6 +32,8 @@ class FieldConfig:
     position_scale: float | None = None  # px a unit of the position head; None: half the frame [inferred]
     zero_heads: bool = True  # heads start at zero, so fitting starts from the canonical frame [inferred]
     deform_shape: bool = False  # a third head for the Cholesky vector [ours]
+    head_layers: int = 1  # 1 or 2: linear heads, or one more layer of `width` in each
+    polynomial: int = 0  # degree of each Gaussian's own motion in t, added to the field's (GSVR)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class FitConfig:
     preset: str = "paper"
     gop_size: int = 10
     cuts: Literal["even", "motion"] = "even"  # where GoPs are cut: all as long, or where as much has changed [ours]
-    gaussians: int | None = None  # a GoP; None: one for every 40.96 px, the paper's 20,000 on Bunny
+    # a GoP; None: one for every `pixels_per_gaussian`, or as many as the paper's method has parameters where GoPs are
+    # longer or shorter than the paper's; "budget": as many as it has parameters, whatever the field
+    gaussians: int | Literal["budget"] | None = None
+    pixels_per_gaussian: float = 40.96  # 20,000 on Bunny
     keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
     coarse_steps: int = 10_000
     steps: int = 60_000
@@ -75,8 +80,10 @@ class FitConfig:
             raise StgvError(f"betas of {self.optimizer} must be {numbers} numbers in [0, 1), got {self.betas}")
         if not 0 < self.initial_part <= 1:
             raise StgvError(f"initial_part must be above 0 and at most 1, got {self.initial_part}")
-        if self.gaussians is not None and self.gaussians < 1:
+        if self.gaussians not in (None, "budget") and self.gaussians < 1:
             raise StgvError(f"gaussians must be at least 1, got {self.gaussians}")
+        if self.field.encoding == "none" and self.steps:
+            raise StgvError(f"without a field there is nothing to deform: steps must be 0, got {self.steps}")
 
 
 PAPER = FitConfig()
@@ -102,7 +109,6 @@ STGV = FitConfig(
     field=FieldConfig(position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12)),
 )
 PRESETS = {"paper": PAPER, "stgv": STGV}
-PIXELS_PER_GAUSSIAN = 40.96  # the paper's Bunny: 640 x 1280 px, 20,000 Gaussians
 
 
 @dataclass(frozen=True)
@@ -113,12 +119,13 @@ class Profile:
     scale: float = 1.0  # of height and width
     frames: int | None = None  # of an experiment's video; `stgv fit` has its own --frames
     coarse_steps: float = 1.0  # part of the preset's coarse steps
-    steps: float = 1.0  # part of the preset's deformation steps
+    steps: float = 1.0  # part of the preset's deformation steps, or of an implicit network's epochs
+    videos: int | None = None  # of DAVIS and of UVG
 
 
 PROFILES = {
-    "smoke": Profile("smoke", scale=0.3, frames=10, coarse_steps=0.1, steps=0.02),
-    "quick": Profile("quick", scale=0.5, frames=20, coarse_steps=0.2, steps=0.1),
+    "smoke": Profile("smoke", scale=0.3, frames=10, coarse_steps=0.05, steps=0.01, videos=1),
+    "quick": Profile("quick", scale=0.5, frames=20, coarse_steps=0.2, steps=0.1, videos=2),
     "paper": Profile("paper"),
 }
 

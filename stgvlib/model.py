@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stgvlib.backend import kernels_for
-from stgvlib.config import PIXELS_PER_GAUSSIAN, FieldConfig, FitConfig, from_dict
+from stgvlib.config import FieldConfig, FitConfig, from_dict
 from stgvlib.encoding import HashGrid, Planes, positional
 from stgvlib.errors import StgvError
 from stgvlib.splat import MIN_SCALE, splat
@@ -24,15 +24,17 @@ CHOLESKY_OFFSET = (0.5, 0.0, 0.5)  # px, added to the raw Cholesky vector of the
 
 
 class CanonicalGaussians(nn.Module):
-    """N Gaussians a GoP, 8 parameters each: position, Cholesky vector, colour; no opacity."""
+    """N Gaussians a GoP, 8 parameters each: position, Cholesky vector, colour; no opacity. With `degree`, 2 * degree
+    more: the coefficients of each Gaussian's own motion."""
 
-    def __init__(self, gops: int, count: int, size: tuple[int, int], parametrization: str):
+    def __init__(self, gops: int, count: int, size: tuple[int, int], parametrization: str, degree: int = 0):
         super().__init__()
         self.size = size
         self.tanh = parametrization == "tanh"
         self.mu = nn.Parameter(torch.zeros(gops, count, 2))
         self.cholesky = nn.Parameter(torch.zeros(gops, count, 3))
         self.rgb = nn.Parameter(torch.zeros(gops, count, 3))
+        self.motion = nn.Parameter(torch.zeros(gops, count, 2 * degree)) if degree else None
         self.register_buffer("extent", torch.tensor([size[1], size[0]], dtype=torch.float32), persistent=False)
         self.register_buffer("offset", torch.tensor(CHOLESKY_OFFSET), persistent=False)
 
@@ -80,7 +82,10 @@ class BatchedLinear(nn.Module):
 
 
 class DeformationField(nn.Module):
-    """f = (2D hash(mu), 3D hash(mu, t), gamma(t)) -> two-layer MLP -> linear heads for position, colour (eq. 6-8)."""
+    """f = (2D hash(mu), 3D hash(mu, t), gamma(t)) -> two-layer MLP -> linear heads for position, colour (eq. 6-8).
+
+    With encoding "none" it has no parameters and moves nothing.
+    """
 
     def __init__(self, config: FieldConfig, gops: int, size: tuple[int, int], generator=None):
         super().__init__()
@@ -100,19 +105,27 @@ class DeformationField(nn.Module):
             inputs = 2 * (1 + 2 * config.position_frequencies)
         self.codes = 1 + 2 * config.time_frequencies  # gamma(t), the last inputs
         inputs += self.codes
-        self.hidden = BatchedLinear(gops, inputs, config.width, generator)
-        self.features = BatchedLinear(gops, config.width, config.width, generator)
-        self.position_head = BatchedLinear(gops, config.width, 2, generator, config.zero_heads)
-        self.color_head = BatchedLinear(gops, config.width, 3, generator, config.zero_heads)
-        self.shape_head = None
-        if config.deform_shape:
-            self.shape_head = BatchedLinear(gops, config.width, 3, generator, config.zero_heads)
+        self.hidden = self.features = self.position_head = self.color_head = self.shape_head = None
+        if config.encoding != "none":
+            self.hidden = BatchedLinear(gops, inputs, config.width, generator)
+            self.features = BatchedLinear(gops, config.width, config.width, generator)
+            self.position_head = self._head(gops, 2, generator)
+            self.color_head = self._head(gops, 3, generator)
+            if config.deform_shape:
+                self.shape_head = self._head(gops, 3, generator)
         self.pixels = size[0] * size[1]
         half = (size[1] / 2, size[0] / 2)
         scale = half if config.position_scale is None else (config.position_scale,) * 2
         self.register_buffer("position_scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
         self.shape_scale = min(scale) / 10  # px a unit of the shape head
         self.register_buffer("extent", torch.tensor([size[1], size[0]], dtype=torch.float32), persistent=False)
+
+    def _head(self, gops: int, outputs: int, generator) -> nn.Module:
+        width = self.config.width
+        last = BatchedLinear(gops, width, outputs, generator, self.config.zero_heads)
+        if self.config.head_layers == 1:
+            return last
+        return nn.Sequential(BatchedLinear(gops, width, width, generator), nn.ReLU(), last)
 
     def encode(self, mu: Tensor, t: Tensor) -> list[Tensor]:
         """mu [G, N, 2] px, t [G] in [0, 1] -> the parts of f_h in eq. 7 but gamma(t), [G, N, width] each."""
@@ -132,6 +145,8 @@ class DeformationField(nn.Module):
 
     def forward(self, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(delta mu [G, N, 2] px, delta rgb [G, N, 3], delta Cholesky [G, N, 3] px or None) at times t [G]."""
+        if self.hidden is None:
+            return torch.zeros_like(mu), mu.new_zeros(*mu.shape[:2], 3), None
         code = positional(t[:, None, None], self.config.time_frequencies).expand(-1, mu.shape[1], -1)
         hidden = self.hidden(torch.cat([*self.encode(mu, t), code], -1)).relu()
         features = self.features(hidden).relu()
@@ -162,7 +177,7 @@ class VideoModel(nn.Module):
         self.config, self.size, self.num_frames = config, size, list(num_frames)
         gops = len(num_frames)
         self.count = count
-        self.gaussians = CanonicalGaussians(gops, self.count, size, config.parametrization)
+        self.gaussians = CanonicalGaussians(gops, self.count, size, config.parametrization, config.field.polynomial)
         self.field = DeformationField(config.field, gops, size, generator)
         self._fused = None  # buffers of `deform` on a GPU
 
@@ -182,6 +197,10 @@ class VideoModel(nn.Module):
                 return mu, cholesky + self.gaussians.offset if self.gaussians.tanh else cholesky, rgb
         mu, cholesky = self.gaussians.pixels()
         d_mu, d_rgb, d_cholesky = self.field(mu, t)
+        if self.gaussians.motion is not None:
+            powers = t[:, None] ** torch.arange(1, self.config.field.polynomial + 1, device=t.device)  # [G, degree]
+            terms = self.gaussians.motion.unflatten(-1, (-1, 2)) * powers[:, None, :, None]  # [G, N, degree, 2]
+            d_mu = d_mu + terms.sum(2) * self.field.position_scale
         return mu + d_mu, cholesky if d_cholesky is None else cholesky + d_cholesky, self.gaussians.rgb + d_rgb
 
     def times(self, frame: Tensor) -> Tensor:
@@ -228,20 +247,33 @@ class VideoModel(nn.Module):
         return joined.to(first.gaussians.mu.device)
 
     def num_parameters(self) -> int:
-        """8 a Gaussian, hash tables, MLP: what the paper counts, over all GoPs."""
+        """8 a Gaussian (more with a polynomial), hash tables, MLP: what the paper counts, over all GoPs."""
         return sum(p.numel() for p in self.parameters())
 
 
 def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int) -> int:
-    """Gaussians a GoP. Unset: what the paper (10-frame GoPs, a Gaussian every 40.96 px) would spend on this video."""
-    if config.gaussians is not None:
+    """Gaussians a GoP. Unset: what the paper (10-frame GoPs, a Gaussian every `pixels_per_gaussian`) would spend on
+    this video."""
+    if config.gaussians not in (None, "budget"):
         return config.gaussians
-    published = max(1, round(size[0] * size[1] / PIXELS_PER_GAUSSIAN))
     gops, paper_gops = len(split_gops(frames, config.gop_size)), len(split_gops(frames, FitConfig.gop_size))
-    if gops == paper_gops:
-        return published
-    budget = (8 * published + field_parameters(FieldConfig())) * paper_gops
-    return max(1, (budget // gops - field_parameters(config.field)) // 8)
+    if config.gaussians is None and gops == paper_gops:
+        return published_gaussians(config, size)
+    left = paper_budget(config, size, frames) // gops - field_parameters(config.field)
+    count = left // (8 + 2 * config.field.polynomial)
+    # A field that exceeds the budget of a tiny video still gets something to deform.
+    return count if count > 0 else max(1, published_gaussians(config, size) // 2)
+
+
+def published_gaussians(config: FitConfig, size: tuple[int, int]) -> int:
+    """Gaussians of a 10-frame GoP of the paper's method."""
+    return max(1, round(size[0] * size[1] / config.pixels_per_gaussian))
+
+
+def paper_budget(config, size: tuple[int, int], frames: int) -> int:
+    """Parameters that the paper's method has on a video of this size and length: the budget of every system."""
+    gops = len(split_gops(frames, FitConfig.gop_size))
+    return (8 * published_gaussians(config, size) + field_parameters(FieldConfig())) * gops
 
 
 def field_parameters(config: FieldConfig) -> int:

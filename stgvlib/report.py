@@ -13,8 +13,9 @@ from matplotlib import pyplot as plt
 
 from stgvlib import datasets, paper
 from stgvlib.encoding import HashGrid
-from stgvlib.experiments import RUNS, Record, results_folder, run
+from stgvlib.experiments import Record, results_folder, run
 from stgvlib.model import write_atomically
+from stgvlib.runs import RUNS
 
 UVG_REASON = "UVG is not on the machine that ran this: stgv fetch uvg"
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}

@@ -310,7 +310,7 @@ def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
     config, gaussians = model.config, model.gaussians
 
     def rates(rate: float) -> Tensor:
-        return schedule(config.gaussian_schedule, rate, rate * config.last_rate, steps, config.steps // 3)
+        return schedule(config.gaussian_schedule, rate, rate * config.last_rate, steps, (config.steps or steps) // 3)
 
     segments = [
         Segment("mu", [gaussians.mu], rates(config.position_rate)),
@@ -318,6 +318,8 @@ def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
         Segment("rgb", [gaussians.rgb], rates(config.color_rate)),
     ]
     if stage == "deformation":
+        if gaussians.motion is not None:
+            segments.append(Segment("motion", [gaussians.motion], rates(config.position_rate)))
         field = schedule("exponential", config.field_rate, config.field_rate_last, steps)
         parameters = [*model.field.encoding_parameters(), *model.field.mlp_parameters()]
         segments += [Segment("field", parameters, field)]

@@ -24,14 +24,17 @@ STAGED_LEVEL = 64 * 1024  # bytes of the largest table level that is copied to s
 
 def supported(field) -> bool:
     """Whether the fused kernels can run this field on the current GPU; if not, torch does (slower, the same values)."""
-    hashed = field.config.encoding == "hash"
+    config = field.config
+    if config.encoding == "none" or config.head_layers > 1 or config.polynomial or config.width != 128:
+        return False
+    hashed = config.encoding == "hash"
     grids = [grid for grid in (field.spatial, field.temporal) if grid is not None]
     fits = field.hidden.weight.shape[1] - field.codes <= FEATURES
     if hashed:
         fits = grids and all(len(g.sizes) == LEVELS and g.features == f for g, f in zip(grids, _features(field)))
     properties = torch.cuda.get_device_properties(field.hidden.weight.device)
     room = properties.shared_memory_per_block_optin >= _backward_bytes(properties)
-    return bool(fits) and room and field.config.width == 128 and field.config.time_frequencies > 0
+    return bool(fits) and room and config.time_frequencies > 0
 
 
 def _features(field) -> list[int]:

@@ -1,0 +1,245 @@
+"""Fit an implicit video network to a parameter budget: one trainer for SIREN, NeRV, E-NeRV and HNeRV.
+
+Schedules are the published ones (300 epochs, Adam, warm-up, cosine). Widths follow from the budget, which is what the
+paper's method has on the same video. Convolutions and products run in TF32 on a GPU; weights and optimiser are float32.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stgvlib.baselines.e_nerv import ENerv
+from stgvlib.baselines.hnerv import HNerv
+from stgvlib.baselines.nerv import Nerv
+from stgvlib.baselines.siren import Siren
+from stgvlib.errors import StgvError
+from stgvlib.metrics import to_uint8
+from stgvlib.model import paper_budget
+from stgvlib.train import FitResult, Progress
+from stgvlib.video import Video
+
+NETWORKS = {"siren": Siren, "nerv": Nerv, "e_nerv": ENerv, "hnerv": HNerv}
+REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class InrConfig:
+    """What decides the result of a fit, besides video and seed."""
+
+    preset: Literal["", "siren", "nerv", "e_nerv", "hnerv"] = ""
+    epochs: int = 300
+    batch: int = 1  # frames a step
+    rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    warm_up: float = 0.2  # part of the epochs with a growing rate
+    loss: Literal["l2", "l1_ssim"] = "l2"  # l1_ssim: 0.7 L1 + 0.3 (1 - SSIM)
+    pixel_part: float = 1.0  # SIREN: pixels a step, of one frame's, drawn from all frames
+    pixels_per_gaussian: float = 40.96  # sets the budget, as for Gaussians
+    checkpoint_epochs: int = 20
+
+
+SIREN = InrConfig("siren", rate=1e-4, warm_up=0.0, pixel_part=0.08)
+NERV = InrConfig("nerv", betas=(0.5, 0.999), loss="l1_ssim")
+E_NERV = InrConfig("e_nerv", betas=(0.5, 0.999), loss="l1_ssim")
+HNERV = InrConfig("hnerv", batch=2, rate=1e-3, warm_up=0.1)
+
+
+class InrModel(nn.Module):
+    """A network that renders a video's frames; the counterpart of `VideoModel`."""
+
+    def __init__(self, config: InrConfig, width: int, size: tuple[int, int], frames: int):
+        super().__init__()
+        self.config, self.width, self.size, self.num_frames = config, width, size, [frames]
+        self.network = NETWORKS[config.preset](width, size, frames)
+
+    @torch.no_grad()
+    def render(self, frame: Tensor) -> Tensor:
+        """Frames by number, int64 [B] -> [B, H, W, 3], in [0, 1] but for SIREN, which is not clamped."""
+        with fast_products():
+            return self.network(frame).movedim(1, -1).float()
+
+    def num_parameters(self) -> int:
+        """What has to be sent: all weights, or HNeRV's decoder and embeddings."""
+        count = getattr(self.network, "num_parameters", None)
+        return count() if count else sum(p.numel() for p in self.network.parameters())
+
+
+class InrDecoder:
+    """The interface of `decode.Decoder` over an `InrModel`."""
+
+    def __init__(self, model: InrModel, dtype: torch.dtype = torch.uint8, batch: int = 4):
+        self.model, self.dtype, self.batch = model, dtype, batch
+
+    def __len__(self) -> int:
+        return self.model.num_frames[0]
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.frames([number])[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def frames(self, numbers) -> Tensor:
+        device = next(self.model.parameters()).device
+        shown = self.model.render(torch.tensor(list(numbers), device=device))
+        return to_uint8(shown) if self.dtype == torch.uint8 else shown
+
+
+class fast_products:
+    """TF32 for matrix products and convolutions while it is entered."""
+
+    def __enter__(self):
+        self.before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+
+    def __exit__(self, *_):
+        torch.set_float32_matmul_precision(self.before)
+
+
+def sized(config: InrConfig, size: tuple[int, int], frames: int, budget: int) -> InrModel:
+    """The widest network with at most `budget` parameters. Raises StgvError when even the narrowest has more."""
+
+    def count(width: int) -> int:
+        with torch.device("meta"):
+            return InrModel(config, width, size, frames).num_parameters()
+
+    if count(1) > budget:
+        raise StgvError(
+            f"{config.preset} needs at least {count(1):,} parameters on this video, the budget is {budget:,}"
+        )
+    low, high = 1, 2
+    while count(high) <= budget:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= budget else (low, middle)
+    return InrModel(config, low, size, frames)
+
+
+def fit_inr(
+    video: Video,
+    config: InrConfig,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    checkpoint: Path | None = None,  # file that an interrupted fit goes on from
+    progress: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Fit one network to all frames. The result's model has `render(frame)` and `num_parameters()`.
+
+    With `checkpoint`, the state is written there every few epochs, and a fit of the same video, configuration and seed
+    goes on from it. Raises StgvError when the loss is not finite (a lower rate helps) or the budget is too small.
+    """
+    device = torch.device(device)
+    frames, size = video.num_frames, video.size
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model = sized(config, size, frames, paper_budget(config, size, frames)).to(device)
+    network = model.network
+    if device.type == "cuda":
+        network.to(memory_format=torch.channels_last)
+    images = torch.from_numpy(video.read(0, frames)).to(device)  # uint8 [T, H, W, 3]
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.rate, betas=config.betas, fused=device.type == "cuda")
+    generator = torch.Generator().manual_seed(seed)
+    per_epoch = -(-frames // config.batch)
+    errors = torch.zeros(config.epochs * per_epoch, device=device)  # MSE of each step
+    about = {"config": asdict(config), "seed": seed, "size": list(size), "frames": frames}
+    first = _restore(checkpoint, about, network, optimizer, generator, errors)
+    began = told = time.perf_counter()
+    total, done = config.epochs * per_epoch, first * per_epoch
+    with fast_products():
+        for epoch in range(first, config.epochs):
+            order = torch.randperm(frames, generator=generator)
+            for numbers in order.split(config.batch):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.rate * _rate(done / total, config.warm_up)
+                loss, errors[done] = _loss(network, images, numbers.to(device), config, generator)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                done += 1
+                if progress and time.perf_counter() - told > REPORT_SECONDS:
+                    told = time.perf_counter()
+                    progress(_progress(errors, done, total))
+            if not torch.isfinite(errors[done - per_epoch : done]).all():
+                raise StgvError(
+                    f"{config.preset}, seed {seed}: the loss is not finite in epoch {epoch}; lower its rate"
+                )
+            if checkpoint and (epoch + 1) % config.checkpoint_epochs == 0:
+                _keep(checkpoint, about, network, optimizer, generator, errors, epoch + 1)
+    if isinstance(network, HNerv):
+        for start in range(0, frames, 4):
+            numbers = torch.arange(start, min(start + 4, frames), device=device)
+            network.embed(numbers, _pictures(images, numbers))
+    if progress and done:
+        progress(_progress(errors, done, total))
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    seconds = {"training": time.perf_counter() - began}
+    return FitResult(model.eval(), None, {"training": errors.cpu()[:, None]}, seconds)
+
+
+def _pictures(images: Tensor, numbers: Tensor) -> Tensor:
+    return images[numbers].movedim(-1, 1).float() / 255
+
+
+def _loss(network, images: Tensor, numbers: Tensor, config: InrConfig, generator) -> tuple[Tensor, Tensor]:
+    """(loss, MSE without gradient) of one step."""
+    if isinstance(network, Siren):
+        count = max(1, round(config.pixel_part * images[0, ..., 0].numel()))
+        draw = torch.randint(images[..., 0].numel(), (count,), generator=generator).to(images.device)
+        frame, pixel = draw // images[0, ..., 0].numel(), draw % images[0, ..., 0].numel()
+        shown = network.colors(network.points(frame, pixel))
+        target = images.view(-1, 3)[draw].float() / 255
+    else:
+        target = _pictures(images, numbers)
+        shown = network.decode(network.encode(target)) if isinstance(network, HNerv) else network(numbers)
+    mse = nn.functional.mse_loss(shown, target)
+    if config.loss == "l2":
+        return mse, mse.detach()
+    from pytorch_msssim import ssim
+
+    similarity = ssim(shown.float(), target, data_range=1)
+    return 0.7 * nn.functional.l1_loss(shown, target) + 0.3 * (1 - similarity), mse.detach()
+
+
+def _rate(progress: float, warm_up: float) -> float:
+    """Part of the rate: from a tenth up during the warm-up, then a cosine down to zero."""
+    if progress < warm_up:
+        return 0.1 + 0.9 * progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def _progress(errors: Tensor, done: int, total: int) -> Progress:
+    recent = errors[max(0, done - 20) : done].mean().clamp(min=1e-12)
+    return Progress((0, 1), 1, "training", done, total, -10 * torch.log10(recent).item())
+
+
+def _keep(path: Path, about: dict, network, optimizer, generator, errors: Tensor, epoch: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {"about": about, "epoch": epoch, "errors": errors, "generator": generator.get_state()}
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state | {"network": network.state_dict(), "optimizer": optimizer.state_dict()}, partial)
+    partial.replace(path)
+
+
+def _restore(path: Path | None, about: dict, network, optimizer, generator, errors: Tensor) -> int:
+    """Epochs that a checkpoint of the same fit has done; a foreign or damaged one is started over."""
+    if path is None or not path.is_file():
+        return 0
+    try:
+        state = torch.load(path, map_location=errors.device, weights_only=True)
+        if state["about"] != about:
+            return 0
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"].cpu())
+        errors.copy_(state["errors"])
+        return state["epoch"]
+    except Exception:  # torch.load raises what it likes for a damaged file
+        return 0

@@ -1,0 +1,130 @@
+"""Named runs: which configuration on which frames. `experiments.run(name)` fits and judges them or loads their record.
+
+bunny/...             every system of the paper and the variants of its ablations, on Bunny
+davis/<sequence>/...  the systems on DAVIS
+hard/..., levers/...  what each lever of our preset is worth; check_...: that nothing is tuned to Bunny alone
+"""
+
+from dataclasses import dataclass, replace
+
+from stgvlib.baselines import SYSTEMS
+from stgvlib.baselines.inr import InrConfig
+from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig
+from stgvlib.paper import DAVIS_VIDEOS, UVG_VIDEOS
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration on one dataset."""
+
+    dataset: str
+    config: FitConfig | InrConfig
+    about: str
+    frames: int | None = None  # only the first frames; None: all that the profile takes
+    published_gaussians: bool = False  # the budget follows from the dataset's own number (40,000), at any frame size
+    # top, bottom, left, right of the pictures that figures need, which seed 0 keeps; None: none
+    crop: tuple[float, ...] | None = (0.34, 0.70, 0.10, 0.42)
+
+
+def _field(**changes) -> FitConfig:
+    return replace(PAPER, field=replace(FieldConfig(), **changes))
+
+
+# The levers of our preset. The sketch is what it starts from, at a fifth of its steps; "levers/" changes one thing of
+# it on all of Bunny. With frames in order every change drowns in what the order costs, so "hard/" starts from golden
+# order and a covering start, on Bunny's first 44 frames, which are the hardest.
+SKETCH = FitConfig(
+    preset="sketch",
+    gop_size=22,
+    steps=12_000,
+    parametrization="pixel",
+    placement="gradient",
+    initial_scale=2.5,
+    optimizer="adam",
+    position_rate=0.5,
+    cholesky_rate=0.03,
+    color_rate=7e-3,
+    gaussian_schedule="cosine",
+    field_rate=4e-3,
+    field_rate_last=2e-4,
+    field=FieldConfig(position_scale=40.0),
+)
+HARD = replace(SKETCH, coarse_steps=4_000, order="golden", initial_scale="cover")
+COARSE_TIME = (1, 2, 3, 4, 5, 6, 9, 9)
+
+
+def _lever(about: str, field: dict | None = None, base: FitConfig = SKETCH, **changes) -> tuple[FitConfig, str]:
+    return replace(base, field=replace(base.field, **(field or {})), **changes), about
+
+
+LEVERS = {
+    "sketch": _lever("22-frame GoPs, gradient placement, Adam, cosine, frames in order"),
+    "gop_10": _lever("GoPs of 10 frames", gop_size=10),
+    "gop_16": _lever("GoPs of 16 frames", gop_size=16),
+    "gop_33": _lever("GoPs of 33 frames", gop_size=33),
+    "motion_cuts": _lever("GoPs cut where as much has changed", cuts="motion"),
+    "additions": _lever("half the Gaussians added in 8 rounds where the error is", additions=8, initial_part=0.5),
+    "middle": _lever("key frame in the middle of the GoP", keyframe="middle"),
+    "shape": _lever("the Cholesky vector deformed too", {"deform_shape": True}),
+    "time_cells": _lever("1 to 9 cells of time a level instead of 15 to 272", {"time_cells": COARSE_TIME}),
+    "table_11": _lever("hash tables of 2^11 entries", {"log2_table_size": 11}),
+    "table_12": _lever("hash tables of 2^12 entries", {"log2_table_size": 12}),
+    "table_12_time_cells": _lever("both", {"log2_table_size": 12, "time_cells": COARSE_TIME}),
+    "field_rate_high": _lever("field rate 1e-2", field_rate=1e-2, field_rate_last=5e-4),
+}
+HARD_LEVERS = {
+    "cyclic": _lever("frames in order, round Gaussians of 2.5 px", base=HARD, order="cyclic", initial_scale=2.5),
+    "golden": _lever("frames in golden-ratio strides", base=HARD, initial_scale=2.5),
+    "base": _lever("and Gaussians that cover the frame once", base=HARD),
+    "shape": _lever("base, and the Cholesky vector deformed too", {"deform_shape": True}, HARD),
+    "table_12": _lever("base, and hash tables of 2^12 entries", {"log2_table_size": 12}, HARD),
+    "time_cells": _lever("base, and 2 to 12 cells of time a level", {"time_cells": STGV.field.time_cells}, HARD),
+    "low_end": _lever("base, and Gaussians' rates down to 1 %", base=HARD, last_rate=0.01),
+    "position_rate": _lever("base, and a position rate of 0.2 px", base=HARD, position_rate=0.2),
+    "betas": _lever("base, and decay rates 0.95, 0.99 of Adam instead of 0.9, 0.999", base=HARD, betas=STGV.betas),
+    "additions": _lever("base, and additions in 8 rounds", base=HARD, additions=8, initial_part=0.5),
+    "gop_11": _lever("base, and GoPs of 11 frames", base=HARD, gop_size=11),
+    "uniform": _lever("base, but uniform placement", base=HARD, placement="uniform"),
+    "stgv": (replace(STGV, coarse_steps=4_000, steps=12_000), "all that the preset takes"),
+}
+CHECK = {"coarse_steps": 4_000, "steps": 12_000}  # DAVIS: that nothing is tuned to Bunny alone
+ABOUT = {
+    "siren": "an MLP with sines over (x, y, t)",
+    "nerv": "a network over the time code",
+    "e_nerv": "NeRV with space and time apart",
+    "hnerv": "an embedding of each frame and a decoder",
+    "2dgs": "2D Gaussians for each frame alone",
+    "gaussian_video": "planes; position, colour and shape deformed",
+    "gsvr": "planes and a polynomial motion, GoPs cut by motion",
+    "d2gv": "all frames first, positional encoding",
+    "paper": "the paper's full method: key frame, 2D and 3D hash",
+    "stgv": "our preset at the same parameter budget",
+}
+POSITIONAL = _field(encoding="positional")
+RUNS = {
+    "bunny/multi_frame": Run("bunny", replace(POSITIONAL, keyframe="all"), "V1: all frames, positional encoding"),
+    "bunny/key_frame": Run("bunny", POSITIONAL, "V2: key frame, positional encoding"),
+    "bunny/static": Run("bunny", _field(temporal=False), "V3: key frame, 2D hash"),
+    "bunny/dynamic": Run("bunny", _field(spatial=False), "V4: key frame, 3D hash"),
+    "bunny/planes": Run("bunny", _field(encoding="planes"), "key frame, three planes"),
+    **{f"bunny/{key}": Run("bunny", config, ABOUT[key]) for key, (_, config) in SYSTEMS.items()},
+    **{f"bunny/gop_{n}": Run("bunny", replace(STGV, gop_size=n), f"our preset, GoPs of {n}") for n in (5, 10, 20)},
+    "bunny/gop_all": Run("bunny", replace(STGV, gop_size=10_000), "our preset, one GoP"),
+    "bunny/middle": Run("bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle"),
+    **{
+        f"{group}/{video}/{key}": Run(f"{group}/{video}", config, ABOUT[key], published_gaussians=True)
+        for group, videos in (("davis", DAVIS_VIDEOS), ("uvg", UVG_VIDEOS))
+        for video in videos
+        for key, (_, config) in SYSTEMS.items()
+    },
+    **{f"levers/{name}": Run("bunny", config, about, crop=None) for name, (config, about) in LEVERS.items()},
+    **{f"hard/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in HARD_LEVERS.items()},
+    **{
+        f"check_{sequence}/{config.preset}": Run(
+            f"davis/{sequence}", replace(config, **CHECK), f"{about}, at a fifth of the steps", frames=30, crop=None
+        )
+        for sequence in ("blackswan", "bmx-trees")
+        for config, about in ((PAPER, "the paper's method"), (SKETCH, "our starting point"), (STGV, "our preset"))
+    },
+    "bunny_gop/paper": Run("bunny", PAPER, "the paper's full method on the first GoP alone", frames=10),
+}
