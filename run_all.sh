@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 
 usage() {
   cat <<'EOF'
-usage: ./run_all.sh [--profile smoke|quick|paper] [--only 01,02] [--device auto|cpu|cuda]
+usage: ./run_all.sh [--profile smoke|quick|paper] [--only 01,02] [--device auto|cpu|cuda] [--refresh]
        ./run_all.sh test        run the tests, and the notebooks under nbval
        ./run_all.sh setup       only create .venv and install
 
@@ -13,18 +13,20 @@ usage: ./run_all.sh [--profile smoke|quick|paper] [--only 01,02] [--device auto|
              steps, needs a CUDA GPU
   --only     numbers of the notebooks to execute
   --device   auto takes a CUDA GPU where there is one
+  --refresh  repeat runs that have a record
 
-Finished runs are kept in results/<profile>/runs and are not repeated.
+Finished runs are kept in results/<profile>/runs and are not repeated, unless settings or data have changed.
 EOF
 }
 
 fail() { echo "run_all.sh: $*" >&2; exit 2; }
 
-mode=run profile=smoke only="" device=auto
+mode=run profile=smoke only="" device=auto refresh=""
 while [ $# -gt 0 ]; do
   case $1 in
     -h|--help) usage; exit 0 ;;
     test|setup) mode=$1 ;;
+    --refresh) refresh=--refresh ;;
     --profile|--only|--device)
       [ $# -ge 2 ] || fail "$1 needs a value; see --help"
       declare "${1#--}=$2"; shift ;;
@@ -61,5 +63,5 @@ case $mode in
     python -m pytest -q
     python -m pytest -q --nbval-lax --nbval-cell-timeout=900 notebooks
     ;;
-  run) exec python -m stgvlib.batch --profile "$profile" --device "$device" --only "$only" ;;
+  run) exec python -m stgvlib.batch --profile "$profile" --device "$device" --only "$only" $refresh ;;
 esac

@@ -23,11 +23,11 @@ def notebooks(only: str) -> list[Path]:
     return [path for path in found if not wanted or path.name[:2] in wanted]
 
 
-def execute(path: Path, folder: Path, profile: str, device: str) -> str | None:
+def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool) -> str | None:
     """Run one notebook; the executed copy is kept in `folder` also when it fails. Returns the error, or None."""
     import papermill
 
-    parameters = {"profile": profile, "device": device}
+    parameters = {"profile": profile, "device": device, "refresh": refresh}
     if unknown := set(parameters) - set(papermill.inspect_notebook(str(path))):
         return f"its parameters cell lacks {', '.join(sorted(unknown))}"
     try:
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--profile", default="smoke", choices=list(PROFILES))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", default="")
+    parser.add_argument("--refresh", action="store_true")
     arguments = parser.parse_args()
     try:
         chosen = notebooks(arguments.only)
@@ -69,7 +70,7 @@ def main() -> None:
         started = time.perf_counter()
         print(f"  {path.stem} ...", end=" ", flush=True)
         try:
-            error = execute(path, copies, arguments.profile, arguments.device)
+            error = execute(path, copies, arguments.profile, arguments.device, arguments.refresh)
         except KeyboardInterrupt:
             print(f"\ninterrupted; finished runs are kept in {results / 'runs'}: run the same command to go on")
             sys.exit(130)

@@ -118,14 +118,14 @@ class Profile:
     name: str
     scale: float = 1.0  # of height and width
     frames: int | None = None  # of an experiment's video; `stgv fit` has its own --frames
-    coarse_steps: float = 1.0  # part of the preset's coarse steps
-    steps: float = 1.0  # part of the preset's deformation steps, or of an implicit network's epochs
-    videos: int | None = None  # of DAVIS and of UVG
+    coarse_steps: float = 1.0  # part of the preset's coarse steps, or of an implicit network's epochs
+    steps: float = 1.0  # part of the preset's deformation steps
+    rows: int | None = None  # of long tables (videos of DAVIS and UVG, levers, seeds): how many are run
 
 
 PROFILES = {
-    "smoke": Profile("smoke", scale=0.3, frames=10, coarse_steps=0.05, steps=0.01, videos=1),
-    "quick": Profile("quick", scale=0.5, frames=20, coarse_steps=0.2, steps=0.1, videos=2),
+    "smoke": Profile("smoke", scale=0.3, frames=10, coarse_steps=0.05, steps=0.01, rows=1),
+    "quick": Profile("quick", scale=0.5, frames=20, coarse_steps=0.2, steps=0.1, rows=2),
     "paper": Profile("paper"),
 }
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +23,9 @@ from tqdm.auto import tqdm
 
 from stgvlib import datasets
 from stgvlib.backend import device_name, library_versions, resolve_device
+from stgvlib.baselines import SYSTEMS
 from stgvlib.baselines.inr import InrConfig, InrDecoder, InrModel, fit_inr
-from stgvlib.config import Profile, changes, profile, scaled_steps
+from stgvlib.config import FitConfig, Profile, changes, profile, scaled_steps
 from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import decode_fps, evaluate, to_uint8
@@ -97,27 +99,24 @@ def run(
     if name not in RUNS:
         raise StgvError(f"run must be one of {', '.join(RUNS)}, got {name!r}")
     spec, to = RUNS[name], profile(profile_name)
+    target = resolve_device(device)
     stem = name if seed == 0 else f"{name}.seed{seed}"
     path = results_folder(profile_name) / "runs" / f"{stem}.json"
+    found, implicit = _load(path), isinstance(spec.config, InrConfig)
     try:
         video = video_for(spec, to)
+        data = _dataset(spec.dataset, str(datasets.find(spec.dataset)), video)
     except StgvError as error:
-        return Record(name, path, None, str(error))
-    config, implicit = spec.config, isinstance(spec.config, InrConfig)
-    if spec.published_gaussians:
-        height, width = datasets.load(spec.dataset).size
-        config = replace(config, pixels_per_gaussian=height * width / datasets.DATASETS[spec.dataset].gaussians)
-    if implicit:
-        config = replace(config, epochs=max(1, round(config.epochs * to.steps)))
-    else:
-        config = scaled_steps(config, to)
-    data = {"name": spec.dataset, "frames": video.num_frames, "size": video.size}
-    data["sha256"] = datasets.frames_sha256(video)
+        if found is None or to.scale != 1 or refresh:
+            return Record(name, path, None, _why_not(spec.dataset, error))
+        video, data = None, found["dataset"]  # a record from elsewhere: all but the frames is checked
+    config = _config(spec, to, data["size"] if to.scale == 1 else datasets.load(spec.dataset).size)
     key = {"config": asdict(config), "dataset": data, "seed": seed, "record_version": RECORD_VERSION}
     digest = record_hash(key | {"config": changes(config)})
-    if not refresh and (found := _load(path)) is not None and found.get("hash") == digest:
+    if not refresh and found is not None and found.get("hash") == digest:
         return Record(name, path, found)
-    target = resolve_device(device)
+    if video is None:
+        return Record(name, path, None, f"its record is of other settings, and {spec.dataset} is not here to run it")
     if target.type == "cpu" and to.name == "paper":
         return Record(name, path, None, "not run: the paper profile needs a CUDA GPU")
     bar = ProgressBar(name) if show_progress else None
@@ -152,6 +151,46 @@ def run(
         write_atomically(Record(name, path, record).picture(key_), encoded.tobytes())
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     return Record(name, path, json.loads(json.dumps(record)))
+
+
+def systems(dataset: str, profile_name: str, device: str = "auto", refresh: bool = False) -> dict[str, Record]:
+    """Records of every system of the paper on one dataset, by their names in the tables."""
+    return {label: run(f"{dataset}/{key}", profile_name, device, refresh) for key, (label, _) in SYSTEMS.items()}
+
+
+def some(names: Iterable, profile_name: str) -> list:
+    """The first of the rows of a long table: as many as the profile runs."""
+    return list(names)[: profile(profile_name).rows]
+
+
+def _config(spec: Run, to: Profile, native: tuple[int, int]) -> FitConfig | InrConfig:
+    """A run's configuration at a profile; `native` is the dataset's height and width."""
+    config = spec.config
+    if spec.published_gaussians:
+        each = native[0] * native[1] / datasets.DATASETS[spec.dataset].gaussians
+        config = replace(config, pixels_per_gaussian=each)
+    if isinstance(config, InrConfig):
+        return replace(config, epochs=max(1, round(config.epochs * to.coarse_steps)))
+    return scaled_steps(config, to)
+
+
+def _why_not(name: str, error: StgvError) -> str:
+    """Why a dataset cannot be read, for a table that goes elsewhere: without this machine's folders."""
+    if datasets.find(name) is None and (command := datasets.DATASETS[name].fetch):
+        return f"{name} is not on the machine that ran this: {command}"
+    return str(error)
+
+
+_seen: dict[tuple, str] = {}  # SHA-256 of frames, which every system of a dataset asks for
+
+
+def _dataset(name: str, path: str, video: Video) -> dict:
+    """What a record says of its frames."""
+    data = {"name": name, "frames": video.num_frames, "size": video.size}
+    place = (path, *data.values())
+    if place not in _seen:
+        _seen[place] = datasets.frames_sha256(video)
+    return data | {"sha256": _seen[place]}
 
 
 def record_hash(key: dict) -> str:

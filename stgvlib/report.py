@@ -1,63 +1,201 @@
-"""Tables and figures from run records: ours beside the paper's, never a number typed in.
+"""Tables from run records: ours beside the paper's, never a number typed in. Figures: figures.py.
 
-A table is written as .csv and .md, a figure as .png, below results/<profile>/. A cell without a record stays empty and
-its note says why.
+A table is written as .csv and .md below results/<profile>/tables. A cell without a record stays empty and its note says
+why.
 """
 
-from pathlib import Path
+from collections.abc import Iterable
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 
 from stgvlib import datasets, paper
 from stgvlib.encoding import HashGrid
-from stgvlib.experiments import Record, results_folder, run
+from stgvlib.experiments import Record, results_folder, run, some
 from stgvlib.model import write_atomically
 from stgvlib.runs import RUNS
 
 UVG_REASON = "UVG is not on the machine that ran this: stgv fetch uvg"
-STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
+SOURCES = {  # what to say beside a number of these DAVIS sequences
+    **dict.fromkeys(("blackswan", "boat"), "1080p frames, resized to 720p"),
+    "bmx-trees": "854x480 JPEG of about quality 92, not 720p",
+    **dict.fromkeys(
+        ("camel", "cows", "dance-twirl"),
+        "854x480 JPEG saved again at quality 75 (36.5 dB from the official files): softer, easier targets, not 720p",
+    ),
+}
+AGREES = {"PSNR": 0.0051, "MS-SSIM": 0.00011}  # half a unit of the last printed digit, or a little more
+MEASURES = {"PSNR": "psnr", "MS-SSIM": "ms_ssim"}
 
 
-def table_4(records: dict[str, Record], profile: str, name: str = "table_4") -> pd.DataFrame:
-    """Table IV, ablation of KFCI and of the two hashes. Keys: V1, V2, V3, V4, Ours; those given make the table."""
-    return _save_table(_compare(records, paper.TABLE_4, profile), name, profile)
+def table_1(group: str, records: dict[str, dict[str, Record]], profile: str) -> pd.DataFrame:
+    """Table I for "uvg" or "davis": every system, means over the videos; records: video -> system -> record."""
+    videos = {"uvg": paper.UVG_VIDEOS, "davis": paper.DAVIS_VIDEOS}[group]
+    by_system: dict[str, list[Record]] = {}
+    for systems in records.values():
+        for label, record in systems.items():
+            by_system.setdefault(label, []).append(record)
+    frame = _systems(by_system, paper.TABLE_1[group], profile, len(videos))
+    return _save_table(frame, f"table_1_{group}", profile)
 
 
-def table_5(records: dict[str, Record], profile: str) -> pd.DataFrame:
-    """Table V, encodings. Keys: positional, plane-based, spatio-temporal."""
-    return _save_table(_compare(records, paper.TABLE_5, profile), "table_5", profile)
+def table_2(records: dict[str, Record], profile: str) -> pd.DataFrame:
+    """Table II: every system on Bunny."""
+    printed = {label: (None, *row) for label, row in paper.TABLE_2.items()}
+    return _save_table(_systems({k: [r] for k, r in records.items()}, printed, profile, 1), "table_2", profile)
 
 
-def _compare(records: dict[str, Record], printed: dict[str, tuple[float, float]], profile: str) -> pd.DataFrame:
-    whole = profile == "paper"
-    reduced = "" if whole else f"profile {profile}: smaller frames, fewer steps, not comparable with the paper"
-    no_uvg = UVG_REASON if datasets.find("uvg/Beauty") is None else ""
+def _systems(records: dict[str, list[Record]], printed: dict, profile: str, videos: int) -> pd.DataFrame:
+    """A row a system; ours are means over the videos that have a record."""
     rows = []
-    for key, record in records.items():
-        bunny, uvg = printed[key]
-        row = {"variant": key, "paper Bunny": bunny, "ours Bunny": None, "difference": None}
-        if record:
-            difference = record["psnr"] - bunny if whole else None
-            row |= {"ours Bunny": record["psnr"], "difference": difference, "8-bit": record["psnr_8bit"]}
-            row |= {"MS-SSIM": record["ms_ssim"], "parameters": record["parameters"]}
-            row |= {"steps": record["config"]["steps"], "seconds": record["seconds"]["total"]}
-            row |= {"frames": record["frames"], "size": "{}x{}".format(*record["dataset"]["size"])}
-            row["device"] = record["device"]
-        row |= {"paper UVG": uvg, "ours UVG": None}
-        row["note"] = "; ".join(filter(None, [record.reason, reduced, no_uvg]))
+    for label, found in records.items():
+        hours, fps, psnr, similarity = printed.get(label, (None,) * 4)
+        there = [record for record in found if record]
+
+        def mean(of, there=there):
+            return float(np.mean([of(r) for r in there])) if there and of(there[0]) is not None else None
+
+        row = {"system": label, "paper PSNR": psnr, "ours PSNR": mean(lambda r: r["psnr"]), "difference": None}
+        if there and psnr is not None and profile == "paper" and len(there) == videos:
+            row["difference"] = row["ours PSNR"] - psnr
+        row |= {"paper MS-SSIM": similarity, "ours MS-SSIM": mean(lambda r: r["ms_ssim"])}
+        row |= {"parameters, M": mean(lambda r: r["parameters"] / 1e6), "paper training, h": hours}
+        row |= {"ours training, s": mean(lambda r: r["seconds"]["total"]), "paper FPS": fps}
+        row |= {"ours FPS": mean(lambda r: r["decode_fps"]), "ours FPS, 8-bit": mean(lambda r: r["decode_fps_8bit"])}
+        row |= {"videos": len(there), "device": there[0]["device"] if there else None}
+        part = f"{len(there)} of {videos} videos" if 0 < len(there) < videos else ""
+        row["note"] = "; ".join(filter(None, [*_reasons(found), part, _reduced(profile)]))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _save_table(frame: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
+def _reasons(records: Iterable[Record]) -> list[str]:
+    return list(dict.fromkeys(record.reason for record in records if not record))
+
+
+def _reduced(profile: str) -> str:
+    if profile == "paper":
+        return ""
+    return f"profile {profile}: smaller frames, fewer steps, not comparable with the paper"
+
+
+def video_table(group: str, records: dict[str, dict[str, Record]], profile: str) -> pd.DataFrame:
+    """Tables VII ("uvg") and VIII ("davis"): every system on every video, printed and ours in turn."""
+    number, videos, printed = {
+        "uvg": (7, paper.UVG_VIDEOS, paper.TABLE_7),
+        "davis": (8, paper.DAVIS_VIDEOS, paper.TABLE_8),
+    }[group]
+    labels = list(dict.fromkeys(label for systems in records.values() for label in systems))
+    rows = []
+    for label in labels:
+        for place, (measure, key) in enumerate(MEASURES.items()):
+            if label in printed:
+                values = printed[label][place][:-1]
+                row = {"system": label, "measure": measure, "source": "paper"} | dict(zip(videos, values))
+                rows.append(row | {"mean": sum(values) / len(values), "note": "mean recomputed from the row"})
+            found = {video: records.get(video, {}).get(label) for video in videos}
+            values = [record[key] if record else None for record in found.values()]
+            row = {"system": label, "measure": measure, "source": "ours"} | dict(zip(videos, values))
+            row["mean"] = sum(values) / len(values) if None not in values else None
+            not_run = ["not part of this profile"] if None in found.values() else []
+            notes = [*_reasons(r for r in found.values() if r is not None), *not_run, _reduced(profile)]
+            rows.append(row | {"note": "; ".join(filter(None, notes))})
+    return _save_table(pd.DataFrame(rows), f"table_{number}", profile, digits=4)
+
+
+def size_table(records: dict[str, dict[str, Record]], profile: str) -> pd.DataFrame:
+    """What was fitted of each video: frame size, frames, and where its parameters went in the paper's method."""
+    rows = []
+    for video, systems in records.items():
+        record = next((r for r in systems.values() if r), None)
+        row = {"video": video, "size": None, "frames": None, "note": "; ".join(_reasons(systems.values()))}
+        if record:
+            row |= {"size": "{}x{}".format(*record["dataset"]["size"]), "frames": record["frames"]}
+            row["note"] = SOURCES.get(video, "")
+        rows.append(row)
+    return _save_table(pd.DataFrame(rows), "videos", profile)
+
+
+def audit_table(profile: str) -> pd.DataFrame:
+    """Averages that the paper prints in Tables VII and VIII, beside the means of its own rows."""
+    rows = []
+    for name, table in (("VII", paper.TABLE_7), ("VIII", paper.TABLE_8)):
+        for method, pairs in paper.recomputed_means(table).items():
+            for measure, (printed, mean) in zip(MEASURES, pairs):
+                row = {"table": name, "system": method, "measure": measure, "printed": printed, "mean of its row": mean}
+                rows.append(row | {"difference": mean - printed, "agrees": abs(mean - printed) < AGREES[measure]})
+    return _save_table(pd.DataFrame(rows), "audit", profile, digits=4)
+
+
+def seed_table(names: Iterable[str], profile: str, device: str, seeds: int = 3) -> pd.DataFrame:
+    """Mean and spread of runs over seeds 0 .. seeds - 1."""
+    rows = []
+    for name in names:
+        found = [run(name, profile, device, seed=seed) for seed in some(range(seeds), profile)]
+        values = [record["psnr"] for record in found if record]
+        row = {"run": name, "what": RUNS[name].about, "seeds": len(values), "mean PSNR": None, "spread": None}
+        if values:
+            row |= {"mean PSNR": float(np.mean(values)), "spread": max(values) - min(values)}
+            row |= {"standard deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+        rows.append(row | {"note": "; ".join(filter(None, [*_reasons(found), _reduced(profile)]))})
+    return _save_table(pd.DataFrame(rows), "seeds", profile, digits=3)
+
+
+def run_table(names: Iterable[str], profile: str, device: str, name: str) -> pd.DataFrame:
+    """Runs side by side, each against the first."""
+    records = {name: run(name, profile, device) for name in names}
+    first = next(iter(records.values()))
+    rows = []
+    for key, record in records.items():
+        row = {"run": key, "what": RUNS[key].about, "PSNR": None, "against the first": None}
+        if record:
+            row |= {"PSNR": record["psnr"], "against the first": record["psnr"] - first["psnr"] if first else None}
+            row |= {"worst frame": min(record["psnr_frames"]), "GoPs": record["gops"]}
+            row |= {"Gaussians": record["gaussians"], "parameters": record["parameters"]}
+            row["seconds"] = record["seconds"]["total"]
+        rows.append(row | {"note": "; ".join(filter(None, [record.reason, _reduced(profile)]))})
+    return _save_table(pd.DataFrame(rows), name, profile)
+
+
+def table_4(records: dict[str, Record], profile: str, name: str = "table_4", where: str = "Bunny") -> pd.DataFrame:
+    """Table IV, ablation of KFCI and of the two hashes. Keys: V1, V2, V3, V4, Ours; those given make the table."""
+    return _save_table(_compare(records, paper.TABLE_4, profile, where), name, profile)
+
+
+def table_5(records: dict[str, Record], profile: str, name: str = "table_5", where: str = "Bunny") -> pd.DataFrame:
+    """Table V, encodings. Keys: positional, plane-based, spatio-temporal."""
+    return _save_table(_compare(records, paper.TABLE_5, profile, where), name, profile)
+
+
+def _compare(records: dict[str, Record], printed: dict, profile: str, where: str) -> pd.DataFrame:
+    """`where` names what the records were fitted to; the paper prints Bunny and UVG."""
+    whole = profile == "paper" and where == "Bunny"
+    no_uvg = UVG_REASON if datasets.find("uvg/Beauty") is None else ""
+    rows = []
+    for key, record in records.items():
+        bunny, uvg = printed[key]
+        row = {"variant": key, f"paper {where}": bunny if where == "Bunny" else None}
+        row |= {f"ours {where}": None, "difference": None}
+        if record:
+            difference = record["psnr"] - bunny if whole else None
+            row |= {f"ours {where}": record["psnr"], "difference": difference, "8-bit": record["psnr_8bit"]}
+            row |= {"MS-SSIM": record["ms_ssim"], "parameters": record["parameters"]}
+            row |= {"steps": record["config"]["steps"], "seconds": record["seconds"]["total"]}
+            row |= {"frames": record["frames"], "size": "{}x{}".format(*record["dataset"]["size"])}
+            row["device"] = record["device"]
+        if where == "Bunny":
+            row |= {"paper UVG": uvg, "ours UVG": None}
+        row["note"] = "; ".join(filter(None, [record.reason, _reduced(profile), no_uvg if where == "Bunny" else ""]))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _save_table(frame: pd.DataFrame, name: str, profile: str, digits: int = 2) -> pd.DataFrame:
     folder = results_folder(profile) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     rounded = frame.copy()
     for column in rounded.select_dtypes("float"):
-        rounded[column] = rounded[column].round(4 if column == "MS-SSIM" else 2)
+        rounded[column] = rounded[column].round(4 if "MS-SSIM" in column else digits)
     for column in {"parameters", "steps", "frames", "Gaussians", "GoPs"} & set(rounded.columns):
         rounded[column] = rounded[column].astype("Int64")
     write_atomically(folder / f"{name}.csv", rounded.to_csv(index=False).encode())
@@ -72,10 +210,11 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def lever_table(family: str, base: str, profile: str = "paper") -> pd.DataFrame:
+def lever_table(family: str, base: str, profile: str = "paper", device: str = "cpu") -> pd.DataFrame:
     """What each lever of a family of runs ("levers", "hard") is worth against its base, from the records there are."""
-    records = {name: run(name, profile, "cpu") for name in RUNS if name.startswith(f"{family}/")}
-    reference = records[f"{family}/{base}"]
+    names = [f"{family}/{base}", *(n for n in RUNS if n.startswith(f"{family}/") and n != f"{family}/{base}")]
+    records = {name: run(name, profile, device) for name in some(names, profile)}
+    reference = records[names[0]]
     rows = []
     for name, record in records.items():
         row = {"run": name, "what": RUNS[name].about, "PSNR": None, "against base": None}
@@ -104,72 +243,3 @@ def level_table(grid: HashGrid, frames: int = 10) -> pd.DataFrame:
             row["neighbours sharing a time cell"] = f"{int((np.diff(cells) == 0).sum())} of {frames - 1}"
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def figure_3(multi: Record, key: Record, profile: str) -> Path:
-    """Fig. 3: the canonical frame after multi-frame and after key-frame initialisation, beside the key frame."""
-    panels = [("Key frame (ground truth)", key, "key"), ("Multi-frame initialisation", multi, "canonical")]
-    return _crops([*panels, ("Key-frame initialisation (KFCI)", key, "canonical")], "figure_3", profile)
-
-
-def figure_8(records: dict[str, Record], profile: str, name: str = "figure_8") -> Path:
-    """Fig. 1 and Fig. 8: the last frame of the first GoP as each system renders it. Keys are the panels' titles."""
-    found = {title: record for title, record in records.items() if record}
-    first = next(iter(found.values()), None)
-    truth = [("Ground truth", first, "truth")] if first else []
-    titled = [(f"{title}, {record['psnr']:.2f} dB", record, "frame") for title, record in found.items()]
-    return _crops([*truth, *titled], name, profile, columns=4 if len(titled) > 5 else 3)
-
-
-def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, columns: int = 3) -> Path:
-    panels = [panel for panel in panels if panel[1] and panel[1].picture(panel[2]).exists()]
-    rows = max(1, -(-len(panels) // columns))
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(12, 9.3 / columns * rows), squeeze=False, layout="constrained"
-        )
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, (title, record, picture) in zip(axes.flat, panels):
-            axis.imshow(record.image(picture), interpolation="nearest")
-            axis.set_title(title, fontsize=12)
-        return _save_figure(figure, name, profile)
-
-
-def curves(records: dict[str, Record], profile: str, name: str, stages: tuple[str, ...]) -> Path:
-    """PSNR over training steps of each record, one panel a stage."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(stages), figsize=(12, 4), squeeze=False, layout="constrained")
-        for axis, stage in zip(axes.flat, stages):
-            for title, record in records.items():
-                if record and record["history"][stage]:
-                    steps, values = zip(*record["history"][stage])
-                    axis.plot(steps, values, label=title, linewidth=2)
-            axis.set(title=f"{stage} stage", xlabel="step", ylabel="PSNR of the training frame, dB")
-            if axis.lines:
-                axis.legend(frameon=False)
-        return _save_figure(figure, name, profile)
-
-
-def motion_figure(record: Record, profile: str, name: str = "deformation_fields") -> Path:
-    """How far the field moves each part of the picture against the rest: all, and with one hash silenced."""
-    titles = {"motion": "Whole field", "motion_static": "2D hash alone", "motion_dynamic": "3D hash alone"}
-    shown = [key for key in titles if record and key in record["pictures"]]
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(1, max(1, len(shown)), figsize=(12, 3), squeeze=False, layout="constrained")
-        for axis, key in zip(axes.flat, shown):
-            most = record["pictures"][key]
-            pixels = record.image(key)[..., 0] / 255 * most
-            drawn = axis.imshow(pixels, cmap="magma", vmin=0, vmax=max(most, 1e-6))
-            axis.set_title(titles[key])
-            axis.axis("off")
-            figure.colorbar(drawn, ax=axis, shrink=0.8, label="px")
-        return _save_figure(figure, name, profile)
-
-
-def _save_figure(figure, name: str, profile: str) -> Path:
-    folder = results_folder(profile) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight")
-    plt.close(figure)
-    return folder / f"{name}.png"

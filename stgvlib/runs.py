@@ -101,15 +101,29 @@ ABOUT = {
     "stgv": "our preset at the same parameter budget",
 }
 POSITIONAL = _field(encoding="positional")
+VARIANTS = {  # Tables IV and V; the full method is "paper"
+    "multi_frame": (replace(POSITIONAL, keyframe="all"), "V1: all frames, positional encoding"),
+    "key_frame": (POSITIONAL, "V2: key frame, positional encoding"),
+    "static": (_field(temporal=False), "V3: key frame, 2D hash"),
+    "dynamic": (_field(spatial=False), "V4: key frame, 3D hash"),
+    "planes": (_field(encoding="planes"), "key frame, three planes"),
+}
+ABLATED = ("blackswan", "bmx-trees")  # sequences of DAVIS on which the ablations run too
+COUNTS = (5_000, 10_000, 40_000)  # Gaussians a GoP of Fig. 9, beside the method's own 20,000
 RUNS = {
-    "bunny/multi_frame": Run("bunny", replace(POSITIONAL, keyframe="all"), "V1: all frames, positional encoding"),
-    "bunny/key_frame": Run("bunny", POSITIONAL, "V2: key frame, positional encoding"),
-    "bunny/static": Run("bunny", _field(temporal=False), "V3: key frame, 2D hash"),
-    "bunny/dynamic": Run("bunny", _field(spatial=False), "V4: key frame, 3D hash"),
-    "bunny/planes": Run("bunny", _field(encoding="planes"), "key frame, three planes"),
+    **{f"bunny/{name}": Run("bunny", config, about) for name, (config, about) in VARIANTS.items()},
+    **{
+        f"davis/{sequence}/{name}": Run(f"davis/{sequence}", config, about, published_gaussians=True)
+        for sequence in ABLATED
+        for name, (config, about) in VARIANTS.items()
+    },
     **{f"bunny/{key}": Run("bunny", config, ABOUT[key]) for key, (_, config) in SYSTEMS.items()},
     **{f"bunny/gop_{n}": Run("bunny", replace(STGV, gop_size=n), f"our preset, GoPs of {n}") for n in (5, 10, 20)},
     "bunny/gop_all": Run("bunny", replace(STGV, gop_size=10_000), "our preset, one GoP"),
+    **{
+        f"bunny/n_{n}": Run("bunny", replace(PAPER, pixels_per_gaussian=640 * 1280 / n), f"the paper's method, N = {n}")
+        for n in COUNTS
+    },
     "bunny/middle": Run("bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle"),
     **{
         f"{group}/{video}/{key}": Run(f"{group}/{video}", config, ABOUT[key], published_gaussians=True)

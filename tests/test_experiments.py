@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from stgvlib import experiments, report
+from stgvlib import experiments, figures, report
 from stgvlib.config import PROFILES, Profile
 from stgvlib.encoding import HashGrid
 from stgvlib.errors import StgvError
@@ -92,10 +92,10 @@ def test_figures_are_drawn_and_not_blank(results):
 
     records = {name: run(f"bunny/{name}") for name in ("multi_frame", "key_frame", "paper")}
     made = [
-        report.figure_3(records["multi_frame"], records["key_frame"], "smoke"),
-        report.figure_8(records, "smoke"),
-        report.curves(records, "smoke", "curves", ("coarse", "deformation")),
-        report.motion_figure(records["paper"], "smoke"),
+        figures.figure_3(records["multi_frame"], records["key_frame"], "smoke"),
+        figures.figure_8(records, "smoke"),
+        figures.curves(records, "smoke", "curves", ("coarse", "deformation")),
+        figures.motion_figure(records["paper"], "smoke"),
     ]
     for path in made:
         picture = cv2.imread(str(path))

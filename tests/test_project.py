@@ -35,7 +35,7 @@ LAYERS = [
     ["baselines"],
     ["runs"],
     ["experiments"],
-    ["report"],
+    ["report", "figures"],
     ["batch", "cli"],
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -110,7 +110,7 @@ def test_lock_pins_every_requirement():
 
 
 def test_there_are_notebooks():
-    assert [p.name[:2] for p in NOTEBOOKS] == ["01", "02"]
+    assert [p.name[:2] for p in NOTEBOOKS] == ["01", "02", "03", "04"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -1,0 +1,148 @@
+"""Figures from run records, as .png below results/<profile>/figures. What has no record or picture is left out."""
+
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from stgvlib.experiments import Record, results_folder
+
+STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
+ERROR_RANGE = 32  # of 255, white in an error map
+
+
+def figure_3(multi: Record, key: Record, profile: str) -> Path:
+    """Fig. 3: the canonical frame after multi-frame and after key-frame initialisation, beside the key frame."""
+    panels = [("Key frame (ground truth)", key, "key"), ("Multi-frame initialisation", multi, "canonical")]
+    return _crops([*panels, ("Key-frame initialisation (KFCI)", key, "canonical")], "figure_3", profile)
+
+
+def figure_8(records: dict[str, Record], profile: str, name: str = "figure_8") -> Path:
+    """Fig. 1 and Fig. 8: the last frame of the first GoP as each system renders it. Keys are the panels' titles."""
+    found = {title: record for title, record in records.items() if record}
+    first = next(iter(found.values()), None)
+    truth = [("Ground truth", first, "truth")] if first else []
+    titled = [(f"{title}, {record['psnr']:.2f} dB", record, "frame") for title, record in found.items()]
+    return _crops([*truth, *titled], name, profile, columns=4 if len(titled) > 5 else 3)
+
+
+def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, columns: int = 3) -> Path:
+    shown = [(t, record.image(key)) for t, record, key in panels if record and record.picture(key).exists()]
+    return _grid(shown, name, profile, columns)
+
+
+def _grid(shown: list[tuple[str, np.ndarray]], name: str, profile: str, columns: int) -> Path:
+    """Pictures [H, W, 3] with titles, in rows of `columns`."""
+    rows, width = max(1, -(-len(shown) // columns)), 14 / columns
+    aspect = shown[0][1].shape[0] / shown[0][1].shape[1] if shown else 1
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        size = (14, rows * (width * aspect + 0.35))
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, (title, picture) in zip(axes.flat, shown):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_title(title, fontsize=11)
+        return _save_figure(figure, name, profile)
+
+
+def systems_figure(records: dict[str, Record], profile: str, name: str) -> Path:
+    """Fig. 4 and Fig. 11: the same crop of the same frame by every system, each above its error against the ground
+    truth (white: 32 of 255 or more)."""
+    found = {t: r for t, r in records.items() if r and r.picture("frame").exists()}
+    shown = []
+    if found:
+        truth = next(iter(found.values())).image("truth")
+        pairs = [(("Ground truth", truth), ("error, white at 32 of 255", np.zeros_like(truth)))]
+        for title, record in found.items():
+            picture = record.image("frame")
+            error = cv2.absdiff(picture, truth).max(2, keepdims=True).repeat(3, 2)
+            error = np.minimum(error.astype(np.float32) / ERROR_RANGE, 1)
+            pairs.append(((f"{title}, {record['psnr']:.2f} dB", picture), ("", (255 * error).astype(np.uint8))))
+        for start in range(0, len(pairs), 4):  # a row of crops, a row of errors
+            band = pairs[start : start + 4]
+            for row in zip(*band):
+                blank = [("", np.full_like(truth, 255))] * (4 - len(row))
+                shown += [*row, *blank]
+    return _grid(shown, name, profile, columns=4)
+
+
+def cost_figure(records: dict[str, Record], profile: str, name: str = "quality_and_cost") -> Path:
+    """PSNR of every system over its training time and over its decoding speed."""
+    found = {title: record for title, record in records.items() if record}
+    panels = {
+        "training, s": lambda r: r["seconds"]["total"],
+        "decoding, frames/s (8-bit, best batch)": lambda r: max(r["decode_fps_8bit"], r["decode_fps"]),
+    }
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
+        for axis, (label, of) in zip(axes, panels.items()):
+            for place, (title, record) in enumerate(found.items()):
+                axis.scatter(of(record), record["psnr"], s=60, color=f"C{place}", label=title)
+            axis.set(xscale="log", xlabel=label, ylabel="PSNR, dB")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        if found:
+            axes[1].legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
+        return _save_figure(figure, name, profile)
+
+
+def figure_9(records: dict[int, Record], profile: str) -> Path:
+    """Fig. 9: quality, parameters and decoding speed over the number of Gaussians a GoP."""
+    found = {n: record for n, record in sorted(records.items()) if record}
+    panels = {
+        "PSNR, dB": lambda r: r["psnr"],
+        "parameters, M": lambda r: r["parameters"] / 1e6,
+        "decoding, frames/s (8-bit)": lambda r: r["decode_fps_8bit"],
+        "training, s": lambda r: r["seconds"]["total"],
+    }
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
+        for axis, (label, of) in zip(axes, panels.items()):
+            numbers = [record["gaussians"] for record in found.values()]
+            axis.plot(numbers, [of(record) for record in found.values()], "o-", linewidth=2)
+            axis.set(xlabel="Gaussians a GoP", title=label)
+        return _save_figure(figure, name="figure_9", profile=profile)
+
+
+def curves(records: dict[str, Record], profile: str, name: str, stages: tuple[str, ...]) -> Path:
+    """PSNR over training steps of each record, one panel a stage."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(stages), figsize=(12, 4), squeeze=False, layout="constrained")
+        for axis, stage in zip(axes.flat, stages):
+            for title, record in records.items():
+                if record and record["history"][stage]:
+                    steps, values = zip(*record["history"][stage])
+                    axis.plot(steps, values, label=title, linewidth=2)
+            axis.set(title=f"{stage} stage", xlabel="step", ylabel="PSNR of the training frame, dB")
+            if axis.lines:
+                axis.legend(frameon=False)
+        return _save_figure(figure, name, profile)
+
+
+def motion_figure(record: Record, profile: str, name: str = "deformation_fields") -> Path:
+    """How far the field moves each part of the picture against the rest: all, and with one hash silenced."""
+    titles = {"motion": "Whole field", "motion_static": "2D hash alone", "motion_dynamic": "3D hash alone"}
+    shown = [key for key in titles if record and key in record["pictures"]]
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = plt.subplots(1, max(1, len(shown)), figsize=(12, 3), squeeze=False, layout="constrained")
+        for axis, key in zip(axes.flat, shown):
+            most = record["pictures"][key]
+            pixels = record.image(key)[..., 0] / 255 * most
+            drawn = axis.imshow(pixels, cmap="magma", vmin=0, vmax=max(most, 1e-6))
+            axis.set_title(titles[key])
+            axis.axis("off")
+            figure.colorbar(drawn, ax=axis, shrink=0.8, label="px")
+        return _save_figure(figure, name, profile)
+
+
+def _save_figure(figure, name: str, profile: str) -> Path:
+    folder = results_folder(profile) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+    plt.close(figure)
+    return folder / f"{name}.png"
