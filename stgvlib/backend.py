@@ -6,6 +6,8 @@ dense torch operations (the specification) on any device; it is meant for checki
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -117,3 +119,15 @@ def system_info() -> dict:
         "cpu_threads": torch.get_num_threads(),
         "versions": library_versions(),
     }
+
+
+@contextmanager
+def fast_products(device: torch.device) -> Iterator[None]:
+    """TF32 for torch's matrix products and convolutions on a GPU; nothing changes on a CPU."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stgvlib.backend import kernels_for
+from stgvlib.backend import fast_products, kernels_for
 from stgvlib.config import FitConfig
 from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
@@ -167,7 +167,8 @@ def _fit_batch(video, gops, numbers, config, count, device, seed, progress, stat
     for stage in ("coarse", "deformation"):
         began = time.perf_counter()
         report = _reporter(progress, replace(state, stage=stage))
-        result.losses[stage], diverged = run_stage(model, frames, stage, report, generators)
+        with fast_products(device):  # where a field runs in torch
+            result.losses[stage], diverged = run_stage(model, frames, stage, report, generators)
         known = {d.place for d in result.diverged}
         result.diverged += [d for d in diverged if d.place not in known]
         result.seconds[stage] = time.perf_counter() - began

@@ -106,3 +106,62 @@ def test_level_table_finds_what_the_paper_overlooks():
     table = report.level_table(HashGrid(1, 3, 4))
     assert table["hashed"].all() and (table["neighbours sharing a time cell"] == "0 of 9").all()
     assert report.level_table(HashGrid(1, 2, 2))["hashed"].tolist() == [False, False] + [True] * 6
+
+
+def test_records_serve_where_their_frames_are_not(results, monkeypatch):
+    """Tables are rebuilt from committed records on machines without the dataset; settings still decide."""
+    monkeypatch.setitem(PROFILES, "smoke", replace(TINY, scale=1.0))
+    small = replace(experiments.RUNS["bunny/static"], dataset="davis/cows")
+    monkeypatch.setitem(experiments.RUNS, "x/cows", small)
+    clip = experiments.datasets.load("bunny").scaled(0.1)
+    with monkeypatch.context() as here:
+        here.setattr(experiments.datasets, "load", lambda _: clip)
+        made = run("x/cows")
+    assert made and made["psnr"] > 5
+    monkeypatch.setattr(experiments.datasets, "find", lambda _: None)
+    assert run("x/cows").data == made.data
+    assert run("x/cows", refresh=True).reason == "davis/cows is not on the machine that ran this: stgv fetch davis"
+    monkeypatch.setitem(experiments.RUNS, "x/cows", replace(small, config=experiments.RUNS["bunny/paper"].config))
+    assert "of other settings" in run("x/cows").reason
+
+
+def test_systems_make_tables_and_figures(results, monkeypatch):
+    import cv2
+
+    found = {label: run(f"bunny/{key}") for key, label in (("siren", "SIREN"), ("2dgs", "2DGS"), ("paper", "STGV"))}
+    gone = experiments.Record("gone", results / "gone.json", None, "not here")
+    table = report.table_2(found | {"D2GV": gone}, "smoke").set_index("system")
+    assert table.loc["SIREN", "ours PSNR"] == round(found["SIREN"]["psnr"], 2)
+    assert table.loc["SIREN", "paper PSNR"] == 26.27 and pd.isna(table.loc["2DGS", "paper PSNR"])
+    assert pd.isna(table.loc["D2GV", "ours PSNR"]) and table.loc["D2GV", "note"].startswith("not here")
+    assert table["difference"].isna().all()
+    davis = {"cows": found, "boat": found | {"SIREN": gone}}
+    means = report.table_1("davis", davis, "smoke").set_index("system")
+    assert means.loc["STGV", "videos"] == 2 and "2 of 6 videos" in means.loc["STGV", "note"]
+    videos = report.video_table("davis", davis, "smoke").set_index(["system", "measure", "source"])
+    assert videos.loc[("2DGS", "PSNR", "ours"), "cows"] == round(found["2DGS"]["psnr"], 4)
+    assert videos.loc[("2DGS", "PSNR", "paper"), "boat"] == 33.01
+    assert pd.isna(videos.loc[("SIREN", "PSNR", "ours"), "boat"]) and pd.isna(
+        videos.loc[("2DGS", "PSNR", "ours"), "mean"]
+    )
+    assert "quality 75" in report.size_table(davis, "smoke").set_index("video").loc["cows", "note"]
+    for path in (
+        figures.systems_figure(found | {"D2GV": gone}, "smoke", "systems"),
+        figures.cost_figure(found | {"D2GV": gone}, "smoke"),
+        figures.figure_9({20_000: found["STGV"], 5_000: found["2DGS"], 1: gone}, "smoke"),
+    ):
+        assert cv2.imread(str(path)).std() > 10, path
+
+
+def test_the_audit_finds_what_the_paper_got_wrong(results):
+    audit = report.audit_table("smoke").set_index(["table", "system", "measure"])
+    wrong = set(audit.index[~audit["agrees"]])
+    psnr = {("VII", "E-NeRV"), ("VII", "2DGS"), ("VII", "D2GV"), ("VIII", "NeRV"), ("VIII", "2DGS"), ("VIII", "D2GV")}
+    assert wrong == {(*key, "PSNR") for key in psnr} | {("VII", "NeRV", "MS-SSIM")}
+
+
+def test_seeds_have_a_mean_and_a_spread(results, monkeypatch):
+    table = report.seed_table(["bunny/static"], "smoke", "cpu", seeds=2).iloc[0]
+    values = [run("bunny/static", seed=seed)["psnr"] for seed in (0, 1)]
+    assert table["seeds"] == 2 and table["mean PSNR"] == round(sum(values) / 2, 3)
+    assert table["spread"] == round(abs(values[0] - values[1]), 3) > 0

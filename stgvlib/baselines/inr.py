@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from stgvlib.backend import fast_products
 from stgvlib.baselines.e_nerv import ENerv
 from stgvlib.baselines.hnerv import HNerv
 from stgvlib.baselines.nerv import Nerv
@@ -61,7 +62,7 @@ class InrModel(nn.Module):
     @torch.no_grad()
     def render(self, frame: Tensor) -> Tensor:
         """Frames by number, int64 [B] -> [B, H, W, 3], in [0, 1] but for SIREN, which is not clamped."""
-        with fast_products():
+        with fast_products(frame.device):
             return self.network(frame).movedim(1, -1).float()
 
     def num_parameters(self) -> int:
@@ -89,17 +90,6 @@ class InrDecoder:
         device = next(self.model.parameters()).device
         shown = self.model.render(torch.tensor(list(numbers), device=device))
         return to_uint8(shown) if self.dtype == torch.uint8 else shown
-
-
-class fast_products:
-    """TF32 for matrix products and convolutions while it is entered."""
-
-    def __enter__(self):
-        self.before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high")
-
-    def __exit__(self, *_):
-        torch.set_float32_matmul_precision(self.before)
 
 
 def sized(config: InrConfig, size: tuple[int, int], frames: int, budget: int) -> InrModel:
@@ -152,7 +142,7 @@ def fit_inr(
     first = _restore(checkpoint, about, network, optimizer, generator, errors)
     began = told = time.perf_counter()
     total, done = config.epochs * per_epoch, first * per_epoch
-    with fast_products():
+    with fast_products(device):
         for epoch in range(first, config.epochs):
             order = torch.randperm(frames, generator=generator)
             for numbers in order.split(config.batch):
