@@ -1,17 +1,18 @@
-"""The `stgv` command: fit, render, eval, info, fetch. Bad input gives one line and exit status 2; Ctrl-C gives 130."""
+"""The `stgv` command; `stgv --help` lists what it does. Bad input gives one line and exit status 2; Ctrl-C gives 130"""
 
 import json
+import math
 import os
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
 
-from stgvlib import datasets
+from stgvlib import bitstream, datasets
 from stgvlib.backend import device_name, fallback_reason, resolve_device, system_info
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
@@ -21,6 +22,7 @@ from stgvlib.distributed import join_torchrun
 from stgvlib.errors import StgvError
 from stgvlib.experiments import ProgressBar, judge
 from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
+from stgvlib.quantize import Steps
 from stgvlib.train import cut_gops
 from stgvlib.train import fit as fit_video
 from stgvlib.video import Video, open_video, write_video
@@ -123,19 +125,19 @@ def render(
     fps: float | None = None,
     device: Device = "auto",
 ) -> None:
-    """Render a model to an .mp4 file or to a folder of PNG frames.
+    """Render a model to an .mp4 or .y4m file or to a folder of PNG frames.
 
     Args:
-        model: Model that `stgv fit` wrote.
-        output: Name ending in .mp4, or a folder.
+        model: Model that `stgv fit` or `stgv encode` wrote.
+        output: Name ending in .mp4 or .y4m, or a folder.
         scale: Size of the output relative to the fitted video; the Gaussians are resampled, not the pixels.
-        fps: Frames a second of the .mp4; unset, those of the fitted video.
+        fps: Frames a second of the file; unset, those of the fitted video.
     """
     if not 0 < scale <= 16:
         raise StgvError(f"scale must be above 0 and at most 16, got {scale}")
     if fps is not None and not 0 < fps <= 1000:
         raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
-    fitted, about = load_model(model, resolve_device(device))
+    fitted, about = _load(model, resolve_device(device))
     _check_folder(output)
     frames = (frame.cpu().numpy() for frame in Decoder(fitted, scale))
     try:
@@ -143,6 +145,41 @@ def render(
     except OSError as error:
         raise StgvError(f"cannot write {output}: {error.strerror or error}") from error
     _say(f"wrote {count} frames to {output}")
+    _tell_damage(model, about)
+
+
+def encode(
+    model: Positional[Path], output: Positional[Path], /, steps: tyro.conf.OmitArgPrefixes[Steps] = bitstream.STEPS
+) -> None:
+    """Compress a model to an .stgv file, a group at a time; its size is the bit rate.
+
+    Args:
+        model: Model that `stgv fit` wrote.
+        output: Name ending in .stgv.
+        steps: How coarsely each attribute is rounded.
+    """
+    if output.suffix != ".stgv":
+        raise StgvError(f"output must end in .stgv, got {output.name}")
+    _check_folder(output)
+    fitted, about = load_model(model)
+    size = bitstream.encode(fitted, output, steps, about.get("fps", 25.0))
+    pixels = math.prod(fitted.size) * sum(fitted.num_frames)
+    _say(f"wrote {output}: {size:,} bytes, {8 * size / pixels:.4f} bits a pixel")
+
+
+def decode(
+    input: Positional[Path], output: Positional[Path], /, fps: float | None = None, device: Device = "auto"
+) -> None:
+    """Decode an .stgv file to an .mp4 or .y4m file or to a folder of PNG frames.
+
+    A damaged group costs its own frames, which are black; the exit status is then 2.
+
+    Args:
+        input: File that `stgv encode` wrote.
+        output: Name ending in .mp4 or .y4m, or a folder.
+        fps: Frames a second of the file; unset, those of the fitted video.
+    """
+    render(input, output, fps=fps, device=device)
 
 
 def evaluate(
@@ -151,11 +188,14 @@ def evaluate(
     """Judge a model against the video it was fitted to: PSNR, MS-SSIM, parameters, decoding speed.
 
     Args:
-        model: Model that `stgv fit` wrote.
+        model: Model that `stgv fit` or `stgv encode` wrote.
         input: The video that was fitted; it is cropped in time and resized to the model.
     """
-    fitted, _ = load_model(model, resolve_device(device))
+    fitted, about = _load(model, resolve_device(device))
     result = judge(fitted, _fitted_video(input, fitted))
+    if "bytes" in about:
+        size = model.stat().st_size
+        result |= {"bytes": size, "bits_per_pixel": 8 * size / (math.prod(fitted.size) * result["frames"])}
     if json_output:
         print(json.dumps(result))
         return
@@ -164,6 +204,8 @@ def evaluate(
     print(f"MS-SSIM     {similarity}")
     print(f"parameters  {result['parameters']:,}")
     print(f"frames      {result['frames']} of {result['width']}x{result['height']}")
+    if "bytes" in result:
+        print(f"bit rate    {result['bits_per_pixel']:.4f} bits a pixel ({result['bytes']:,} bytes)")
     print(f"decoding    {result['decode_fps']:.1f} frames a second ({result['fps_protocol']})")
 
 
@@ -171,7 +213,7 @@ def info(file: Positional[Path | None] = None, /, system: bool = False, json_out
     """Say what a model file holds, or what this system can run.
 
     Args:
-        file: Model that `stgv fit` wrote.
+        file: Model that `stgv fit` or `stgv encode` wrote.
         system: Tell the device, the kernels that would run and why, and library versions.
     """
     if system == (file is not None):
@@ -179,7 +221,8 @@ def info(file: Positional[Path | None] = None, /, system: bool = False, json_out
     if system:
         result = system_info()
     else:
-        fitted, about = load_model(file)
+        fitted, about = _load(file, torch.device("cpu"))
+        size = file.stat().st_size
         result = {
             "preset": fitted.config.preset,
             "frames": sum(fitted.num_frames),
@@ -189,11 +232,11 @@ def info(file: Positional[Path | None] = None, /, system: bool = False, json_out
             "fps": about.get("fps"),
             "gaussians_a_gop": fitted.count,
             "parameters": fitted.num_parameters(),
-            "bytes": file.stat().st_size,
-            "seconds": about.get("seconds"),
-            "device": about.get("device"),
-            "config": about["config"],
+            "bytes": size,
+            "bits_per_pixel": round(8 * size / (math.prod(fitted.size) * sum(fitted.num_frames)), 5),
         }
+        more = ("bytes_by_section", "steps", "damaged") if "bytes" in about else ("seconds", "device", "config")
+        result |= {key: about.get("bytes" if key == "bytes_by_section" else key) for key in more}
     if json_output:
         print(json.dumps(result))
         return
@@ -211,6 +254,21 @@ def fetch(group: Positional[Literal["davis", "uvg"]], /) -> None:
     """
     for path in datasets.fetch(group):
         _say(f"{path}")
+
+
+def _load(path: Path, device: torch.device) -> tuple[VideoModel, dict]:
+    """A model and what is known of it, from either format."""
+    if path.suffix != ".stgv":
+        return load_model(path, device)
+    content = bitstream.decode(path)
+    about = {"fps": content.fps, "bytes": content.bytes, "steps": asdict(content.steps), "damaged": content.damaged}
+    return content.model.to(device), about
+
+
+def _tell_damage(path: Path, about: dict) -> None:
+    if damaged := about.get("damaged"):
+        told = "; ".join(f"GoP {g} {why}" for g, why in damaged.items())
+        raise StgvError(f"{path} is damaged: {told}. Their frames are black, all others are whole")
 
 
 def _open(name: str) -> Video:
@@ -250,7 +308,15 @@ def _say(text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one subcommand; exits with 0, 2 (bad input) or 130 (Ctrl-C)."""
-    commands = {"fit": fit, "render": render, "eval": evaluate, "info": info, "fetch": fetch}
+    commands = {
+        "fit": fit,
+        "render": render,
+        "encode": encode,
+        "decode": decode,
+        "eval": evaluate,
+        "info": info,
+        "fetch": fetch,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="stgv", description="Videos as deformed 2D Gaussians: fit, render, judge.", args=arguments

@@ -192,15 +192,16 @@ def open_video(path: str | Path) -> Video:
 
 
 def write_video(path: str | Path, frames, fps: float = 25.0) -> int:
-    """Write an iterable of uint8 [H, W, 3] frames as H.264 mp4 (crf 12) or, where the name has no suffix, as PNGs.
+    """Write an iterable of uint8 [H, W, 3] frames as H.264 mp4 (crf 12), as raw y4m (4:4:4) or, where the name
+    has no suffix, as PNGs.
 
     Returns the number of frames. A file appears only when it is complete. Raises StgvError for another suffix.
     """
     path = Path(path)
-    if path.suffix.lower() == ".mp4":
-        return _write_mp4(path, frames, fps)
+    if path.suffix.lower() in (".mp4", ".y4m"):
+        return _write_file(path, frames, fps)
     if path.suffix:
-        raise StgvError(f"{path.name}: output must end in .mp4 or be a folder for PNG frames")
+        raise StgvError(f"{path.name}: output must end in .mp4 or .y4m, or be a folder for PNG frames")
     path.mkdir(parents=True, exist_ok=True)
     count = 0
     for count, frame in enumerate(frames, 1):
@@ -209,22 +210,25 @@ def write_video(path: str | Path, frames, fps: float = 25.0) -> int:
     return count
 
 
-def _write_mp4(path: Path, frames, fps: float) -> int:
+def _write_file(path: Path, frames, fps: float) -> int:
     from fractions import Fraction
 
     import av
 
-    partial = path.with_name(f".{path.stem}.partial.mp4")
+    raw = path.suffix.lower() == ".y4m"
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     count = 0
     try:
-        with av.open(str(partial), "w", options={"movflags": "+faststart"}) as file:
+        with av.open(str(partial), "w", options={} if raw else {"movflags": "+faststart"}) as file:
             stream = None
             for frame in frames:
                 if stream is None:
-                    stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+                    codec = "wrapped_avframe" if raw else "libx264"
+                    stream = file.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
                     stream.height, stream.width = frame.shape[:2]
-                    stream.pix_fmt = "yuv444p" if frame.shape[0] % 2 or frame.shape[1] % 2 else "yuv420p"
-                    stream.options = {"crf": "12", "preset": "medium"}
+                    odd = frame.shape[0] % 2 or frame.shape[1] % 2
+                    stream.pix_fmt = "yuv444p" if raw or odd else "yuv420p"
+                    stream.options = {} if raw else {"crf": "12", "preset": "medium"}
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
                 count += 1
             if stream is not None:

@@ -150,3 +150,35 @@ def test_ctrl_c_keeps_finished_gops_and_resume_goes_on(tmp_path):
     assert not out.exists()
     again = subprocess.run([*fit, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0 and out.exists() and not parts.exists(), again.stderr
+
+
+def test_encode_and_decode(model, clip, tmp_path):
+    small = tmp_path / "m.stgv"
+    done = stgv("encode", model, small)
+    assert done.returncode == 0 and f"{small.stat().st_size:,} bytes" in done.stderr and "bits a pixel" in done.stderr
+    assert small.stat().st_size < 0.5 * model.stat().st_size
+    before, after = (json.loads(stgv("eval", m, clip, "--json").stdout) for m in (model, small))
+    assert abs(before["psnr"] - after["psnr"]) < 1 and after["bytes"] == small.stat().st_size
+    about = json.loads(stgv("info", small, "--json").stdout)
+    assert sum(about["bytes_by_section"].values()) == about["bytes"] and about["damaged"] == {}
+    for name in ("out.mp4", "out.y4m", "frames"):
+        assert stgv("decode", small, tmp_path / name, "--device", "cpu").returncode == 0
+        assert open_video(tmp_path / name).num_frames == 5
+    coarse = tmp_path / "coarse.stgv"
+    assert stgv("encode", model, coarse, "--field-bits", "4", "--color", "0.05").returncode == 0
+    assert coarse.stat().st_size < small.stat().st_size
+    damaged = bytearray(small.read_bytes())
+    damaged[-5] ^= 1
+    (tmp_path / "bad.stgv").write_bytes(damaged)
+    assert "GoP 0 fails its checksum. Their frames are black" in refused(
+        "decode", tmp_path / "bad.stgv", tmp_path / "b"
+    )
+    assert len(list((tmp_path / "b").iterdir())) == 5
+    assert "output must end in .stgv" in refused("encode", model, tmp_path / "m.mp4")
+    assert "field_bits must be from 2 to 16, got 40" in refused("encode", model, small, "--field-bits", "40")
+    assert "no .stgv file" in refused("decode", _renamed(model, tmp_path / "x.stgv"), tmp_path / "c")
+
+
+def _renamed(path, to):
+    to.write_bytes(path.read_bytes())
+    return to

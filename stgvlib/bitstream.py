@@ -1,0 +1,257 @@
+"""The .stgv file: a fitted video as an entropy-coded bitstream, one independent unit a GoP (docs/FORMAT.md).
+
+Its size on disk is the only bit rate that is ever reported. Symbols decode to the same integers on every machine. A
+reader believes nothing: sizes are checked against the file before anything is allocated, and a damaged unit costs its
+own GoP alone.
+"""
+
+import json
+import math
+import struct
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stgvlib.config import FieldConfig, FitConfig, changes, from_dict
+from stgvlib.entropy import CodingError, decode_integers, encode_integers
+from stgvlib.errors import StgvError
+from stgvlib.model import VideoModel, write_atomically
+from stgvlib.quantize import AXIS_BITS, Group, Steps, dequantize, quantize
+
+MAGIC, VERSION = b"\x89STGV\r\n\n", 1
+PREFIX = struct.Struct("<8sHHI")  # magic, version, sections, CRC of the table
+SECTION = struct.Struct("<BHII")  # kind, GoP, bytes, CRC-32
+HEADER, GOP = 1, 2  # kinds of section
+UNIT = struct.Struct("<HIii")  # frames, Gaussians, origin x, origin y
+STEP = struct.Struct("<f")
+MOST_HEADER = 1 << 16  # bytes
+PARAMETERS_A_BYTE = 64  # of the file: more than any file of ours comes near
+PIXELS_A_BYTE = 1 << 14
+STEPS = Steps()
+PARTS = ("position", "shape", "color", "motion", "field")
+LIMITS = {  # settings of a field that a reader accepts
+    "levels": (1, 16),
+    "log2_table_size": (1, 22),
+    "base_resolution": (1, 4096),
+    "growth": (1, 4),
+    "spatial_features": (2, 4),
+    "temporal_features": (2, 4),
+    "time_frequencies": (0, 16),
+    "position_frequencies": (0, 16),
+    "width": (1, 1024),
+    "head_layers": (1, 2),
+    "polynomial": (0, 8),
+}
+
+
+@dataclass
+class Content:
+    """What a file holds."""
+
+    model: VideoModel
+    fps: float
+    steps: Steps
+    damaged: dict[int, str]  # GoP -> why it could not be read; its frames are black
+    bytes: dict[str, int]  # header, and each of PARTS over all GoPs
+
+
+def encode(model: VideoModel, path: str | Path, steps: Steps = STEPS, fps: float = 25.0) -> int:
+    """Write a model as .stgv, atomically. Returns the bytes. Raises StgvError for what cannot be coded."""
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise StgvError("the model has parameters that are not finite; fit it again")
+    header = {"size": list(model.size), "fps": fps, "frames": model.num_frames}
+    header |= {"field": changes(model.config.field), "steps": asdict(steps)}
+    groups = [quantize(model, g, steps) for g in range(len(model.num_frames))]
+    header["gaussians"] = max(len(group.gaps) for group in groups)
+    payloads = [(HEADER, 0, json.dumps(header, separators=(",", ":")).encode())]
+    payloads += [(GOP, g, b"".join(_unit(group).values())) for g, group in enumerate(groups)]
+    table = b"".join(SECTION.pack(kind, g, len(data), zlib.crc32(data)) for kind, g, data in payloads)
+    prefix = PREFIX.pack(MAGIC, VERSION, len(payloads), zlib.crc32(table))
+    whole = prefix + table + b"".join(data for _, _, data in payloads)
+    write_atomically(path, whole)
+    return len(whole)
+
+
+def _unit(group: Group) -> dict[str, bytes]:
+    """The parts of a GoP's section, in their order."""
+    head = UNIT.pack(group.frames, len(group.gaps), *group.origin)
+    return {
+        "position": head + encode_integers(group.gaps),
+        "shape": b"".join(map(encode_integers, group.cholesky)),
+        "color": b"".join(map(encode_integers, group.color)),
+        "motion": b"".join(map(encode_integers, group.motion)),
+        "field": b"".join(STEP.pack(step) + encode_integers(values) for step, values in group.tensors),
+    }
+
+
+def decode(path: str | Path) -> Content:
+    """Read a .stgv file. Raises StgvError when it is missing, foreign, of another version, or its header is damaged;
+    damaged GoPs are listed in the result."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StgvError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        return parse(data)
+    except StgvError as error:
+        raise StgvError(f"{path} {error}") from error
+
+
+def parse(data: bytes) -> Content:
+    """`decode` of a file's bytes."""
+    sections, payload = _sections(data)
+    header, model, steps = _header(data, sections, payload)
+    found, damaged = {}, {}
+    sizes = dict.fromkeys(("header", *PARTS), 0) | {"header": payload + sections[0][2]}
+    place = payload
+    for kind, g, size, crc in sections:
+        unit = memoryview(data)[place : place + size]
+        place += size
+        if kind != GOP or not 0 <= g < len(model.num_frames) or g in found:
+            continue
+        found[g] = True
+        try:
+            if len(unit) < size:
+                raise CodingError("is cut off")
+            if zlib.crc32(unit) != crc:
+                raise CodingError("fails its checksum")
+            group, parts = _read_unit(unit, model, g)
+        except CodingError as error:
+            damaged[g] = str(error)
+            continue
+        dequantize(group, model, g, steps)
+        for name, part in parts.items():
+            sizes[name] += part
+    damaged |= {g: "is not in the file" for g in range(len(model.num_frames)) if g not in found}
+    for g in damaged:
+        _blank(model, g)
+    return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes)
+
+
+def _sections(data: bytes) -> tuple[list[tuple[int, int, int, int]], int]:
+    """(kind, GoP, bytes, CRC) of each section, and where the first begins."""
+    if len(data) < PREFIX.size or data[:8] != MAGIC:
+        raise StgvError("is no .stgv file; expected one that `stgv encode` wrote")
+    _, version, count, crc = PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise StgvError(f"has format version {version}, this stgvlib reads {VERSION}: update it")
+    end = PREFIX.size + count * SECTION.size
+    table = data[PREFIX.size : end]
+    if end > len(data) or zlib.crc32(table) != crc:
+        raise StgvError("is damaged: its section table is cut off or fails its checksum")
+    return [SECTION.unpack_from(table, k * SECTION.size) for k in range(count)], end
+
+
+def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, Steps]:
+    """Header, an empty model of its sizes, and steps; everything in range, and the model in proportion to the file."""
+    if not sections or sections[0][0] != HEADER or sections[0][2] > MOST_HEADER:
+        raise StgvError("is damaged: it does not begin with a header")
+    text = data[start : start + sections[0][2]]
+    if len(text) < sections[0][2] or zlib.crc32(text) != sections[0][3]:
+        raise StgvError("is damaged: its header is cut off or fails its checksum")
+    try:
+        header = json.loads(text)
+        size, frames = tuple(map(_whole, header["size"])), list(map(_whole, header["frames"]))
+        count, fps = _whole(header["gaussians"]), float(header["fps"])
+        steps = Steps(**{name: _number(value) for name, value in header["steps"].items()})
+        field = _field(header["field"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StgvError) as error:
+        raise StgvError(f"is damaged: its header makes no sense ({str(error).splitlines()[0][:100]})") from error
+    units = len(sections) - 1
+    sane = len(size) == 2 and 1 <= min(size) and max(size) < 2**AXIS_BITS and 1 <= len(frames) <= max(units, 1)
+    sane = sane and all(1 <= n < 2**16 for n in frames) and count >= 0 and 0 < fps <= 1000
+    if not sane or math.prod(size) > PIXELS_A_BYTE * len(data):
+        raise StgvError("is damaged: its header asks for sizes that such a file cannot hold")
+    config = FitConfig(preset="decoded", parametrization="pixel", field=field, steps=0)
+    with torch.device("meta"):
+        each = sum(p.numel() for p in VideoModel(config, [1], size, 1).parameters())
+    if len(frames) * (each + count * (8 + 2 * field.polynomial)) > PARAMETERS_A_BYTE * len(data):
+        raise StgvError("is damaged: its header asks for more parameters than such a file can hold")
+    return header | {"fps": fps}, VideoModel(config, frames, size, count), steps
+
+
+def _whole(value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r:.40} is no whole number")
+    return value
+
+
+def _number(value) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{value!r:.40} is no number")
+    return value
+
+
+def _field(values: dict) -> FieldConfig:
+    field = from_dict(FieldConfig, values)
+    for name, (least, most) in LIMITS.items():
+        value = getattr(field, name)
+        if name != "growth":
+            _whole(value)
+        if not least <= _number(value) <= most:
+            raise ValueError(f"{name} must be from {least} to {most}, got {value}")
+    if not (field.spatial_features in (2, 4) and field.temporal_features in (2, 4)):
+        raise ValueError("hash features must be 2 or 4")
+    if field.base_resolution * field.growth ** (field.levels - 1) > 2**20:
+        raise ValueError("the finest level has too many cells")
+    cells = field.time_cells
+    if cells is not None and not (len(cells) == field.levels and all(0 < _number(c) <= 2**20 for c in cells)):
+        raise ValueError("time_cells must be one number a level")
+    if field.position_scale is not None and not 0 < _number(field.position_scale) <= 2**16:
+        raise ValueError("position_scale is out of range")
+    if field.encoding not in ("hash", "positional", "planes", "none"):
+        raise ValueError(f"unknown encoding {field.encoding!r:.40}")
+    for name in ("spatial", "temporal", "zero_heads", "deform_shape"):
+        if not isinstance(getattr(field, name), bool):
+            raise ValueError(f"{name} must be true or false")
+    return field
+
+
+def _read_unit(unit: memoryview, model: VideoModel, g: int) -> tuple[Group, dict[str, int]]:
+    """A GoP's integers, and the bytes of its parts. Raises CodingError."""
+    if len(unit) < UNIT.size:
+        raise CodingError("is cut off")
+    frames, count, *origin = UNIT.unpack_from(unit)
+    if frames != model.num_frames[g] or count > model.count:
+        raise CodingError(f"has {frames} frames and {count} Gaussians, not what the header says")
+    at, marks = UNIT.size, [0]
+
+    def read(n: int) -> np.ndarray:
+        nonlocal at
+        values, at = decode_integers(unit, at, n)
+        return values
+
+    def rows(n: int) -> np.ndarray:
+        values = np.stack([read(count) for _ in range(n)]) if n else np.zeros((0, count), np.int64)
+        marks.append(at)
+        return values
+
+    gaps = rows(1)[0]
+    if (gaps < 0).any() or gaps.sum() >= 2 ** (2 * AXIS_BITS):
+        raise CodingError("has positions out of range")
+    shape, color, motion = rows(3), rows(3), rows(2 * model.config.field.polynomial)
+    tensors = []
+    for p in model.field.parameters():
+        if len(unit) - at < STEP.size:
+            raise CodingError("is cut off")
+        (step,) = STEP.unpack_from(unit, at)
+        if not 0 <= step < 1e6:
+            raise CodingError("has a step that is out of range")
+        at += STEP.size
+        tensors.append((step, read(p[g].numel())))
+    if at != len(unit):
+        raise CodingError("has bytes too many")
+    sizes = np.diff([*marks, at]).tolist()
+    return Group(frames, tuple(origin), gaps, shape, color, motion, tensors), dict(zip(PARTS, sizes, strict=True))
+
+
+@torch.no_grad()
+def _blank(model: VideoModel, g: int) -> None:
+    """A GoP that shows black."""
+    for p in model.parameters():
+        p[g] = 0
+    model.gaussians.cholesky[g] = torch.tensor([1.0, 0.0, 1.0])

@@ -1,0 +1,137 @@
+"""A GoP as integers and back: what a .stgv file holds of it, before entropy coding (docs/FORMAT.md, "A group").
+
+Positions lie on a grid, and Gaussians are put in Z-order of it: their order means nothing in a sum, so only the gaps
+have to be sent. l1 and l3 are rounded in their logarithm and l2 relative to l3: a Gaussian's shape then has an error
+relative to its size. Colours are rounded, and sent as green and differences to it. Each tensor of the field has a step
+of its own, a part of its largest value.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from stgvlib.errors import StgvError
+from stgvlib.model import VideoModel
+from stgvlib.placement import WAITING
+from stgvlib.splat import MIN_SCALE
+
+LOG_SCALES = (math.log(MIN_SCALE) - 1, 14.0)  # of l1 and l3, px, that a file can ask for
+AXIS_BITS = 16  # of a position on one axis
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How coarsely each attribute is rounded."""
+
+    position: float = 1 / 16  # px
+    cholesky: float = 0.02  # of the logarithm of l1 and l3, and of l2 / l3
+    color: float = 1 / 256
+    motion: float = 1 / 512  # of a coefficient, in units of the position head
+    field_bits: int = 8  # of the largest value of each tensor of the field
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "field_bits":
+                if not 2 <= value <= 16:
+                    raise StgvError(f"field_bits must be from 2 to 16, got {value}")
+            elif not 1e-6 <= value <= 1e3:
+                raise StgvError(f"the step of {f.name} must be from 1e-6 to 1000, got {value}")
+
+
+@dataclass
+class Group:
+    """The integers of one GoP."""
+
+    frames: int
+    origin: tuple[int, int]  # least position, in steps
+    gaps: np.ndarray  # [N] of the Z-order, the first from zero
+    cholesky: np.ndarray  # [3, N]
+    color: np.ndarray  # [3, N]: green, red - green, blue - green
+    motion: np.ndarray  # [2 * degree, N]
+    tensors: list[tuple[float, np.ndarray]]  # (step, integers) of the field's parameters, in their order
+
+
+@torch.no_grad()
+def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
+    """GoP g as integers. Gaussians that were never placed are left out.
+
+    Raises StgvError when positions spread over more than 65,536 steps.
+    """
+    mu, cholesky = (v[g].double().cpu() for v in model.gaussians.pixels())
+    kept = mu[:, 0] != WAITING
+    mu, cholesky, rgb = mu[kept], cholesky[kept], model.gaussians.rgb[g].double().cpu()[kept]
+    place = (mu / steps.position).round().long().numpy()
+    origin = place.min(0) if len(place) else np.zeros(2, np.int64)
+    place -= origin
+    if len(place) and place.max() >= 2**AXIS_BITS:
+        raise StgvError(
+            f"GoP {g}: positions spread over {place.max()} steps of {steps.position:g} px, at most {2**AXIS_BITS} "
+            "can be coded; take a larger step"
+        )
+    code = interleave(place)
+    order = np.argsort(code, kind="stable")
+    code = code[order]
+    l1, l2, l3 = cholesky.numpy()[order].T
+    l1, l3 = (np.round(np.log(np.maximum(v, MIN_SCALE)) / steps.cholesky).astype(np.int64) for v in (l1, l3))
+    l2 = np.round(l2 / np.exp(l3 * steps.cholesky) / steps.cholesky).astype(np.int64)
+    red, green, blue = np.round(rgb.numpy()[order].T / steps.color).astype(np.int64)
+    motion = model.gaussians.motion
+    moved = np.zeros((0, len(code)), np.int64)
+    if motion is not None:
+        moved = np.round(motion[g].double().cpu()[kept].numpy()[order].T / steps.motion).astype(np.int64)
+    tensors = []
+    for p in model.field.parameters():
+        values = p[g].double().cpu().numpy()
+        step = float(np.float32(max(np.abs(values).max(), 1e-12) / (2 ** (steps.field_bits - 1) - 1)))
+        tensors.append((step, np.round(values / step).astype(np.int64).ravel()))
+    return Group(
+        model.num_frames[g],
+        (int(origin[0]), int(origin[1])),
+        np.diff(code, prepend=0),
+        np.stack([l1, l2, l3]),
+        np.stack([green, red - green, blue - green]),
+        moved,
+        tensors,
+    )
+
+
+@torch.no_grad()
+def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
+    """Set GoP g of a model in px parametrisation; Gaussians beyond the group's wait where nobody sees them."""
+    count = len(group.gaps)
+    gaussians = model.gaussians
+    place = deinterleave(np.cumsum(group.gaps)) + np.array(group.origin)
+    l1, l2, l3 = group.cholesky
+    l1, l3 = (np.exp(np.clip(v * steps.cholesky, *LOG_SCALES)) for v in (l1, l3))
+    shape = np.stack([l1, l2 * steps.cholesky * l3, l3], 1)
+    green, red, blue = group.color
+    rgb = np.stack([red + green, green, blue + green], 1) * steps.color
+    gaussians.mu[g] = WAITING
+    gaussians.cholesky[g] = torch.tensor([1.0, 0.0, 1.0])
+    gaussians.rgb[g] = 0
+    for target, values in ((gaussians.mu, place * steps.position), (gaussians.cholesky, shape), (gaussians.rgb, rgb)):
+        target[g, :count] = torch.from_numpy(values.astype(np.float32))
+    if gaussians.motion is not None:
+        gaussians.motion[g] = 0
+        gaussians.motion[g, :count] = torch.from_numpy((group.motion.T * steps.motion).astype(np.float32))
+    for p, (step, values) in zip(model.field.parameters(), group.tensors, strict=True):
+        p[g] = torch.from_numpy((values * step).astype(np.float32)).view(p[g].shape)
+
+
+def interleave(place: np.ndarray) -> np.ndarray:
+    """(x, y) [N, 2] of 16 bits each -> Z-order code [N] of 32 bits, x in the even ones."""
+    spread = place.astype(np.int64)
+    for shift, mask in ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555)):
+        spread = (spread | spread << shift) & mask
+    return spread[:, 0] | spread[:, 1] << 1
+
+
+def deinterleave(code: np.ndarray) -> np.ndarray:
+    """Z-order codes [N] -> (x, y) [N, 2]."""
+    bits = np.stack([code, code >> 1], -1) & 0x55555555
+    for shift, mask in ((1, 0x33333333), (2, 0x0F0F0F0F), (4, 0x00FF00FF), (8, 0x0000FFFF)):
+        bits = (bits | bits >> shift) & mask
+    return bits
