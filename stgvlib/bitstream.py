@@ -31,6 +31,7 @@ MOST_HEADER = 1 << 16  # bytes
 PARAMETERS_A_BYTE = 64  # of the file: more than any file of ours comes near
 PIXELS_A_BYTE = 1 << 14
 STEPS = Steps()
+FINEST, COARSEST = -3.0, 5.0  # log2 of how far rate control scales steps
 PARTS = ("position", "shape", "color", "motion", "field")
 LIMITS = {  # settings of a field that a reader accepts
     "levels": (1, 16),
@@ -60,6 +61,27 @@ class Content:
 
 def encode(model: VideoModel, path: str | Path, steps: Steps = STEPS, fps: float = 25.0) -> int:
     """Write a model as .stgv, atomically. Returns the bytes. Raises StgvError for what cannot be coded."""
+    whole = _file(model, steps, fps)
+    write_atomically(path, whole)
+    return len(whole)
+
+
+def steps_for(model: VideoModel, most: int, steps: Steps = STEPS, fps: float = 25.0) -> Steps:
+    """The finest steps, all scaled alike, with which a file has at most `most` bytes. Raises StgvError when even the
+    coarsest give more."""
+    low, high = FINEST, COARSEST  # log2 of the scale
+    least = len(_file(model, steps.scaled(2.0**high), fps))
+    if least > most:
+        raise StgvError(
+            f"{most:,} bytes are too few: with the coarsest steps this model takes {least:,}; fit fewer Gaussians"
+        )
+    for _ in range(10):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(_file(model, steps.scaled(2.0**middle), fps)) <= most else (middle, high)
+    return steps.scaled(2.0**high)
+
+
+def _file(model: VideoModel, steps: Steps, fps: float) -> bytes:
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise StgvError("the model has parameters that are not finite; fit it again")
     header = {"size": list(model.size), "fps": fps, "frames": model.num_frames}
@@ -70,9 +92,7 @@ def encode(model: VideoModel, path: str | Path, steps: Steps = STEPS, fps: float
     payloads += [(GOP, g, b"".join(_unit(group).values())) for g, group in enumerate(groups)]
     table = b"".join(SECTION.pack(kind, g, len(data), zlib.crc32(data)) for kind, g, data in payloads)
     prefix = PREFIX.pack(MAGIC, VERSION, len(payloads), zlib.crc32(table))
-    whole = prefix + table + b"".join(data for _, _, data in payloads)
-    write_atomically(path, whole)
-    return len(whole)
+    return prefix + table + b"".join(data for _, _, data in payloads)
 
 
 def _unit(group: Group) -> dict[str, bytes]:

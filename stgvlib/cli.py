@@ -149,21 +149,30 @@ def render(
 
 
 def encode(
-    model: Positional[Path], output: Positional[Path], /, steps: tyro.conf.OmitArgPrefixes[Steps] = bitstream.STEPS
+    model: Positional[Path],
+    output: Positional[Path],
+    /,
+    target_bpp: float | None = None,
+    steps: tyro.conf.OmitArgPrefixes[Steps] = bitstream.STEPS,
 ) -> None:
     """Compress a model to an .stgv file, a group at a time; its size is the bit rate.
 
     Args:
         model: Model that `stgv fit` wrote.
         output: Name ending in .stgv.
+        target_bpp: Bits a pixel that the file may have; all steps are scaled alike until it has no more.
         steps: How coarsely each attribute is rounded.
     """
     if output.suffix != ".stgv":
         raise StgvError(f"output must end in .stgv, got {output.name}")
     _check_folder(output)
     fitted, about = load_model(model)
-    size = bitstream.encode(fitted, output, steps, about.get("fps", 25.0))
-    pixels = math.prod(fitted.size) * sum(fitted.num_frames)
+    fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
+    if target_bpp is not None:
+        if not target_bpp > 0:
+            raise StgvError(f"target_bpp must be above 0, got {target_bpp}")
+        steps = bitstream.steps_for(fitted, int(target_bpp * pixels / 8), steps, fps)
+    size = bitstream.encode(fitted, output, steps, fps)
     _say(f"wrote {output}: {size:,} bytes, {8 * size / pixels:.4f} bits a pixel")
 
 

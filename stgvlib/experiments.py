@@ -7,9 +7,11 @@ RECORD_VERSION, which is raised when a change of the code changes results.
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +23,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from stgvlib import datasets
+from stgvlib import anchors, datasets
+from stgvlib.anchors import ANCHORS
 from stgvlib.backend import device_name, library_versions, resolve_device
 from stgvlib.baselines import SYSTEMS
 from stgvlib.baselines.inr import InrConfig, InrDecoder, InrModel, fit_inr
@@ -103,20 +106,16 @@ def run(
     stem = name if seed == 0 else f"{name}.seed{seed}"
     path = results_folder(profile_name) / "runs" / f"{stem}.json"
     found, implicit = _load(path), isinstance(spec.config, InrConfig)
-    try:
-        video = video_for(spec, to)
-        data = _dataset(spec.dataset, str(datasets.find(spec.dataset)), video)
-    except StgvError as error:
-        if found is None or to.scale != 1 or refresh:
-            return Record(name, path, None, _why_not(spec.dataset, error))
-        video, data = None, found["dataset"]  # a record from elsewhere: all but the frames is checked
+    video, data, reason = _frames(spec, to, None if refresh else found)
+    if data is None:
+        return Record(name, path, None, reason)
     config = _config(spec, to, data["size"] if to.scale == 1 else datasets.load(spec.dataset).size)
     key = {"config": asdict(config), "dataset": data, "seed": seed, "record_version": RECORD_VERSION}
     digest = record_hash(key | {"config": changes(config)})
     if not refresh and found is not None and found.get("hash") == digest:
         return Record(name, path, found)
     if video is None:
-        return Record(name, path, None, f"its record is of other settings, and {spec.dataset} is not here to run it")
+        return Record(name, path, None, reason)
     if target.type == "cpu" and to.name == "paper":
         return Record(name, path, None, "not run: the paper profile needs a CUDA GPU")
     bar = ProgressBar(name) if show_progress else None
@@ -165,6 +164,46 @@ def systems(dataset: str, profile_name: str, device: str = "auto", refresh: bool
     return records
 
 
+def anchor(codec: str, dataset: str, profile_name: str, refresh: bool = False, show_progress: bool = True) -> Record:
+    """The rate-distortion curve of a block codec ("x264", "x265", "av1") on a dataset: `points` from high rate to low.
+
+    Runs on a CPU at every profile. Raises StgvError for an unknown codec.
+    """
+    if codec not in ANCHORS:
+        raise StgvError(f"codec must be one of {', '.join(ANCHORS)}, got {codec!r}")
+    setting, to, name = ANCHORS[codec], profile(profile_name), f"{dataset}/anchor_{codec}"
+    path = results_folder(profile_name) / "runs" / f"{name}.json"
+    found = _load(path)
+    video, data, reason = _frames(Run(dataset, None, ""), to, None if refresh else found)
+    if data is None:
+        return Record(name, path, None, reason)
+    key = {"config": asdict(setting), "dataset": data, "record_version": RECORD_VERSION}
+    digest = record_hash(key)
+    if not refresh and found is not None and found.get("hash") == digest:
+        return Record(name, path, found)
+    if video is None:
+        return Record(name, path, None, reason)
+    points = []
+    for crf in tqdm(setting.levels, desc=name, unit="rate", file=sys.stderr, disable=not show_progress):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "video.mp4"
+            seconds, size = anchors.encode(video, setting, crf, file), file.stat().st_size
+            began = time.perf_counter()
+            frames = [torch.from_numpy(frame).float() / 255 for frame in anchors.decode(file, video.size)]
+            decoded = time.perf_counter() - began
+        targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
+        quality = evaluate(frames, targets)
+        point = {"level": crf, "bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
+        point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
+        points.append(point | {"encode_seconds": round(seconds, 2), "decode_fps": round(len(frames) / decoded, 1)})
+    record = {"name": name, "profile": to.name, "hash": digest, **key, "points": points, "commit": commit()}
+    record |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device_name(torch.device("cpu"))}
+    record["versions"] = library_versions()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    return Record(name, path, json.loads(json.dumps(record)))
+
+
 def some(names: Iterable, profile_name: str) -> list:
     """The first of the rows of a long table: as many as the profile runs."""
     return list(names)[: profile(profile_name).rows]
@@ -181,11 +220,19 @@ def _config(spec: Run, to: Profile, native: tuple[int, int]) -> FitConfig | InrC
     return scaled_steps(config, to)
 
 
-def _why_not(name: str, error: StgvError) -> str:
-    """Why a dataset cannot be read, for a table that goes elsewhere: without this machine's folders."""
-    if datasets.find(name) is None and (command := datasets.DATASETS[name].fetch):
-        return f"{name} is not on the machine that ran this: {command}"
-    return str(error)
+def _frames(spec: Run, to: Profile, found: dict | None) -> tuple[Video | None, dict | None, str]:
+    """(video, what a record says of it, why there is none). Where the frames are not on this machine, a record `found`
+    speaks for them at full size: all but the frames is then checked. Reasons go into tables, so they name no folder."""
+    try:
+        video = video_for(spec, to)
+        return video, _dataset(spec.dataset, str(datasets.find(spec.dataset)), video), ""
+    except StgvError as error:
+        reason = str(error)
+    if datasets.find(spec.dataset) is None and (command := datasets.DATASETS[spec.dataset].fetch):
+        reason = f"{spec.dataset} is not on the machine that ran this: {command}"
+    if found is None or to.scale != 1:
+        return None, None, reason
+    return None, found["dataset"], f"its record is of other settings; {reason}"
 
 
 _seen: dict[tuple, str] = {}  # SHA-256 of frames, which every system of a dataset asks for

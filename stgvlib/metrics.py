@@ -5,7 +5,7 @@ or a screen has 8 bits, so the rounded value is reported beside it.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -57,6 +57,30 @@ def evaluate(rendered: Iterable[Tensor], targets: Iterable[np.ndarray]) -> dict:
         "psnr_frames": [round(v, 3) for v in floats],
         "frames": len(rows),
     }
+
+
+def bd_rate(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, float]]) -> float:
+    """Bjontegaard's delta rate with Akima interpolation: how much more rate `test` needs for the quality of `anchor`,
+    in percent, negative where it needs less. Curves are (rate, quality) pairs.
+
+    Raises ValueError where a curve has under four points, is not rising, or both share less than a fifth of the range
+    of qualities that they span together.
+    """
+    import bjontegaard
+
+    curves = [sorted(curve) for curve in (anchor, test)]
+    for curve in curves:
+        qualities = [q for _, q in curve]
+        if len(curve) < 4 or any(b <= a for a, b in zip(qualities, qualities[1:])):
+            raise ValueError(f"a curve needs four points or more, rising with the rate, got {curve}")
+    (a_least, a_most), (t_least, t_most) = ((curve[0][1], curve[-1][1]) for curve in curves)
+    shared = min(a_most, t_most) - max(a_least, t_least)
+    if shared < 0.2 * (max(a_most, t_most) - min(a_least, t_least)):
+        span = f"{a_least:.2f} to {a_most:.2f} and {t_least:.2f} to {t_most:.2f}"
+        raise ValueError(f"the curves share too few qualities to be compared: {span}")
+    (a_rate, a_quality), (t_rate, t_quality) = (zip(*curve) for curve in curves)
+    options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}  # overlap is checked above
+    return float(bjontegaard.bd_rate(a_rate, a_quality, t_rate, t_quality, **options))
 
 
 def decode_fps(render: Callable[[int], Tensor], frames: int, seconds: float = 1.0) -> float:

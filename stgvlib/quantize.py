@@ -40,6 +40,12 @@ class Steps:
             elif not 1e-6 <= value <= 1e3:
                 raise StgvError(f"the step of {f.name} must be from 1e-6 to 1000, got {value}")
 
+    def scaled(self, factor: float) -> "Steps":
+        """Coarser by a factor; the field loses a bit where everything else loses two."""
+        bits = min(16, max(2, round(self.field_bits - math.log2(factor) / 2)))
+        others = {f.name: getattr(self, f.name) * factor for f in fields(self) if f.name != "field_bits"}
+        return Steps(**others, field_bits=bits)
+
 
 @dataclass
 class Group:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stgvlib import bitstream
 from stgvlib.baselines.gaussian import D2GV, GSVR, TWO_DGS
-from stgvlib.bitstream import PREFIX, SECTION, decode, encode, parse
+from stgvlib.bitstream import PREFIX, SECTION, decode, encode, parse, steps_for
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
 from stgvlib.entropy import CodingError, decode_integers, encode_integers
@@ -286,3 +286,13 @@ def test_dequantizing_keeps_within_half_a_step():
     )
     ratio = (cholesky[:, ::2].sort(0).values / found.gaussians.cholesky[0].detach()[:, ::2].sort(0).values).log()
     assert ratio.abs().max() <= steps.cholesky / 2 + 1e-4
+
+
+def test_rate_control_comes_close_from_below(tmp_path):
+    model = small(count=400)
+    sizes = [encode(model, tmp_path / "m.stgv", Steps().scaled(factor)) for factor in (1 / 4, 8)]
+    for target in np.linspace(*sizes, 4)[1:-1].astype(int):
+        steps = steps_for(model, target)
+        assert 0.93 * target < encode(model, tmp_path / "m.stgv", steps) <= target
+    with pytest.raises(StgvError, match="100 bytes are too few: .* fit fewer Gaussians"):
+        steps_for(model, 100)

@@ -167,6 +167,11 @@ def test_encode_and_decode(model, clip, tmp_path):
     coarse = tmp_path / "coarse.stgv"
     assert stgv("encode", model, coarse, "--field-bits", "4", "--color", "0.05").returncode == 0
     assert coarse.stat().st_size < small.stat().st_size
+    limited = tmp_path / "limited.stgv"
+    target = 0.8 * 8 * small.stat().st_size / (24 * 32 * 5)
+    assert stgv("encode", model, limited, "--target-bpp", str(target)).returncode == 0
+    assert 0.6 * small.stat().st_size < limited.stat().st_size <= 0.8 * small.stat().st_size
+    assert "target_bpp must be above 0, got -1.0" in refused("encode", model, small, "--target-bpp", "-1")
     damaged = bytearray(small.read_bytes())
     damaged[-5] ^= 1
     (tmp_path / "bad.stgv").write_bytes(damaged)

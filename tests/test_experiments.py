@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -165,3 +166,29 @@ def test_seeds_have_a_mean_and_a_spread(results, monkeypatch):
     values = [run("bunny/static", seed=seed)["psnr"] for seed in (0, 1)]
     assert table["seeds"] == 2 and table["mean PSNR"] == round(sum(values) / 2, 3)
     assert table["spread"] == round(abs(values[0] - values[1]), 3) > 0
+
+
+def test_block_codecs_make_a_curve(results, monkeypatch):
+    setting = replace(experiments.ANCHORS["x264"], levels=(20, 40))
+    monkeypatch.setitem(experiments.ANCHORS, "x264", setting)
+    record = experiments.anchor("x264", "bunny", "smoke", show_progress=False)
+    fine, coarse = record["points"]
+    assert fine["bytes"] > coarse["bytes"] > 500 and fine["psnr"] > coarse["psnr"] + 2 > 20
+    assert fine["bpp"] == 8 * fine["bytes"] / (64 * 128 * 3)
+    monkeypatch.setattr(experiments.anchors, "encode", lambda *_: pytest.fail("encoded again"))
+    assert experiments.anchor("x264", "bunny", "smoke").data == record.data
+    with pytest.raises(StgvError, match="codec must be one of x264, x265, av1, got 'mpeg2'"):
+        experiments.anchor("mpeg2", "bunny", "smoke")
+
+
+def test_odd_frames_come_back_at_their_size(tmp_path):
+    from stgvlib import anchors
+    from stgvlib.video import open_video, write_video
+
+    y, x = np.mgrid[:51, :67]
+    frames = [np.stack([x * 2 + t, y * 3, x + y], -1).astype(np.uint8) for t in range(4)]
+    write_video(tmp_path / "clip", frames)
+    for codec, setting in anchors.ANCHORS.items():
+        anchors.encode(open_video(tmp_path / "clip"), setting, setting.levels[0], tmp_path / f"{codec}.mp4")
+        found = list(anchors.decode(tmp_path / f"{codec}.mp4", (51, 67)))
+        assert len(found) == 4 and all(np.abs(a.astype(int) - b).mean() < 4 for a, b in zip(found, frames)), codec

@@ -6,7 +6,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 
 from stgvlib import datasets
-from stgvlib.metrics import decode_fps, evaluate, ms_ssim, psnr, to_uint8
+from stgvlib.metrics import bd_rate, decode_fps, evaluate, ms_ssim, psnr, to_uint8
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,18 @@ def test_decode_fps_counts_calls():
     calls = []
     fps = decode_fps(lambda i: calls.append(i) or time.sleep(0.01), 4, seconds=0.2)
     assert 30 < fps < 101 and set(calls) == {0, 1, 2, 3}
+
+
+def test_bd_rate():
+    """Half the rate at every quality is -50 %, twice is +100 %; curves that cannot be compared are refused."""
+    curve = [(0.02 * 2**k, 30 + 2.5 * k) for k in range(5)]
+    for factor in (0.5, 2.0):
+        other = [(factor * rate, quality) for rate, quality in curve]
+        assert bd_rate(curve, other) == pytest.approx(100 * (factor - 1), abs=1e-6)
+    assert bd_rate(curve, curve[::-1]) == pytest.approx(0)
+    with pytest.raises(ValueError, match="four points"):
+        bd_rate(curve, curve[:3])
+    with pytest.raises(ValueError, match="rising with the rate"):
+        bd_rate(curve, [(rate, 30.0) for rate, _ in curve])
+    with pytest.raises(ValueError, match="share too few qualities"):
+        bd_rate(curve, [(rate, quality + 9) for rate, quality in curve])

@@ -27,7 +27,7 @@ LAYERS = [
     ["encoding", "optimizer"],
     ["model"],
     ["placement", "parts"],
-    ["train", "decode", "quantize", "entropy"],
+    ["train", "decode", "quantize", "entropy", "anchors"],
     ["bitstream"],
     ["baselines.layers", "baselines.siren"],
     ["baselines.gaussian", "baselines.nerv", "baselines.hnerv"],
