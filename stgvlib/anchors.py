@@ -4,6 +4,7 @@
 default GoP structure, all of the machine's cores. Quality is measured on the decoded RGB frames, as everywhere.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ def encode(video: Video, anchor: Anchor, crf: int, path: Path, fps: int = 25) ->
         av.codec.Codec(anchor.codec, "w")
     except ValueError as error:
         raise StgvError(f"this PyAV has no {anchor.codec}; its wheels from version 14 on do") from error
+    os.environ.setdefault("SVT_LOG", "1")  # errors only
     began = time.perf_counter()
     with av.open(str(path), "w") as file:
         stream = file.add_stream(anchor.codec, rate=fps)
