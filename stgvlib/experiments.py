@@ -40,7 +40,9 @@ from stgvlib.video import Video
 
 RECORD_VERSION = 2
 PICTURED = 9  # the frame that figures show: the last of the paper's first GoP, of every system the same
-FPS_PROTOCOL = "one frame a call, float render without 8-bit rounding, warm, synchronised, first GoP"
+FPS_PROTOCOL = (
+    "one frame a call, float render without 8-bit rounding, warm, synchronised, first ten frames of the first GoP"
+)
 
 
 @dataclass(frozen=True)
