@@ -127,7 +127,8 @@ def run(
     else:
         result = fit(video, config, target, seed, progress=bar)
     seconds = {k: round(v, 2) for k, v in result.seconds.items()}
-    seconds["total"] = round(time.perf_counter() - began, 2)
+    # What was fitted before an interruption counts too.
+    seconds["total"] = round(max(time.perf_counter() - began, sum(result.seconds.values())), 2)
     if bar:
         bar.close()
     record = {"name": name, "about": spec.about, "profile": to.name, "hash": digest, **key}

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel, load_model
 from stgvlib.video import Video
 
 
-def identity(video: Video, config: FitConfig, seed: int) -> dict:
+def identity(video: Video, config, seed: int) -> dict:
     """What must agree for finished GoPs to be taken over."""
     first = hashlib.sha256(np.ascontiguousarray(video.read(0, 1))).hexdigest()[:16]
     about = {"config": asdict(config), "seed": seed, "size": video.size, "frames": video.num_frames, "first": first}

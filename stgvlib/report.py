@@ -16,8 +16,7 @@ from stgvlib.model import write_atomically
 from stgvlib.runs import RUNS
 
 UVG_REASON = "UVG is not on the machine that ran this: stgv fetch uvg"
-SOURCES = {  # what to say beside a number of these DAVIS sequences
-    **dict.fromkeys(("blackswan", "boat"), "1080p frames, resized to 720p"),
+SOURCES = {  # what to say beside a number of DAVIS sequences that are smaller than the paper's 720p
     "bmx-trees": "854x480 JPEG of about quality 92, not 720p",
     **dict.fromkeys(
         ("camel", "cows", "dance-twirl"),
@@ -104,14 +103,15 @@ def video_table(group: str, records: dict[str, dict[str, Record]], profile: str)
 
 
 def size_table(records: dict[str, dict[str, Record]], profile: str) -> pd.DataFrame:
-    """What was fitted of each video: frame size, frames, and where its parameters went in the paper's method."""
+    """What was fitted of each video: frame size, frames, and what to know of the files that it came from."""
     rows = []
     for video, systems in records.items():
         record = next((r for r in systems.values() if r), None)
         row = {"video": video, "size": None, "frames": None, "note": "; ".join(_reasons(systems.values()))}
         if record:
             row |= {"size": "{}x{}".format(*record["dataset"]["size"]), "frames": record["frames"]}
-            row["note"] = SOURCES.get(video, "")
+            native = record["config"]["pixels_per_gaussian"] * datasets.DATASETS[record["dataset"]["name"]].gaussians
+            row["note"] = SOURCES.get(video, "") if native < 720 * 1280 else "at least 720p, resized to 720p"
         rows.append(row)
     return _save_table(pd.DataFrame(rows), "videos", profile)
 

@@ -101,8 +101,10 @@ def test_an_interrupted_fit_goes_on_from_its_checkpoint(key, video, tmp_path):
             fit_inr(video, config, checkpoint=place, progress=stop)
         assert place.is_file()
         steps.clear()
+        spent = torch.load(place, weights_only=True)["spent"]
         again = fit_inr(video, config, checkpoint=place, progress=lambda p: steps.append(p.done))
     assert steps[0] == 4 * len(whole) // 6 + 1 and torch.allclose(again.losses["training"], whole)
+    assert again.seconds["training"] > spent > 0
     assert not place.exists()
     place.write_bytes(b"no checkpoint")
     assert torch.equal(fit_inr(video, config, checkpoint=place).losses["training"], whole)

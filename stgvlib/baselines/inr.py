@@ -7,7 +7,7 @@ paper's method has on the same video. Convolutions and products run in TF32 on a
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ from stgvlib.baselines.siren import Siren
 from stgvlib.errors import StgvError
 from stgvlib.metrics import to_uint8
 from stgvlib.model import paper_budget
+from stgvlib.parts import identity
 from stgvlib.train import FitResult, Progress
 from stgvlib.video import Video
 
@@ -138,9 +139,10 @@ def fit_inr(
     generator = torch.Generator().manual_seed(seed)
     per_epoch = -(-frames // config.batch)
     errors = torch.zeros(config.epochs * per_epoch, device=device)  # MSE of each step
-    about = {"config": asdict(config), "seed": seed, "size": list(size), "frames": frames}
-    first = _restore(checkpoint, about, network, optimizer, generator, errors)
-    began = told = time.perf_counter()
+    about = identity(video, config, seed)
+    first, spent = _restore(checkpoint, about, network, optimizer, generator, errors)
+    told = time.perf_counter()
+    began = told - spent
     total, done = config.epochs * per_epoch, first * per_epoch
     with fast_products(device):
         for epoch in range(first, config.epochs):
@@ -161,7 +163,8 @@ def fit_inr(
                     f"{config.preset}, seed {seed}: the loss is not finite in epoch {epoch}; lower its rate"
                 )
             if checkpoint and (epoch + 1) % config.checkpoint_epochs == 0:
-                _keep(checkpoint, about, network, optimizer, generator, errors, epoch + 1)
+                spent = time.perf_counter() - began
+                _keep(checkpoint, about, network, optimizer, generator, errors, epoch + 1, spent)
     if isinstance(network, HNerv):
         for start in range(0, frames, 4):
             numbers = torch.arange(start, min(start + 4, frames), device=device)
@@ -210,26 +213,26 @@ def _progress(errors: Tensor, done: int, total: int) -> Progress:
     return Progress((0, 1), 1, "training", done, total, -10 * torch.log10(recent).item())
 
 
-def _keep(path: Path, about: dict, network, optimizer, generator, errors: Tensor, epoch: int) -> None:
+def _keep(path: Path, about: dict, network, optimizer, generator, errors: Tensor, epoch: int, spent: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"about": about, "epoch": epoch, "errors": errors, "generator": generator.get_state()}
+    state = {"about": about, "epoch": epoch, "spent": spent, "errors": errors, "generator": generator.get_state()}
     partial = path.with_name(path.name + ".partial")
     torch.save(state | {"network": network.state_dict(), "optimizer": optimizer.state_dict()}, partial)
     partial.replace(path)
 
 
-def _restore(path: Path | None, about: dict, network, optimizer, generator, errors: Tensor) -> int:
-    """Epochs that a checkpoint of the same fit has done; a foreign or damaged one is started over."""
+def _restore(path: Path | None, about: dict, network, optimizer, generator, errors: Tensor) -> tuple[int, float]:
+    """Epochs that a checkpoint of the same fit has done, and their seconds; a foreign or damaged one starts over."""
     if path is None or not path.is_file():
-        return 0
+        return 0, 0.0
     try:
         state = torch.load(path, map_location=errors.device, weights_only=True)
         if state["about"] != about:
-            return 0
+            return 0, 0.0
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"].cpu())
         errors.copy_(state["errors"])
-        return state["epoch"]
+        return state["epoch"], state["spent"]
     except Exception:  # torch.load raises what it likes for a damaged file
-        return 0
+        return 0, 0.0
