@@ -56,11 +56,12 @@ class Decoder:
         return self._graphs[len(numbers)](numbers)
 
     def _fused(self) -> bool:
-        if kernels_for(self.model.gaussians.mu) != "cuda" or self.model.config.field.encoding != "hash":
+        encoding = self.model.config.field.encoding
+        if kernels_for(self.model.gaussians.mu) != "cuda" or encoding not in ("hash", "none"):
             return False
         from stgvlib.cuda.field import supported
 
-        return supported(self.model.field)
+        return encoding == "none" or supported(self.model.field)
 
     def _render(self, gop: int, index: int) -> Tensor:
         if self._alone[0] != gop:
@@ -85,7 +86,8 @@ class _Graph:
         self.t_of = ((torch.tensor(frames) + 1) / lengths).to(device)
         self.numbers = torch.zeros(count, dtype=torch.int64, device=device)
         self.gops = torch.zeros(count, dtype=torch.int32, device=device)
-        self.field = FusedField(model, count, self.gops)
+        self.field = None if model.field.hidden is None else FusedField(model, count, self.gops)
+        self.mu = model.gaussians.pixels()[0] if self.field is None else None
         self.out = torch.empty(count, *decoder.size, 3, dtype=decoder.dtype, device=device)
         self.offset = model.gaussians.cholesky_offset
         self.ratio = model.size_ratio(decoder.size)
@@ -106,9 +108,14 @@ class _Graph:
 
     def run(self) -> None:
         torch.index_select(self.gop_of, 0, self.numbers, out=self.gops)
-        torch.index_select(self.t_of, 0, self.numbers, out=self.field.t)
-        mu, cholesky, rgb = self.field.forward()
-        gops, offset = self.gops if self.field.cholesky is None else None, self.offset
+        gops, offset = self.gops, self.offset
+        if self.field is None:  # one model a frame
+            gaussians = self.decoder.model.gaussians
+            mu, cholesky, rgb = self.mu[gops], gaussians.cholesky, gaussians.rgb[gops]
+        else:
+            torch.index_select(self.t_of, 0, self.numbers, out=self.field.t)
+            mu, cholesky, rgb = self.field.forward()
+            gops = gops if self.field.cholesky is None else None
         if self.decoder.scale != 1:
             canonical = cholesky if gops is None else cholesky[gops]
             mu, cholesky = mu * self.ratio, (canonical + self.raised) * self.shape_ratio

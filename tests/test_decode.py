@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from stgvlib.baselines import TWO_DGS
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
 from stgvlib.metrics import to_uint8
@@ -24,7 +25,7 @@ def model_of(config, device, lengths=(3, 5), count=200, size=(50, 70)):
 
 
 @pytest.mark.parametrize(
-    "config", [STGV, PAPER, replace(STGV, field=FieldConfig(deform_shape=True, position_scale=40.0))]
+    "config", [STGV, PAPER, TWO_DGS, replace(STGV, field=FieldConfig(deform_shape=True, position_scale=40.0))]
 )
 @pytest.mark.parametrize("scale", [1.0, 1.7])
 def test_frames_are_those_of_the_reference(config, scale, device):
