@@ -43,8 +43,14 @@ def flatten(segments: list[Segment]) -> tuple[Tensor, Tensor]:
 class FlatOptimizer:
     """`step()` updates every parameter in place and advances the step number. Gradients are left as they are."""
 
-    def __init__(self, segments: list[Segment], kind: str = "adam", betas: tuple[float, ...] | None = None):
-        self.kind = kind
+    def __init__(
+        self,
+        segments: list[Segment],
+        kind: str = "adam",
+        betas: tuple[float, ...] | None = None,
+        eps: float | None = None,
+    ):
+        self.kind, self.eps = kind, EPS[kind] if eps is None else eps
         self.flat, self.grad = flatten(segments)
         device = self.flat.device
         sizes = torch.tensor([0] + [sum(p.numel() for p in s.parameters) for s in segments])
@@ -68,7 +74,7 @@ class FlatOptimizer:
 
         tables = (self.starts, self.floors, self.rates, self.step_number)
         count = self.flat.numel()
-        arguments = (self.flat, self.grad, *self.moments, *tables, len(self.floors), count, *self.betas, EPS[self.kind])
+        arguments = (self.flat, self.grad, *self.moments, *tables, len(self.floors), count, *self.betas, self.eps)
         run("optimizer", self.kind, (-(-count // 256), 1, 1), 256, *arguments)
 
     @torch.no_grad()
@@ -79,7 +85,7 @@ class FlatOptimizer:
         if self.kind == "adam":
             m.lerp_(g, 1 - self.betas[0])
             v.mul_(self.betas[1]).addcmul_(g, g, value=1 - self.betas[1])
-            update = (m / corrections[0]).div_((v / corrections[1]).sqrt_().add_(EPS[self.kind]))
+            update = (m / corrections[0]).div_((v / corrections[1]).sqrt_().add_(self.eps))
         else:
             n2, last = self.moments[2:]
             difference = g - last if t > 1 else torch.zeros_like(g)
@@ -89,7 +95,7 @@ class FlatOptimizer:
             n2.mul_(self.betas[2]).addcmul_(u, u, value=1 - self.betas[2])
             last.copy_(g)
             update = m / corrections[0] + self.betas[1] * v / corrections[1]
-            update.div_((n2 / corrections[2]).sqrt_().add_(EPS[self.kind]))
+            update.div_((n2 / corrections[2]).sqrt_().add_(self.eps))
         for s, (start, end) in enumerate(zip(self.bounds, self.bounds[1:])):
             part = self.flat[start:end]
             part.sub_(update[start:end] * self.rates[t - 1, s])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stgvlib.backend import fast_products, kernels_for
+from stgvlib.backend import compile_module, fast_products, kernels_for
 from stgvlib.config import FitConfig
 from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
@@ -209,6 +209,8 @@ def run_stage(
     keyframe = {"first": counts * 0, "middle": counts // 2}.get(config.keyframe)
     step = fused = _fused_step(model, frames, optimizer, losses, counts, strides, keyframe, coarse)
     if fused is None:
+        if not coarse:
+            compile_module(model.field)
 
         def step() -> None:
             number = optimizer.step_number
@@ -225,7 +227,7 @@ def run_stage(
             losses.index_copy_(0, number[None], loss.detach()[None])
             optimizer.step()
 
-    advance = _captured(step, optimizer, losses) if device.type == "cuda" else step
+    advance = captured(step, optimizer, losses) if device.type == "cuda" else step
     additions = config.additions if coarse else 0
     rounds = sorted({round(steps * ADDED_UNTIL * (k + 1) / additions) for k in range(additions)} - {0})
     diverged: dict[int, Diverged] = {}
@@ -249,7 +251,7 @@ def run_stage(
         if done in rounds:
             add_gaussians(model, frames, keyframe, len(rounds) - rounds.index(done), generators)
         if fused is not None and fused.grow_lists():
-            advance = _captured(step, optimizer, losses)
+            advance = captured(step, optimizer, losses)
         if not diverged:
             good, newest = newest, good
             newest.copy_(optimizer.flat)
@@ -288,7 +290,7 @@ def _as_of(model: VideoModel, optimizer: FlatOptimizer, flat: Tensor, place: int
     return alone
 
 
-def _captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor) -> Callable[[], None]:
+def captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor) -> Callable[[], None]:
     """The step as a CUDA graph. Warm-up steps run for real on a side stream, then every state is put back."""
     state = [optimizer.flat, optimizer.step_number, *optimizer.moments, losses]
     saved = [t.clone() for t in state]

@@ -25,12 +25,14 @@ class Stage(nn.Module):
             self.up = nn.Sequential(Upsample(inputs, middle, stride), nn.Conv2d(middle, outputs, 3, padding=1))
         else:
             self.up = Upsample(inputs, outputs, stride)
-        self.norm = nn.InstanceNorm2d(outputs)
         self.affine = nn.Linear(time, 2 * outputs)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         scale, shift = self.affine(time)[:, :, None, None].chunk(2, 1)
-        return nn.functional.silu(self.norm(self.up(x)) * (1 + scale) + shift)
+        x = self.up(x)
+        # Instance norm by hand: torch's own, on a CPU, has a wrong gradient where channels come last in memory.
+        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+        return nn.functional.silu((x - mean) * torch.rsqrt(variance + 1e-5) * (1 + scale) + shift)
 
 
 class ENerv(nn.Module):

@@ -1,7 +1,8 @@
 """Fit an implicit video network to a parameter budget: one trainer for SIREN, NeRV, E-NeRV and HNeRV.
 
 Schedules are the published ones (300 epochs, Adam, warm-up, cosine). Widths follow from the budget, which is what the
-paper's method has on the same video. Convolutions and products run in TF32 on a GPU; weights and optimiser are float32.
+paper's method has on the same video. On a GPU a step goes through torch.compile and is one CUDA graph; convolutions run
+in the configuration's precision, weights, loss and optimiser are float32.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stgvlib.backend import fast_products
+from stgvlib.backend import compile_module, fast_products
 from stgvlib.baselines.e_nerv import ENerv
 from stgvlib.baselines.hnerv import HNerv
 from stgvlib.baselines.nerv import Nerv
@@ -22,8 +23,9 @@ from stgvlib.baselines.siren import Siren
 from stgvlib.errors import StgvError
 from stgvlib.metrics import to_uint8
 from stgvlib.model import paper_budget
+from stgvlib.optimizer import FlatOptimizer, Segment
 from stgvlib.parts import identity
-from stgvlib.train import FitResult, Progress
+from stgvlib.train import FitResult, Progress, captured
 from stgvlib.video import Video
 
 NETWORKS = {"siren": Siren, "nerv": Nerv, "e_nerv": ENerv, "hnerv": HNerv}
@@ -42,6 +44,7 @@ class InrConfig:
     warm_up: float = 0.2  # part of the epochs with a growing rate
     loss: Literal["l2", "l1_ssim"] = "l2"  # l1_ssim: 0.7 L1 + 0.3 (1 - SSIM)
     pixel_part: float = 1.0  # SIREN: pixels a step, of one frame's, drawn from all frames
+    precision: Literal["tf32", "bf16"] = "tf32"  # of products and convolutions on a GPU
     pixels_per_gaussian: float = 40.96  # sets the budget, as for Gaussians
     checkpoint_epochs: int = 20
 
@@ -132,28 +135,35 @@ def fit_inr(
         torch.manual_seed(seed)
         model = sized(config, size, frames, paper_budget(config, size, frames)).to(device)
     network = model.network
-    if device.type == "cuda":
-        network.to(memory_format=torch.channels_last)
     images = torch.from_numpy(video.read(0, frames)).to(device)  # uint8 [T, H, W, 3]
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.rate, betas=config.betas, fused=device.type == "cuda")
-    generator = torch.Generator().manual_seed(seed)
     per_epoch = -(-frames // config.batch)
-    errors = torch.zeros(config.epochs * per_epoch, device=device)  # MSE of each step
+    total = config.epochs * per_epoch
+    rates = torch.tensor([config.rate * _rate(step / total, config.warm_up) for step in range(total)])
+    optimizer = FlatOptimizer([Segment("network", list(network.parameters()), rates)], betas=config.betas, eps=1e-8)
+    generator = torch.Generator(device).manual_seed(seed)
+    errors = torch.zeros(total, 1, device=device)  # MSE of each step
+    objective = Objective(network, config)
+    compile_module(objective)
+    chosen = _draws(config, images, per_epoch, generator.clone_state())[0]
+
+    def step() -> None:
+        optimizer.grad.zero_()
+        loss, mse = objective(images, chosen)
+        loss.backward()
+        errors.index_copy_(0, optimizer.step_number[None], mse.view(1, 1))
+        optimizer.step()
+
     about = identity(video, config, seed)
-    first, spent = _restore(checkpoint, about, network, optimizer, generator, errors)
+    first, spent = _restore(checkpoint, about, optimizer, generator, errors)
+    done = first * per_epoch
     told = time.perf_counter()
     began = told - spent
-    total, done = config.epochs * per_epoch, first * per_epoch
     with fast_products(device):
+        advance = captured(step, optimizer, errors) if device.type == "cuda" and done < total else step
         for epoch in range(first, config.epochs):
-            order = torch.randperm(frames, generator=generator)
-            for numbers in order.split(config.batch):
-                for group in optimizer.param_groups:
-                    group["lr"] = config.rate * _rate(done / total, config.warm_up)
-                loss, errors[done] = _loss(network, images, numbers.to(device), config, generator)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
+            for drawn in _draws(config, images, per_epoch, generator):
+                chosen.copy_(drawn)
+                advance()
                 done += 1
                 if progress and time.perf_counter() - told > REPORT_SECONDS:
                     told = time.perf_counter()
@@ -164,7 +174,7 @@ def fit_inr(
                 )
             if checkpoint and (epoch + 1) % config.checkpoint_epochs == 0:
                 spent = time.perf_counter() - began
-                _keep(checkpoint, about, network, optimizer, generator, errors, epoch + 1, spent)
+                _keep(checkpoint, about, optimizer, generator, errors, epoch + 1, spent)
     if isinstance(network, HNerv):
         for start in range(0, frames, 4):
             numbers = torch.arange(start, min(start + 4, frames), device=device)
@@ -174,31 +184,49 @@ def fit_inr(
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     seconds = {"training": time.perf_counter() - began}
-    return FitResult(model.eval(), None, {"training": errors.cpu()[:, None]}, seconds)
+    return FitResult(model.eval(), None, {"training": errors.cpu()}, seconds)
 
 
 def _pictures(images: Tensor, numbers: Tensor) -> Tensor:
     return images[numbers].movedim(-1, 1).float() / 255
 
 
-def _loss(network, images: Tensor, numbers: Tensor, config: InrConfig, generator) -> tuple[Tensor, Tensor]:
-    """(loss, MSE without gradient) of one step."""
-    if isinstance(network, Siren):
-        count = max(1, round(config.pixel_part * images[0, ..., 0].numel()))
-        draw = torch.randint(images[..., 0].numel(), (count,), generator=generator).to(images.device)
-        frame, pixel = draw // images[0, ..., 0].numel(), draw % images[0, ..., 0].numel()
-        shown = network.colors(network.points(frame, pixel))
-        target = images.view(-1, 3)[draw].float() / 255
-    else:
-        target = _pictures(images, numbers)
-        shown = network.decode(network.encode(target)) if isinstance(network, HNerv) else network(numbers)
-    mse = nn.functional.mse_loss(shown, target)
-    if config.loss == "l2":
-        return mse, mse.detach()
-    from pytorch_msssim import ssim
+def _draws(config: InrConfig, images: Tensor, per_epoch: int, generator: torch.Generator) -> list[Tensor]:
+    """What each step of an epoch looks at, int64: numbers of frames [batch], or of pixels among all frames."""
+    device, frames, pixels = images.device, len(images), images[0, ..., 0].numel()
+    if config.pixel_part < 1:
+        count = (max(1, round(config.pixel_part * pixels)),)
+        return [torch.randint(frames * pixels, count, generator=generator, device=device) for _ in range(per_epoch)]
+    order = torch.randperm(frames, generator=generator, device=device)
+    filled = order[torch.arange(per_epoch * config.batch, device=device) % frames]  # the last step has a batch too
+    return list(filled.split(config.batch))
 
-    similarity = ssim(shown.float(), target, data_range=1)
-    return 0.7 * nn.functional.l1_loss(shown, target) + 0.3 * (1 - similarity), mse.detach()
+
+class Objective(nn.Module):
+    """What a step minimises: (loss, MSE without gradient) of frames or pixels by their numbers."""
+
+    def __init__(self, network: nn.Module, config: InrConfig):
+        super().__init__()
+        self.network, self.config = network, config
+
+    def forward(self, images: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        network = self.network
+        with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda and self.config.precision == "bf16"):
+            if isinstance(network, Siren):
+                pixels = images[0, ..., 0].numel()
+                shown = network.colors(network.points(chosen // pixels, chosen % pixels))
+                target = images.view(-1, 3)[chosen].float() / 255
+            else:
+                target = _pictures(images, chosen)
+                shown = network.decode(network.encode(target)) if isinstance(network, HNerv) else network(chosen)
+        shown = shown.float().contiguous()
+        mse = nn.functional.mse_loss(shown, target)
+        if self.config.loss == "l2":
+            return mse, mse.detach()
+        from pytorch_msssim import ssim
+
+        similarity = ssim(shown, target.contiguous(), data_range=1)
+        return 0.7 * nn.functional.l1_loss(shown, target) + 0.3 * (1 - similarity), mse.detach()
 
 
 def _rate(progress: float, warm_up: float) -> float:
@@ -213,26 +241,30 @@ def _progress(errors: Tensor, done: int, total: int) -> Progress:
     return Progress((0, 1), 1, "training", done, total, -10 * torch.log10(recent).item())
 
 
-def _keep(path: Path, about: dict, network, optimizer, generator, errors: Tensor, epoch: int, spent: float) -> None:
+def _state(optimizer: FlatOptimizer, errors: Tensor) -> dict[str, Tensor]:
+    moments = {f"moment_{k}": moment for k, moment in enumerate(optimizer.moments)}
+    return {"flat": optimizer.flat, "step_number": optimizer.step_number, "errors": errors, **moments}
+
+
+def _keep(path: Path, about: dict, optimizer, generator, errors: Tensor, epoch: int, spent: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"about": about, "epoch": epoch, "spent": spent, "errors": errors, "generator": generator.get_state()}
+    kept = {"about": about, "epoch": epoch, "spent": spent, "generator": generator.get_state()}
     partial = path.with_name(path.name + ".partial")
-    torch.save(state | {"network": network.state_dict(), "optimizer": optimizer.state_dict()}, partial)
+    torch.save(kept | _state(optimizer, errors), partial)
     partial.replace(path)
 
 
-def _restore(path: Path | None, about: dict, network, optimizer, generator, errors: Tensor) -> tuple[int, float]:
+def _restore(path: Path | None, about: dict, optimizer, generator, errors: Tensor) -> tuple[int, float]:
     """Epochs that a checkpoint of the same fit has done, and their seconds; a foreign or damaged one starts over."""
     if path is None or not path.is_file():
         return 0, 0.0
     try:
-        state = torch.load(path, map_location=errors.device, weights_only=True)
-        if state["about"] != about:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        if kept["about"] != about:
             return 0, 0.0
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"].cpu())
-        errors.copy_(state["errors"])
-        return state["epoch"], state["spent"]
+        generator.set_state(kept["generator"])
+        for name, tensor in _state(optimizer, errors).items():
+            tensor.copy_(kept[name])
+        return kept["epoch"], kept["spent"]
     except Exception:  # torch.load raises what it likes for a damaged file
         return 0, 0.0

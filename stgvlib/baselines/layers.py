@@ -20,11 +20,21 @@ class TimeCode(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-class Upsample(nn.Sequential):
-    """Convolution to stride^2 times the channels, then pixel shuffle: [B, C, h, w] -> [B, out, h s, w s]."""
+class Upsample(nn.Module):
+    """Convolution to stride^2 times the channels, then pixel shuffle: [B, C, h, w] -> [B, out, h s, w s].
+
+    Channels come last in memory and the convolution's are ordered (s, s, out), so that the shuffle moves whole rows.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, kernel: int = 3):
-        super().__init__(nn.Conv2d(inputs, outputs * stride**2, kernel, padding=kernel // 2), nn.PixelShuffle(stride))
+        super().__init__()
+        self.stride = stride
+        self.convolution = nn.Conv2d(inputs, outputs * stride**2, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        blocks = x.unflatten(-1, (self.stride, self.stride, -1)).transpose(2, 3)  # [B, h, s, w, s, out]
+        return blocks.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def layout(size: tuple[int, int], candidates: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], tuple[int, int]]:

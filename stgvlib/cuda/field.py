@@ -214,6 +214,7 @@ class FusedField:
             p.grad.zero_()
         self.encoded.backward(d[..., : self.encoded.shape[2]])
         grad_mu += self.leaf.grad
+        self.leaf = self.encoded = None  # or the next step would meet this one's graph, made on another stream
 
 
 def _levels(field) -> tuple[Tensor, int, int]:
