@@ -110,6 +110,14 @@ def test_an_interrupted_fit_goes_on_from_its_checkpoint(key, video, tmp_path):
     assert torch.equal(fit_inr(video, config, checkpoint=place).losses["training"], whole)
 
 
+@pytest.mark.gpu
+def test_a_network_trains_in_one_graph(video):
+    """NeRV, whose loss has SSIM: compiled and captured on a GPU it learns what it learns on a CPU."""
+    config = replace(NERV, epochs=30, rate=3e-3, pixels_per_gaussian=1.0, precision="tf32")
+    cpu, cuda = (fit_inr(video, config, device).losses["training"] for device in ("cpu", "cuda"))
+    assert cuda[-5:].mean() < 0.3 * cuda[:5].mean() and 0.2 < cuda[-5:].mean() / cpu[-5:].mean() < 5
+
+
 def test_what_cannot_be_fitted_says_why(video):
     with pytest.raises(StgvError, match=r"nerv, seed 0: the loss is not finite in epoch \d+; lower its rate"):
         fit_inr(video, replace(NERV, rate=1e30, epochs=5, pixels_per_gaussian=1.0))

@@ -44,12 +44,12 @@ class InrConfig:
     warm_up: float = 0.2  # part of the epochs with a growing rate
     loss: Literal["l2", "l1_ssim"] = "l2"  # l1_ssim: 0.7 L1 + 0.3 (1 - SSIM)
     pixel_part: float = 1.0  # SIREN: pixels a step, of one frame's, drawn from all frames
-    precision: Literal["tf32", "bf16"] = "tf32"  # of products and convolutions on a GPU
+    precision: Literal["tf32", "bf16"] = "bf16"  # of products and convolutions on a GPU
     pixels_per_gaussian: float = 40.96  # sets the budget, as for Gaussians
     checkpoint_epochs: int = 20
 
 
-SIREN = InrConfig("siren", rate=1e-4, warm_up=0.0, pixel_part=0.08)
+SIREN = InrConfig("siren", rate=1e-4, warm_up=0.0, pixel_part=0.08, precision="tf32")
 NERV = InrConfig("nerv", betas=(0.5, 0.999), loss="l1_ssim")
 E_NERV = InrConfig("e_nerv", betas=(0.5, 0.999), loss="l1_ssim")
 HNERV = InrConfig("hnerv", batch=2, rate=1e-3, warm_up=0.1)
@@ -142,7 +142,7 @@ def fit_inr(
     optimizer = FlatOptimizer([Segment("network", list(network.parameters()), rates)], betas=config.betas, eps=1e-8)
     generator = torch.Generator(device).manual_seed(seed)
     errors = torch.zeros(total, 1, device=device)  # MSE of each step
-    objective = Objective(network, config)
+    objective = Objective(network, config).to(device)
     compile_module(objective)
     chosen = _draws(config, images, per_epoch, generator.clone_state())[0]
 
@@ -208,6 +208,8 @@ class Objective(nn.Module):
     def __init__(self, network: nn.Module, config: InrConfig):
         super().__init__()
         self.network, self.config = network, config
+        window = torch.exp(-((torch.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
+        self.register_buffer("window", (window / window.sum()).repeat(3, 1, 1, 1))  # of SSIM, [3, 1, 1, 11]
 
     def forward(self, images: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         network = self.network
@@ -225,7 +227,7 @@ class Objective(nn.Module):
             return mse, mse.detach()
         from pytorch_msssim import ssim
 
-        similarity = ssim(shown, target.contiguous(), data_range=1)
+        similarity = ssim(shown, target.contiguous(), data_range=1, win=self.window)
         return 0.7 * nn.functional.l1_loss(shown, target) + 0.3 * (1 - similarity), mse.detach()
 
 
