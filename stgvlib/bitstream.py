@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ class Content:
 
 def encode(model: VideoModel, path: str | Path, steps: Steps = STEPS, fps: float = 25.0) -> int:
     """Write a model as .stgv, atomically. Returns the bytes. Raises StgvError for what cannot be coded."""
-    whole = _file(model, steps, fps)
+    whole = stream(model, steps, fps)
     write_atomically(path, whole)
     return len(whole)
 
@@ -70,22 +70,24 @@ def steps_for(model: VideoModel, most: int, steps: Steps = STEPS, fps: float = 2
     """The finest steps, all scaled alike, with which a file has at most `most` bytes. Raises StgvError when even the
     coarsest give more."""
     low, high = FINEST, COARSEST  # log2 of the scale
-    least = len(_file(model, steps.scaled(2.0**high), fps))
+    least = len(stream(model, steps.scaled(2.0**high), fps))
     if least > most:
         raise StgvError(
             f"{most:,} bytes are too few: with the coarsest steps this model takes {least:,}; fit fewer Gaussians"
         )
     for _ in range(10):
         middle = (low + high) / 2
-        low, high = (low, middle) if len(_file(model, steps.scaled(2.0**middle), fps)) <= most else (middle, high)
+        low, high = (low, middle) if len(stream(model, steps.scaled(2.0**middle), fps)) <= most else (middle, high)
     return steps.scaled(2.0**high)
 
 
-def _file(model: VideoModel, steps: Steps, fps: float) -> bytes:
+def stream(model: VideoModel, steps: Steps = STEPS, fps: float = 25.0) -> bytes:
+    """The bytes of a model's file. Raises StgvError for what cannot be coded."""
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise StgvError("the model has parameters that are not finite; fit it again")
     header = {"size": list(model.size), "fps": fps, "frames": model.num_frames}
-    header |= {"field": changes(model.config.field), "steps": asdict(steps)}
+    header |= {"field": changes(model.config.field), "steps": asdict(replace(steps, field=None))}
+    del header["steps"]["field"]  # each GoP has its own
     groups = [quantize(model, g, steps) for g in range(len(model.num_frames))]
     header["gaussians"] = max(len(group.gaps) for group in groups)
     payloads = [(HEADER, 0, json.dumps(header, separators=(",", ":")).encode())]

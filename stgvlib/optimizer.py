@@ -62,6 +62,11 @@ class FlatOptimizer:
         self.betas = betas or BETAS[kind]
         self.moments = [torch.zeros_like(self.flat) for _ in range(2 if kind == "adam" else 4)]
 
+    @property
+    def state(self) -> list[Tensor]:
+        """All that a step changes."""
+        return [self.flat, self.step_number, *self.moments]
+
     def step(self) -> None:
         if kernels_for(self.flat) == "cuda":
             self._step_cuda()

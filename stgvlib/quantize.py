@@ -30,10 +30,13 @@ class Steps:
     color: float = 1 / 256
     motion: float = 1 / 512  # of a coefficient, in units of the position head
     field_bits: int = 8  # of the largest value of each tensor of the field
+    field: tuple[float, ...] | None = None  # steps of those tensors, in their order, instead of bits
 
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
+            if f.name == "field":
+                continue
             if f.name == "field_bits":
                 if not 2 <= value <= 16:
                     raise StgvError(f"field_bits must be from 2 to 16, got {value}")
@@ -43,8 +46,9 @@ class Steps:
     def scaled(self, factor: float) -> "Steps":
         """Coarser by a factor; the field loses a bit where everything else loses two."""
         bits = min(16, max(2, round(self.field_bits - math.log2(factor) / 2)))
-        others = {f.name: getattr(self, f.name) * factor for f in fields(self) if f.name != "field_bits"}
-        return Steps(**others, field_bits=bits)
+        others = {name: getattr(self, name) * factor for name in ("position", "cholesky", "color", "motion")}
+        tensors = None if self.field is None else tuple(step * factor for step in self.field)
+        return Steps(**others, field_bits=bits, field=tensors)
 
 
 @dataclass
@@ -89,9 +93,10 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
     if motion is not None:
         moved = np.round(motion[g].double().cpu()[kept].numpy()[order].T / steps.motion).astype(np.int64)
     tensors = []
-    for p in model.field.parameters():
+    for k, p in enumerate(model.field.parameters()):
         values = p[g].double().cpu().numpy()
-        step = float(np.float32(max(np.abs(values).max(), 1e-12) / (2 ** (steps.field_bits - 1) - 1)))
+        step = max(np.abs(values).max(), 1e-12) / (2 ** (steps.field_bits - 1) - 1)
+        step = float(np.float32(step if steps.field is None else steps.field[k]))
         tensors.append((step, np.round(values / step).astype(np.int64).ravel()))
     return Group(
         model.num_frames[g],

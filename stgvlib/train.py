@@ -195,6 +195,7 @@ def run_stage(
     stage: str,
     report: Callable[[int, Tensor], None],
     generators: list[torch.Generator] | None = None,  # of each GoP, for Gaussians that are added
+    make_optimizer: Callable[..., FlatOptimizer] = FlatOptimizer,
 ) -> tuple[Tensor, list[Diverged]]:
     """Run one stage over a batch of GoPs. Returns the losses [steps, G] on the CPU, and the GoPs that diverged."""
     config, device = model.config, frames.device
@@ -203,7 +204,7 @@ def run_stage(
     losses = torch.zeros(max(steps, 1), len(frames), device=device)
     if steps == 0:
         return losses[:0].cpu(), []
-    optimizer = FlatOptimizer(_segments(model, stage, steps), config.optimizer, config.betas)
+    optimizer = make_optimizer(_segments(model, stage, steps), config.optimizer, config.betas)
     counts = torch.tensor(model.num_frames, device=device)
     strides = torch.tensor([_stride(n, config.order) for n in model.num_frames], device=device)
     keyframe = {"first": counts * 0, "middle": counts // 2}.get(config.keyframe)
@@ -292,7 +293,7 @@ def _as_of(model: VideoModel, optimizer: FlatOptimizer, flat: Tensor, place: int
 
 def captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor) -> Callable[[], None]:
     """The step as a CUDA graph. Warm-up steps run for real on a side stream, then every state is put back."""
-    state = [optimizer.flat, optimizer.step_number, *optimizer.moments, losses]
+    state = [*optimizer.state, losses]
     saved = [t.clone() for t in state]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from stgvlib.baselines import SYSTEMS, gaussian
-from stgvlib.baselines.inr import HNERV, NERV, SIREN, InrConfig, InrDecoder, InrModel, _rate, fit_inr, sized
+from stgvlib.baselines.inr import E_NERV, HNERV, NERV, SIREN, InrConfig, InrDecoder, InrModel, _rate, fit_inr, sized
 from stgvlib.baselines.layers import layout
-from stgvlib.baselines.nerv import Nerv
 from stgvlib.baselines.siren import Siren
 from stgvlib.config import FieldConfig, FitConfig
 from stgvlib.errors import StgvError
@@ -44,13 +43,11 @@ def test_every_system_has_the_papers_budget(key):
     assert 0.97 * budget < count <= budget
 
 
-def test_networks_have_their_published_sizes():
-    """NeRV-S: 3.2M at 720p with 26 channels and a stage more; SIREN: 3.2M with a width of 1,024."""
+def test_siren_has_its_published_size():
+    """3.2M parameters with a width of 1,024."""
     with torch.device("meta"):
-        nerv, siren = Nerv(26, (720, 1280), 132), Siren(1024, (720, 1280), 132)
-    assert nerv.grid == (9, 16)
-    for network in (nerv, siren):
-        assert sum(p.numel() for p in network.parameters()) == pytest.approx(3.2e6, rel=0.02)
+        siren = Siren(1024, (720, 1280), 132)
+    assert sum(p.numel() for p in siren.parameters()) == pytest.approx(3.2e6, rel=0.02)
 
 
 @pytest.mark.parametrize("size", [(50, 70), (480, 854), (7, 3)])
@@ -112,8 +109,8 @@ def test_an_interrupted_fit_goes_on_from_its_checkpoint(key, video, tmp_path):
 
 @pytest.mark.gpu
 def test_a_network_trains_in_one_graph(video):
-    """NeRV, whose loss has SSIM: compiled and captured on a GPU it learns what it learns on a CPU."""
-    config = replace(NERV, epochs=30, rate=3e-3, pixels_per_gaussian=1.0, precision="tf32")
+    """E-NeRV, whose loss has SSIM: compiled and captured on a GPU it learns what it learns on a CPU."""
+    config = replace(E_NERV, epochs=30, rate=3e-3, pixels_per_gaussian=1.0, precision="tf32")
     cpu, cuda = (fit_inr(video, config, device).losses["training"] for device in ("cpu", "cuda"))
     assert cuda[-5:].mean() < 0.3 * cuda[:5].mean() and 0.2 < cuda[-5:].mean() / cpu[-5:].mean() < 5
 

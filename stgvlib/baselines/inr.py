@@ -50,7 +50,7 @@ class InrConfig:
 
 
 SIREN = InrConfig("siren", rate=1e-4, warm_up=0.0, pixel_part=0.08, precision="tf32")
-NERV = InrConfig("nerv", betas=(0.5, 0.999), loss="l1_ssim")
+NERV = InrConfig("nerv", batch=2, rate=1e-3, warm_up=0.1)
 E_NERV = InrConfig("e_nerv", betas=(0.5, 0.999), loss="l1_ssim")
 HNERV = InrConfig("hnerv", batch=2, rate=1e-3, warm_up=0.1)
 

@@ -7,13 +7,12 @@ from torch import Tensor, nn
 
 
 class TimeCode(nn.Module):
-    """t [...] in [0, 1] -> [..., 80]: sin and cos of 1.25^k pi t for k < 40 (NeRV, Sec. 3.1)."""
+    """t [...] in [0, 1] -> [..., 2 * bases]: sin and cos of 1.25^k pi t for k < bases (NeRV, Sec. 3.1)."""
 
-    width = 80
-
-    def __init__(self):
+    def __init__(self, bases: int = 40):
         super().__init__()
-        self.register_buffer("bases", 1.25 ** torch.arange(40) * math.pi, persistent=False)
+        self.width = 2 * bases
+        self.register_buffer("bases", 1.25 ** torch.arange(bases) * math.pi, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         angles = t[..., None] * self.bases

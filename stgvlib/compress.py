@@ -1,0 +1,273 @@
+"""Fine-tune a fitted model for its bitstream: learned quantisers, rate in the loss, pruning, rate control.
+
+What is minimised, for each GoP, is  MSE + slope * bits per pixel.  The renderer sees rounded parameters; the optimiser
+moves the unrounded ones by the gradient at the rounded (straight-through, Bengio et al. 2013). Steps are learned in
+their logarithm: the distortion's derivative is sum g (rounded - value) (learned step sizes, Esser et al. 2020), the
+rate's follows from the entropy model: symbols of one kind with mean distance b steps from their mean take
+log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large. Gaussians
+whose energy is worth less than their bits are left out. The slope follows the size of the real file, or the loss, until
+the target is met.
+
+Attributes and their steps are those of quantize.py, so `bitstream.encode` with the steps that come back writes exactly
+what was trained.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stgvlib.backend import fast_products
+from stgvlib.bitstream import steps_for, stream
+from stgvlib.config import FitConfig
+from stgvlib.errors import StgvError
+from stgvlib.model import VideoModel
+from stgvlib.optimizer import FlatOptimizer
+from stgvlib.placement import WAITING
+from stgvlib.quantize import AXIS_BITS, Steps
+from stgvlib.splat import MIN_SCALE
+from stgvlib.train import Progress, load_gops, run_stage
+from stgvlib.video import Video
+
+FINE_TUNING = 20_000  # steps
+SLOPE = 2e-3  # of the MSE over bits per pixel, where no target is given or known yet
+LOOKS = 16  # at the file's size; the last ones only fit it exactly
+PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
+STEP_RATE = 0.02  # of the logarithm of quantiser steps
+RATE_PART = 0.4  # of the preset's rates
+BITS_RAW = 40.0  # a Gaussian's bits before the first look
+
+
+@dataclass
+class Compressed:
+    """A model fine-tuned for its file: `bitstream.encode(model, path, steps)` writes it."""
+
+    model: VideoModel
+    steps: Steps
+    slope: float
+    kept: float  # part of the Gaussians
+    seconds: float
+
+
+class RateOptimizer(FlatOptimizer):
+    """Adam on unrounded parameters; the model's own are the rounded ones after each step."""
+
+    def __init__(self, segments, kind, betas, model: VideoModel, steps: Steps, slope: float):
+        super().__init__(segments, kind, betas)
+        self.model, self.shown = model, self.flat
+        self.flat = self.shown.clone()
+        gaussians = model.gaussians
+        self.attributes = [gaussians.mu, gaussians.cholesky, gaussians.rgb]
+        if gaussians.motion is not None:
+            self.attributes.append(gaussians.motion)
+        self.tensors = list(model.field.parameters())
+        device = self.flat.device
+        self.masters = [self._master(p) for p in (*self.attributes, *self.tensors)]
+        first = [steps.position, steps.cholesky, steps.color] + [steps.motion] * (gaussians.motion is not None)
+        first += [p.detach().abs().max().item() / (2 ** (steps.field_bits - 1) - 1) + 1e-8 for p in self.tensors]
+        self.log_steps = torch.tensor(first, device=device).log()
+        self.finest = torch.full_like(self.log_steps, math.log(1e-5))
+        self.finest[0] = math.log(4 * max(model.size) / 2**AXIS_BITS)  # positions have to be coded
+        self.noise = torch.zeros_like(self.log_steps)  # mean derivative of the distortion by them
+        self.alive = (gaussians.mu[..., 0] != WAITING).float()  # [G, N]
+        pixels = model.size[0] * model.size[1]
+        self.weights = 1 / (torch.tensor(model.num_frames, device=device, dtype=torch.float32) * pixels)  # [G]
+        self.slope = torch.tensor(slope, device=device)
+        total = len(self.rates)
+        self.step_rates = STEP_RATE * torch.linspace(1, 0, total, device=device).clamp(min=0.02)
+        self._round()
+
+    @property
+    def state(self) -> list[Tensor]:
+        return [*super().state, self.shown, self.log_steps, self.noise]
+
+    def _master(self, p: Tensor) -> Tensor:
+        """The unrounded values of a parameter, as a view."""
+        start = (p.data_ptr() - self.shown.data_ptr()) // self.shown.element_size()
+        return self.flat[start : start + p.numel()].view(p.shape)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self._learn()
+        super().step()
+        self._round()
+
+    def _round(self) -> None:
+        steps = self.log_steps.exp().unbind()
+        mu, cholesky, *others = self.masters
+        self.attributes[0].data.copy_(
+            torch.where(self.alive[..., None] > 0, (mu / steps[0]).round() * steps[0], WAITING)
+        )
+        l1, l2, l3 = cholesky.unbind(-1)
+        l1, l3 = (((v.clamp(min=MIN_SCALE).log() / steps[1]).round() * steps[1]).exp() for v in (l1, l3))
+        l2 = (l2 / l3 / steps[1]).round() * steps[1] * l3
+        self.attributes[1].data.copy_(torch.stack([l1, l2, l3], -1))
+        for p, master, step in zip([*self.attributes[2:], *self.tensors], others, steps[2:], strict=True):
+            p.data.copy_((master / step).round() * step)
+
+    def _learn(self) -> None:
+        """Add the rate's gradient to that of the distortion, and move the steps."""
+        parameters = [*self.attributes, *self.tensors]
+        noise = [(p.grad * (p.data - master)).sum() for p, master in zip(parameters, self.masters, strict=True)]
+        self.noise.lerp_(torch.stack(noise), 0.02)
+        price = self.slope * self.weights  # [G], of a bit
+        steps = self.log_steps.exp()
+        alive, count = self.alive, self.alive.sum(1)
+        slopes = [-2 * (price * count).sum() / math.log(2)]  # the rate's derivative by the logarithm of the steps
+        mu, cholesky, rgb, *others = self.masters
+        l1, l2, l3 = cholesky.unbind(-1)
+        logs = torch.stack([l1.clamp(min=MIN_SCALE).log(), l2 / l3, l3.clamp(min=MIN_SCALE).log()], -1)
+        pull, slope = _rate(logs, steps[1], price, alive[..., None], count[:, None, None])
+        self.attributes[1].grad += pull / torch.stack([l1, l3, l3], -1)
+        slopes.append(slope)
+        red, green, blue = rgb.unbind(-1)
+        pull, slope = _rate(
+            torch.stack([green, red - green, blue - green], -1), steps[2], price, alive[..., None], count[:, None, None]
+        )
+        self.attributes[2].grad += torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1)
+        slopes.append(slope)
+        for k, (p, master) in enumerate(zip(parameters[3:], others, strict=True), 3):
+            values = master.reshape(len(master), -1, 1)
+            ones = torch.ones_like(values[..., :1])
+            number = torch.full_like(ones[:, :1], values.shape[1])
+            if k < len(self.attributes):  # motion: one kind of symbols a coefficient
+                values, ones, number = master, alive[..., None], count[:, None, None]
+            pull, slope = _rate(values, steps[k], price, ones, number)
+            p.grad += pull.view_as(p)
+            slopes.append(slope)
+        rate = torch.stack(slopes)
+        part = (rate + self.noise) / (rate.abs() + self.noise.abs() + 1e-20)
+        self.log_steps -= self.step_rates[self.step_number] * part
+        self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
+
+    @torch.no_grad()
+    def prune(self, bits: float) -> None:
+        """Leave out Gaussians whose energy, integral of (colour * weight)^2, costs less than `bits` bits."""
+        mu, cholesky, rgb = self.masters[:3]
+        energy = rgb.square().sum(-1) * math.pi * cholesky[..., 0] * cholesky[..., 2] / 3
+        frames = torch.tensor(self.model.num_frames, device=mu.device)[:, None]
+        out = (energy < self.slope * bits / frames) & (self.alive > 0)
+        out &= self.alive.sum(1, keepdim=True) > out.sum(1, keepdim=True)  # a GoP keeps something
+        self.alive.masked_fill_(out, 0.0)
+        for master, waiting in ((mu, WAITING), (cholesky, None), (rgb, 0.0)):
+            fill = torch.tensor([1.0, 0.0, 1.0] if waiting is None else waiting, device=mu.device)
+            master.copy_(torch.where(out[..., None], fill, master))
+        for p in self.attributes:
+            start = (p.data_ptr() - self.shown.data_ptr()) // self.shown.element_size()
+            for moment in self.moments:
+                moment[start : start + p.numel()].view(p.shape).masked_fill_(out[..., None], 0.0)
+        self._round()
+
+    def steps(self) -> Steps:
+        position, cholesky, color, *rest = self.log_steps.exp().tolist()
+        motion = {"motion": rest.pop(0)} if self.model.gaussians.motion is not None else {}
+        return Steps(position=position, cholesky=cholesky, color=color, **motion, field=tuple(rest))
+
+
+def _rate(values: Tensor, step: Tensor, price: Tensor, alive: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of price [G] times bits: by values [G, N, K], each k coded for itself; by the step's logarithm."""
+    count = count.clamp(min=1)
+    centred = (values - (values * alive).sum(1, keepdim=True) / count) * alive
+    b = centred.abs().sum(1, keepdim=True) / count / step  # [G, 1, K]
+    part = 2 * math.e * b / (1 + 2 * math.e * b) / math.log(2)
+    worth = price[:, None, None]
+    pull = worth * part / (b.clamp(min=1e-6) * step) * centred.sign()
+    return pull, -(worth * count * part).sum()
+
+
+def compress(
+    video: Video,
+    model: VideoModel,
+    bpp: float | None = None,  # bits per pixel that the file may have
+    psnr: float | None = None,  # dB that it shall reach
+    slope: float = SLOPE,
+    fine_tuning: int = FINE_TUNING,
+    progress: Callable[[Progress], None] | None = None,
+) -> Compressed:
+    """Fine-tune `model` of `video` so that its file has a target size or quality, or else a slope's trade-off.
+
+    The result's model is a copy in px parametrisation, on the model's device. Raises StgvError when video and model do
+    not match, the loss is not finite, or the size is out of reach.
+    """
+    if (video.num_frames, tuple(video.size)) != (sum(model.num_frames), tuple(model.size)):
+        raise StgvError(
+            f"the video has {video.num_frames} frames of {video.size[0]}x{video.size[1]}, the model "
+            f"{sum(model.num_frames)} of {model.size[0]}x{model.size[1]}: give the video that was fitted"
+        )
+    began = time.perf_counter()
+    device = model.gaussians.mu.device
+    model = to_pixels(model, fine_tuning)
+    starts = [sum(model.num_frames[:g]) for g in range(len(model.num_frames) + 1)]
+    frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
+    pixels = video.num_frames * video.size[0] * video.size[1]
+    made: list[RateOptimizer] = []
+
+    def make(segments, kind, betas) -> RateOptimizer:
+        made.append(RateOptimizer(segments, kind, betas, model, Steps(), slope))
+        return made[0]
+
+    looks = [round(fine_tuning * (k + 1) / LOOKS) for k in range(LOOKS)]
+    before = int((model.gaussians.mu[..., 0] != WAITING).sum())
+
+    def look(done: int, recent: Tensor) -> None:
+        optimizer = made[0]
+        shown = -10 * math.log10(max(recent.mean().item(), 1e-12)) if len(recent) else 0.0
+        if looks and done >= looks[0]:
+            while looks and done >= looks[0]:
+                looks.pop(0)
+            size = 8 * len(stream(model, optimizer.steps()))
+            if looks and bpp is not None:
+                optimizer.slope *= min(4.0, max(0.25, (size / pixels / bpp) ** 1.5))
+            elif looks and psnr is not None:
+                optimizer.slope *= min(4.0, max(0.25, 10 ** ((shown - psnr) / 6)))
+            if done <= PRUNED_UNTIL * fine_tuning:
+                optimizer.prune(size / max(1.0, optimizer.alive.sum().item()))
+        if progress:
+            progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))
+
+    stage = "coarse" if model.field.hidden is None else "deformation"
+    with fast_products(device):
+        _, diverged = run_stage(model, frames, stage, look, make_optimizer=make)
+    if diverged:
+        raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning; take a smaller target")
+    optimizer = made[0]
+    steps = optimizer.steps()
+    if bpp is not None and 8 * len(stream(model, steps)) > bpp * pixels:
+        steps = steps_for(model, int(bpp * pixels / 8), steps)
+    kept = optimizer.alive.sum().item() / max(before, 1)
+    return Compressed(model, steps, optimizer.slope.item(), kept, time.perf_counter() - began)
+
+
+@torch.no_grad()
+def to_pixels(model: VideoModel, steps: int) -> VideoModel:
+    """A copy in px parametrisation with the settings for fine-tuning: Adam, small rates, frames in golden order."""
+    config = model.config
+    ours = FitConfig(
+        preset=config.preset,
+        gop_size=config.gop_size,
+        coarse_steps=steps if config.field.encoding == "none" else 0,
+        steps=0 if config.field.encoding == "none" else steps,
+        keyframe="all",
+        order="golden",
+        parametrization="pixel",
+        optimizer="adam",
+        betas=(0.95, 0.99),
+        position_rate=0.2 * RATE_PART,
+        cholesky_rate=0.06 * RATE_PART,
+        color_rate=4e-3 * RATE_PART,
+        gaussian_schedule="cosine",
+        last_rate=0.01,
+        field_rate=4e-3 * RATE_PART,
+        field_rate_last=2e-4 * RATE_PART,
+        field=config.field,
+    )
+    copy = VideoModel(ours, model.num_frames, model.size, model.count).to(model.gaussians.mu.device)
+    copy.load_state_dict({name: value for name, value in model.state_dict().items()})
+    mu, cholesky = model.gaussians.pixels()
+    waiting = model.gaussians.mu[..., :1] == WAITING
+    copy.gaussians.mu.data = torch.where(waiting, torch.full_like(mu, WAITING), mu).clone()
+    copy.gaussians.cholesky.data = cholesky.clone()
+    return copy
