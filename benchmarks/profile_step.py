@@ -22,7 +22,7 @@ from stgvlib.datasets import load
 from stgvlib.model import VideoModel
 from stgvlib.optimizer import FlatOptimizer
 from stgvlib.placement import generator_for, initial_model, sort_gaussians
-from stgvlib.train import _captured, _fused_step, _segments, cut_gops, load_gops, run_stage
+from stgvlib.train import _fused_step, _segments, captured, cut_gops, load_gops, run_stage
 
 METRICS = {
     "smsp__issue_active.avg.pct_of_peak_sustained_active": ("issue slots used", "%"),
@@ -45,7 +45,7 @@ def prepared(device: torch.device):
     optimizer = FlatOptimizer(_segments(model, "deformation", 100_000), config.optimizer)
     losses, counts = torch.zeros(100_000, len(frames), device=device), torch.tensor(model.num_frames, device=device)
     step = _fused_step(model, frames, optimizer, losses, counts, counts * 0 + 3, None, False)
-    return step, _captured(step, optimizer, losses)
+    return step, captured(step, optimizer, losses)
 
 
 def floors(device_rate: float = 132 * 128 * 1.75e9, tensor: float = 790e12, memory: float = 4.3e12) -> dict[str, float]:

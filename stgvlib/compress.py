@@ -33,12 +33,13 @@ from stgvlib.train import Progress, load_gops, run_stage
 from stgvlib.video import Video
 
 FINE_TUNING = 20_000  # steps
-SLOPE = 2e-3  # of the MSE over bits per pixel, where no target is given or known yet
-LOOKS = 16  # at the file's size; the last ones only fit it exactly
+SLOPE = 2e-3  # MSE a bit per pixel is worth where no target is given
+FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left out stays out
+SETTLED = 0.85  # part of the steps after which the slope stays
+LOOKS = 12  # at the file's size
 PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
 RATE_PART = 0.4  # of the preset's rates
-BITS_RAW = 40.0  # a Gaussian's bits before the first look
 
 
 @dataclass
@@ -77,7 +78,7 @@ class RateOptimizer(FlatOptimizer):
         self.weights = 1 / (torch.tensor(model.num_frames, device=device, dtype=torch.float32) * pixels)  # [G]
         self.slope = torch.tensor(slope, device=device)
         total = len(self.rates)
-        self.step_rates = STEP_RATE * torch.linspace(1, 0, total, device=device).clamp(min=0.02)
+        self.step_rates = max(STEP_RATE, 30 / total) * torch.linspace(1, 0, total, device=device).clamp(min=0.02)
         self._round()
 
     @property
@@ -140,7 +141,7 @@ class RateOptimizer(FlatOptimizer):
             slopes.append(slope)
         rate = torch.stack(slopes)
         part = (rate + self.noise) / (rate.abs() + self.noise.abs() + 1e-20)
-        self.log_steps -= self.step_rates[self.step_number] * part
+        self.log_steps -= self.step_rates.index_select(0, self.step_number[None]) * part
         self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
 
     @torch.no_grad()
@@ -183,7 +184,7 @@ def compress(
     model: VideoModel,
     bpp: float | None = None,  # bits per pixel that the file may have
     psnr: float | None = None,  # dB that it shall reach
-    slope: float = SLOPE,
+    slope: float | None = None,  # MSE that a bit per pixel is worth, without a target
     fine_tuning: int = FINE_TUNING,
     progress: Callable[[Progress], None] | None = None,
 ) -> Compressed:
@@ -204,9 +205,10 @@ def compress(
     frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
     pixels = video.num_frames * video.size[0] * video.size[1]
     made: list[RateOptimizer] = []
+    first = slope or (SLOPE if bpp is None and psnr is None else FIRST_SLOPE)
 
     def make(segments, kind, betas) -> RateOptimizer:
-        made.append(RateOptimizer(segments, kind, betas, model, Steps(), slope))
+        made.append(RateOptimizer(segments, kind, betas, model, Steps(), first))
         return made[0]
 
     looks = [round(fine_tuning * (k + 1) / LOOKS) for k in range(LOOKS)]
@@ -219,11 +221,14 @@ def compress(
             while looks and done >= looks[0]:
                 looks.pop(0)
             size = 8 * len(stream(model, optimizer.steps()))
-            if looks and bpp is not None:
-                optimizer.slope *= min(4.0, max(0.25, (size / pixels / bpp) ** 1.5))
-            elif looks and psnr is not None:
-                optimizer.slope *= min(4.0, max(0.25, 10 ** ((shown - psnr) / 6)))
-            if done <= PRUNED_UNTIL * fine_tuning:
+            off = 1.0
+            if bpp is not None:
+                off = (size / pixels / bpp) ** 1.5
+            elif psnr is not None:
+                off = 10 ** ((shown - psnr) / 6)
+            if done <= SETTLED * fine_tuning:
+                optimizer.slope *= min(4.0, max(0.25, off))
+            if done <= PRUNED_UNTIL * fine_tuning and (bpp is None or size > bpp * pixels):
                 optimizer.prune(size / max(1.0, optimizer.alive.sum().item()))
         if progress:
             progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))

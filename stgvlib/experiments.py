@@ -7,11 +7,9 @@ RECORD_VERSION, which is raised when a change of the code changes results.
 
 import hashlib
 import json
-import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -23,8 +21,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from stgvlib import anchors, datasets
-from stgvlib.anchors import ANCHORS
+from stgvlib import datasets
 from stgvlib.backend import device_name, library_versions, resolve_device
 from stgvlib.baselines import SYSTEMS
 from stgvlib.baselines.inr import InrConfig, InrDecoder, InrModel, fit_inr
@@ -32,7 +29,7 @@ from stgvlib.config import FitConfig, Profile, changes, profile, scaled_steps
 from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import decode_fps, evaluate, to_uint8
-from stgvlib.model import VideoModel, write_atomically
+from stgvlib.model import VideoModel, load_model, save_model, write_atomically
 from stgvlib.runs import RUNS, Run
 from stgvlib.splat import splat
 from stgvlib.train import Progress, fit, psnr_over_steps
@@ -107,11 +104,11 @@ def run(
     target = resolve_device(device)
     stem = name if seed == 0 else f"{name}.seed{seed}"
     path = results_folder(profile_name) / "runs" / f"{stem}.json"
-    found, implicit = _load(path), isinstance(spec.config, InrConfig)
-    video, data, reason = _frames(spec, to, None if refresh else found)
+    found, implicit = load_record(path), isinstance(spec.config, InrConfig)
+    video, data, reason = frames_of(spec, to, None if refresh else found)
     if data is None:
         return Record(name, path, None, reason)
-    config = _config(spec, to, data["size"] if to.scale == 1 else datasets.load(spec.dataset).size)
+    config = config_of(spec, to, data["size"] if to.scale == 1 else datasets.load(spec.dataset).size)
     key = {"config": asdict(config), "dataset": data, "seed": seed, "record_version": RECORD_VERSION}
     digest = record_hash(key | {"config": changes(config)})
     if not refresh and found is not None and found.get("hash") == digest:
@@ -151,8 +148,51 @@ def run(
     for key_, picture in pictures.items():
         ok, encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
         write_atomically(Record(name, path, record).picture(key_), encoded.tobytes())
+    _keep_model(result.model, path, digest)
+    return save_record(name, path, record)
+
+
+def save_record(name: str, path: Path, record: dict) -> Record:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     return Record(name, path, json.loads(json.dumps(record)))
+
+
+def _keep_model(model: VideoModel | InrModel, path: Path, digest: str) -> None:
+    """Beside its record, for what is made from it (rates.py); git ignores it, and it may be deleted."""
+    if isinstance(model, InrModel):
+        torch.save({"hash": digest, "width": model.width, "state": model.state_dict()}, path.with_suffix(".pt"))
+    else:
+        save_model(model, path.with_suffix(".safetensors"), hash=digest)
+
+
+def fitted(
+    name: str, profile_name: str, device: str = "auto", show_progress: bool = True
+) -> tuple[VideoModel | InrModel | None, Record]:
+    """A named run's model, fitted again where its file is gone, and its record; no model where the record says why."""
+    record = run(name, profile_name, device, show_progress=show_progress)
+    if record and (model := _kept_model(record, resolve_device(device))) is not None:
+        return model, record
+    if record.data is None or (profile_name == "paper" and resolve_device(device).type == "cpu"):
+        return None, record if not record else replace(record, data=None, reason="its model is gone, and needs a GPU")
+    record = run(name, profile_name, device, refresh=True, show_progress=show_progress)
+    return _kept_model(record, resolve_device(device)) if record else None, record
+
+
+def _kept_model(record: Record, device: torch.device) -> VideoModel | InrModel | None:
+    path, config = record.path, RUNS[record.name].config
+    try:
+        if not isinstance(config, InrConfig):
+            model, about = load_model(path.with_suffix(".safetensors"), device)
+            return model if about.get("hash") == record["hash"] else None
+        kept = torch.load(path.with_suffix(".pt"), map_location=device, weights_only=True)
+        if kept["hash"] != record["hash"]:
+            return None
+        model = InrModel(config, kept["width"], (record["height"], record["width"]), record["dataset"]["frames"])
+        model.load_state_dict(kept["state"])
+        return model.to(device).eval()
+    except (StgvError, OSError, RuntimeError, KeyError, ValueError):
+        return None
 
 
 def systems(dataset: str, profile_name: str, device: str = "auto", refresh: bool = False) -> dict[str, Record]:
@@ -167,52 +207,12 @@ def systems(dataset: str, profile_name: str, device: str = "auto", refresh: bool
     return records
 
 
-def anchor(codec: str, dataset: str, profile_name: str, refresh: bool = False, show_progress: bool = True) -> Record:
-    """The rate-distortion curve of a block codec ("x264", "x265", "av1") on a dataset: `points` from high rate to low.
-
-    Runs on a CPU at every profile. Raises StgvError for an unknown codec.
-    """
-    if codec not in ANCHORS:
-        raise StgvError(f"codec must be one of {', '.join(ANCHORS)}, got {codec!r}")
-    setting, to, name = ANCHORS[codec], profile(profile_name), f"{dataset}/anchor_{codec}"
-    path = results_folder(profile_name) / "runs" / f"{name}.json"
-    found = _load(path)
-    video, data, reason = _frames(Run(dataset, None, ""), to, None if refresh else found)
-    if data is None:
-        return Record(name, path, None, reason)
-    key = {"config": asdict(setting), "dataset": data, "record_version": RECORD_VERSION}
-    digest = record_hash(key)
-    if not refresh and found is not None and found.get("hash") == digest:
-        return Record(name, path, found)
-    if video is None:
-        return Record(name, path, None, reason)
-    points = []
-    for crf in tqdm(setting.levels, desc=name, unit="rate", file=sys.stderr, disable=not show_progress):
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "video.mp4"
-            seconds, size = anchors.encode(video, setting, crf, file), file.stat().st_size
-            began = time.perf_counter()
-            frames = [torch.from_numpy(frame).float() / 255 for frame in anchors.decode(file, video.size)]
-            decoded = time.perf_counter() - began
-        targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
-        quality = evaluate(frames, targets)
-        point = {"level": crf, "bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
-        point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
-        points.append(point | {"encode_seconds": round(seconds, 2), "decode_fps": round(len(frames) / decoded, 1)})
-    record = {"name": name, "profile": to.name, "hash": digest, **key, "points": points, "commit": commit()}
-    record |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device_name(torch.device("cpu"))}
-    record["versions"] = library_versions()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
-    return Record(name, path, json.loads(json.dumps(record)))
-
-
 def some(names: Iterable, profile_name: str) -> list:
     """The first of the rows of a long table: as many as the profile runs."""
     return list(names)[: profile(profile_name).rows]
 
 
-def _config(spec: Run, to: Profile, native: tuple[int, int]) -> FitConfig | InrConfig:
+def config_of(spec: Run, to: Profile, native: tuple[int, int]) -> FitConfig | InrConfig:
     """A run's configuration at a profile; `native` is the dataset's height and width."""
     config = spec.config
     if spec.published_gaussians:
@@ -223,7 +223,7 @@ def _config(spec: Run, to: Profile, native: tuple[int, int]) -> FitConfig | InrC
     return scaled_steps(config, to)
 
 
-def _frames(spec: Run, to: Profile, found: dict | None) -> tuple[Video | None, dict | None, str]:
+def frames_of(spec: Run, to: Profile, found: dict | None) -> tuple[Video | None, dict | None, str]:
     """(video, what a record says of it, why there is none). Where the frames are not on this machine, a record `found`
     speaks for them at full size: all but the frames is then checked. Reasons go into tables, so they name no folder."""
     try:
@@ -357,7 +357,7 @@ class ProgressBar:
         self.bar.close()
 
 
-def _load(path: Path) -> dict | None:
+def load_record(path: Path) -> dict | None:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stgvlib import experiments, figures, report
+from stgvlib import experiments, figures, rates, report
 from stgvlib.config import PROFILES, Profile
 from stgvlib.encoding import HashGrid
 from stgvlib.errors import StgvError
@@ -169,16 +169,16 @@ def test_seeds_have_a_mean_and_a_spread(results, monkeypatch):
 
 
 def test_block_codecs_make_a_curve(results, monkeypatch):
-    setting = replace(experiments.ANCHORS["x264"], levels=(20, 40))
-    monkeypatch.setitem(experiments.ANCHORS, "x264", setting)
-    record = experiments.anchor("x264", "bunny", "smoke", show_progress=False)
+    setting = replace(rates.ANCHORS["x264"], levels=(20, 40))
+    monkeypatch.setitem(rates.ANCHORS, "x264", setting)
+    record = rates.anchor("x264", "bunny", "smoke", show_progress=False)
     fine, coarse = record["points"]
     assert fine["bytes"] > coarse["bytes"] > 500 and fine["psnr"] > coarse["psnr"] + 2 > 20
     assert fine["bpp"] == 8 * fine["bytes"] / (64 * 128 * 3)
-    monkeypatch.setattr(experiments.anchors, "encode", lambda *_: pytest.fail("encoded again"))
-    assert experiments.anchor("x264", "bunny", "smoke").data == record.data
+    monkeypatch.setattr(rates.anchors, "encode", lambda *_: pytest.fail("encoded again"))
+    assert rates.anchor("x264", "bunny", "smoke").data == record.data
     with pytest.raises(StgvError, match="codec must be one of x264, x265, av1, got 'mpeg2'"):
-        experiments.anchor("mpeg2", "bunny", "smoke")
+        rates.anchor("mpeg2", "bunny", "smoke")
 
 
 def test_odd_frames_come_back_at_their_size(tmp_path):

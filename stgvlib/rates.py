@@ -1,0 +1,202 @@
+"""Rate-distortion curves: every system compressed to several rates, into real files, decoded and judged again.
+
+`curve("stgv", "bunny", "smoke")` loads results/smoke/runs/bunny/rate_stgv.json where it is valid, else takes the run's
+model (experiments.fitted), compresses it to each level, and keeps the points; `anchor("x264", ...)` does so for a block
+codec. A point's rate is its file's size on disk and nothing else.
+"""
+
+import math
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from stgvlib import anchors, bitstream
+from stgvlib.anchors import ANCHORS
+from stgvlib.backend import device_name, library_versions, resolve_device
+from stgvlib.baselines.inr import InrModel
+from stgvlib.baselines.inr_codec import decode_inr, encode_inr
+from stgvlib.compress import FINE_TUNING, compress
+from stgvlib.config import profile
+from stgvlib.errors import StgvError
+from stgvlib.experiments import (
+    RECORD_VERSION,
+    Record,
+    commit,
+    decoder_of,
+    fitted,
+    frames_of,
+    load_record,
+    record_hash,
+    results_folder,
+    save_record,
+    some,
+)
+from stgvlib.metrics import evaluate
+from stgvlib.model import VideoModel
+from stgvlib.runs import RUNS, Run
+from stgvlib.video import Video
+
+BITS_A_PARAMETER = (7.2, 4.3, 3.0, 1.8, 1.1, 0.6)  # of the fitted model: 0.2 to 0.017 bits a pixel on Bunny
+WEIGHT_BITS = (8, 7, 6, 5, 4)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a system's model becomes files of several rates."""
+
+    system: str = ""  # a key of baselines.SYSTEMS
+    recipe: str = ""  # what is done
+    levels: tuple[float, ...] = BITS_A_PARAMETER  # bits a parameter; of implicit networks: bits of the largest weight
+    fine_tuning: int = FINE_TUNING  # steps; 0: only rounded
+
+
+CURVES = {
+    "stgv": Curve("stgv", "our recipe"),
+    "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(12.0, 10.0, 8.0, 7.2, 6.0), fine_tuning=0),
+    "paper": Curve("paper", "our recipe"),
+    "d2gv": Curve("d2gv", "our recipe"),
+    "2dgs": Curve("2dgs", "our recipe", fine_tuning=5_000),
+    "hnerv": Curve("hnerv", "rounded, entropy-coded", WEIGHT_BITS, 0),
+    "nerv": Curve("nerv", "rounded, entropy-coded", WEIGHT_BITS, 0),
+}
+
+
+def curve(
+    name: str,
+    dataset: str,
+    profile_name: str,
+    device: str = "auto",
+    refresh: bool = False,
+    show_progress: bool = True,
+) -> Record:
+    """The curve of one of CURVES on a dataset: `points` from high rate to low. Raises StgvError for an unknown name."""
+    if name not in CURVES:
+        raise StgvError(f"curve must be one of {', '.join(CURVES)}, got {name!r}")
+    setting, to = CURVES[name], profile(profile_name)
+    run = f"{dataset}/{setting.system}"
+    path = results_folder(profile_name) / "runs" / dataset / f"rate_{name}.json"
+    found = load_record(path)
+    video, data, reason = frames_of(RUNS[run], to, None if refresh else found)
+    if data is None:
+        return Record(f"{dataset}/rate_{name}", path, None, reason)
+    tuning = round(setting.fine_tuning * to.coarse_steps)
+    levels = some(setting.levels, profile_name)
+    key = {"config": asdict(setting), "fine_tuning": tuning, "levels": levels, "dataset": data}
+    digest = record_hash(key | {"record_version": RECORD_VERSION})
+    if not refresh and found is not None and found.get("hash") == digest:
+        return Record(f"{dataset}/rate_{name}", path, found)
+    if video is None:
+        return Record(f"{dataset}/rate_{name}", path, None, reason)
+    model, record = fitted(run, profile_name, device, show_progress)
+    if model is None:
+        return Record(f"{dataset}/rate_{name}", path, None, record.reason)
+    points = []
+    with tempfile.TemporaryDirectory() as folder:
+        for level in tqdm(levels, desc=path.stem, unit="rate", file=sys.stderr, disable=not show_progress):
+            file = Path(folder) / "video.stgv"
+            began = time.perf_counter()
+            more = _write(video, model, setting, level, tuning, file)
+            seconds = time.perf_counter() - began
+            points.append({"level": level} | _judged(file, video, resolve_device(device)) | more)
+            points[-1]["encode_seconds"] = round(seconds, 2)
+    about = {
+        "name": f"{dataset}/rate_{name}",
+        "run": run,
+        "run_hash": record["hash"],
+        "parameters": record["parameters"],
+    }
+    return _finish(about | {"hash": digest} | key | {"points": points}, path, profile_name, resolve_device(device))
+
+
+def _write(video: Video, model, setting: Curve, level: float, tuning: int, file: Path) -> dict:
+    """Compress a model to one level. Returns what else a point says."""
+    if isinstance(model, InrModel):
+        file.write_bytes(encode_inr(model, round(level)))
+        return {}
+    bpp = level * model.num_parameters() / (video.num_frames * math.prod(video.size))
+    if tuning == 0:
+        most = int(bpp * video.num_frames * math.prod(video.size) / 8)
+        bitstream.encode(model, file, bitstream.steps_for(model, most))
+        return {}
+    made = compress(video, model, bpp=bpp, fine_tuning=tuning)
+    bitstream.encode(made.model, file, made.steps)
+    return {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
+
+
+def _judged(file: Path, video: Video, device: torch.device) -> dict:
+    """A file's rate, the quality of what it decodes to, and how long that takes: entropy decoding on one thread, all
+    frames to 8 bits on the device, once cold and once again."""
+    size, began = file.stat().st_size, time.perf_counter()
+    network = not file.read_bytes().startswith(bitstream.MAGIC)
+    content = None if network else bitstream.decode(file)
+    model: VideoModel | InrModel = decode_inr(file.read_bytes()) if network else content.model
+    parsed = time.perf_counter() - began
+    model, seconds = model.to(device), []
+    decoder = decoder_of(model)
+    if device.type == "cuda":
+        for _ in range(2):
+            began = time.perf_counter()
+            for start in range(0, len(decoder), decoder.batch):
+                decoder.frames(range(start, min(start + decoder.batch, len(decoder))))
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
+    targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
+    quality = evaluate(decoder_of(model, torch.float32), targets)
+    point = {"bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
+    point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
+    point |= {"entropy_decoding_seconds": round(parsed, 4)}
+    if seconds:
+        frames = video.num_frames
+        point |= {
+            "decode_fps": round(frames / seconds[1], 1),
+            "file_to_frames_fps": round(frames / (parsed + seconds[1]), 1),
+        }
+    return point | ({} if content is None else {"sections": content.bytes})
+
+
+def _finish(record: dict, path: Path, profile_name: str, device: torch.device) -> Record:
+    record |= {"profile": profile_name, "commit": commit(), "device": device_name(device)}
+    record |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": library_versions()}
+    return save_record(record["name"], path, record)
+
+
+def anchor(codec: str, dataset: str, profile_name: str, refresh: bool = False, show_progress: bool = True) -> Record:
+    """The rate-distortion curve of a block codec ("x264", "x265", "av1") on a dataset: `points` from high rate to low.
+
+    Runs on a CPU at every profile. Raises StgvError for an unknown codec.
+    """
+    if codec not in ANCHORS:
+        raise StgvError(f"codec must be one of {', '.join(ANCHORS)}, got {codec!r}")
+    setting, to, name = ANCHORS[codec], profile(profile_name), f"{dataset}/anchor_{codec}"
+    path = results_folder(profile_name) / "runs" / f"{name}.json"
+    found = load_record(path)
+    video, data, reason = frames_of(Run(dataset, None, ""), to, None if refresh else found)
+    if data is None:
+        return Record(name, path, None, reason)
+    key = {"config": asdict(setting), "dataset": data, "record_version": RECORD_VERSION}
+    digest = record_hash(key)
+    if not refresh and found is not None and found.get("hash") == digest:
+        return Record(name, path, found)
+    if video is None:
+        return Record(name, path, None, reason)
+    points = []
+    for crf in tqdm(setting.levels, desc=name, unit="rate", file=sys.stderr, disable=not show_progress):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "video.mp4"
+            seconds, size = anchors.encode(video, setting, crf, file), file.stat().st_size
+            began = time.perf_counter()
+            frames = [torch.from_numpy(frame).float() / 255 for frame in anchors.decode(file, video.size)]
+            decoded = time.perf_counter() - began
+        targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
+        quality = evaluate(frames, targets)
+        point = {"level": crf, "bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
+        point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
+        points.append(point | {"encode_seconds": round(seconds, 2), "decode_fps": round(len(frames) / decoded, 1)})
+    record = {"name": name, "hash": digest, **key, "points": points}
+    return _finish(record, path, profile_name, torch.device("cpu"))
