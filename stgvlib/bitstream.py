@@ -77,7 +77,11 @@ def steps_for(model: VideoModel, most: int, steps: Steps = STEPS, fps: float = 2
         )
     for _ in range(10):
         middle = (low + high) / 2
-        low, high = (low, middle) if len(stream(model, steps.scaled(2.0**middle), fps)) <= most else (middle, high)
+        try:
+            fits = len(stream(model, steps.scaled(2.0**middle), fps)) <= most
+        except StgvError:  # positions on too fine a grid to be coded
+            fits = False
+        low, high = (low, middle) if fits else (middle, high)
     return steps.scaled(2.0**high)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from stgvlib import bitstream, datasets
+from stgvlib import bitstream, compress, datasets
 from stgvlib.backend import device_name, fallback_reason, resolve_device, system_info
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
@@ -152,25 +152,46 @@ def encode(
     model: Positional[Path],
     output: Positional[Path],
     /,
+    video: str | None = None,
     target_bpp: float | None = None,
+    quality: float | None = None,
+    fine_tuning: int = compress.FINE_TUNING,
+    device: Device = "auto",
     steps: tyro.conf.OmitArgPrefixes[Steps] = bitstream.STEPS,
 ) -> None:
     """Compress a model to an .stgv file, a group at a time; its size is the bit rate.
 
+    With --video the model is fine-tuned for its file: smaller by half or more at the same quality.
+
     Args:
         model: Model that `stgv fit` wrote.
         output: Name ending in .stgv.
-        target_bpp: Bits a pixel that the file may have; all steps are scaled alike until it has no more.
-        steps: How coarsely each attribute is rounded.
+        video: The video that was fitted: fine-tune for it, with learned steps, rate in the loss and pruning.
+        target_bpp: Bits a pixel that the file may have. Without --video, all steps are scaled alike to meet it.
+        quality: PSNR in dB that fine-tuning aims at, instead of a size.
+        fine_tuning: Steps of fine-tuning.
+        steps: How coarsely each attribute is rounded without --video.
     """
     if output.suffix != ".stgv":
         raise StgvError(f"output must end in .stgv, got {output.name}")
+    for name, value in (("target_bpp", target_bpp), ("quality", quality)):
+        if value is not None and not value > 0:
+            raise StgvError(f"{name} must be above 0, got {value}")
+    if quality is not None and (video is None or target_bpp is not None):
+        raise StgvError("quality needs --video, and excludes --target-bpp")
+    if video is not None and steps != bitstream.STEPS:
+        raise StgvError("with --video steps are learned: leave them out")
+    if fine_tuning < 1:
+        raise StgvError(f"fine_tuning must be at least 1, got {fine_tuning}")
     _check_folder(output)
-    fitted, about = load_model(model)
+    fitted, about = load_model(model, resolve_device(device) if video else "cpu")
     fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
-    if target_bpp is not None:
-        if not target_bpp > 0:
-            raise StgvError(f"target_bpp must be above 0, got {target_bpp}")
+    if video is not None:
+        bar = ProgressBar("encode")
+        made = compress.compress(_fitted_video(video, fitted), fitted, target_bpp, quality, None, fine_tuning, bar)
+        bar.close()
+        fitted, steps = made.model, made.steps
+    elif target_bpp is not None:
         steps = bitstream.steps_for(fitted, int(target_bpp * pixels / 8), steps, fps)
     size = bitstream.encode(fitted, output, steps, fps)
     _say(f"wrote {output}: {size:,} bytes, {8 * size / pixels:.4f} bits a pixel")

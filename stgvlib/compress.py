@@ -38,6 +38,7 @@ FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left ou
 SETTLED = 0.85  # part of the steps after which the slope stays
 LOOKS = 12  # at the file's size
 PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
+EXCESS = 1.0  # of a pruned Gaussian's energy over the price of its bits: its neighbours take over
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
 RATE_PART = 0.4  # of the preset's rates
 
@@ -150,7 +151,7 @@ class RateOptimizer(FlatOptimizer):
         mu, cholesky, rgb = self.masters[:3]
         energy = rgb.square().sum(-1) * math.pi * cholesky[..., 0] * cholesky[..., 2] / 3
         frames = torch.tensor(self.model.num_frames, device=mu.device)[:, None]
-        out = (energy < self.slope * bits / frames) & (self.alive > 0)
+        out = (energy < EXCESS * self.slope * bits / frames) & (self.alive > 0)
         out &= self.alive.sum(1, keepdim=True) > out.sum(1, keepdim=True)  # a GoP keeps something
         self.alive.masked_fill_(out, 0.0)
         for master, waiting in ((mu, WAITING), (cholesky, None), (rgb, 0.0)):

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from stgvlib.anchors import ANCHORS
 from stgvlib.experiments import Record, results_folder
 
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
@@ -122,6 +123,26 @@ def curves(records: dict[str, Record], profile: str, name: str, stages: tuple[st
             if axis.lines:
                 axis.legend(frameon=False)
         return _save_figure(figure, name, profile)
+
+
+def figure_5(curves: dict[str, Record], profile: str) -> Path:
+    """Fig. 5: PSNR and MS-SSIM over the rate of every curve; block codecs dashed."""
+    found = {title: record["points"] for title, record in curves.items() if record}
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
+        for axis, (label, key) in zip(axes, {"PSNR, dB": "psnr", "MS-SSIM": "ms_ssim"}.items()):
+            for place, (title, points) in enumerate(found.items()):
+                pairs = [(p["bpp"], p[key]) for p in points if p[key] is not None]
+                if pairs:
+                    style = "s--" if title in ANCHORS else "o-"
+                    axis.plot(*zip(*pairs), style, color=f"C{place}", label=title, linewidth=2, markersize=5)
+            axis.set(xscale="log", xlabel="bits a pixel (file size)", ylabel=label)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        if found:
+            axes[1].legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
+        return _save_figure(figure, "figure_5", profile)
 
 
 def motion_figure(record: Record, profile: str, name: str = "deformation_fields") -> Path:

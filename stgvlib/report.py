@@ -12,6 +12,7 @@ import pandas as pd
 from stgvlib import datasets, paper
 from stgvlib.encoding import HashGrid
 from stgvlib.experiments import Record, results_folder, run, some
+from stgvlib.metrics import bd_rate
 from stgvlib.model import write_atomically
 from stgvlib.runs import RUNS
 
@@ -188,6 +189,60 @@ def _compare(records: dict[str, Record], printed: dict, profile: str, where: str
         row["note"] = "; ".join(filter(None, [record.reason, _reduced(profile), no_uvg if where == "Bunny" else ""]))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def rate_table(curves: dict[str, Record], profile: str) -> pd.DataFrame:
+    """Every point of every rate-distortion curve: what its file has, how good it is, how long both ways take."""
+    names = {
+        "bits a pixel": "bpp",
+        "bytes": "bytes",
+        "PSNR": "psnr",
+        "MS-SSIM": "ms_ssim",
+        "encoding, s": "encode_seconds",
+        "entropy decoding, s": "entropy_decoding_seconds",
+        "decoding, frames/s": "decode_fps",
+        "file to frames, frames/s": "file_to_frames_fps",
+    }
+    rows = []
+    for title, record in curves.items():
+        for point in record["points"] if record else ():
+            rows.append({"system": title, **{name: point.get(key) for name, key in names.items()}, "note": ""})
+        if not record:
+            rows.append({"system": title, **dict.fromkeys(names), "note": record.reason})
+    frame = pd.DataFrame(rows).astype({name: "float" for name in names if name != "bytes"})
+    frame["bits a pixel"] = frame["bits a pixel"].map(lambda v: None if pd.isna(v) else f"{v:.4f}")
+    frame["bytes"] = frame["bytes"].astype("Int64")
+    return _save_table(frame, "rates", profile)
+
+
+def bd_table(curves: dict[str, Record], anchors: Iterable[str], profile: str) -> pd.DataFrame:
+    """BD-rate in PSNR of every curve against some of them, in percent; empty with the reason where it is undefined."""
+    rows = []
+    for title, record in curves.items():
+        row, notes = {"system": title}, [] if record else [record.reason]
+        for anchor in anchors:
+            column = f"against {anchor}, %"
+            row[column] = None
+            if record and curves[anchor]:
+                pairs = [[(p["bpp"], p["psnr"]) for p in c["points"]] for c in (curves[anchor], record)]
+                try:
+                    row[column] = bd_rate(*pairs)
+                except ValueError as error:
+                    notes.append(f"{anchor}: {error}"[:120])
+        rows.append(row | {"note": "; ".join(notes)})
+    frame = pd.DataFrame(rows)
+    numbers = [f"against {anchor}, %" for anchor in anchors]
+    frame[numbers] = frame[numbers].astype(float)
+    return _save_table(frame, "bd_rates", profile, 1)
+
+
+def section_table(record: Record, profile: str, name: str = "bytes_by_section") -> pd.DataFrame:
+    """Where the bytes of a curve's files go, in bytes."""
+    rows = [
+        {"bits a pixel": f"{p['bpp']:.4f}", **p["sections"], "Gaussians kept": p.get("kept")}
+        for p in (record["points"] if record else ())
+    ]
+    return _save_table(pd.DataFrame(rows), name, profile)
 
 
 def _save_table(frame: pd.DataFrame, name: str, profile: str, digits: int = 2) -> pd.DataFrame:
