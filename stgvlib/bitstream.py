@@ -28,7 +28,8 @@ HEADER, GOP = 1, 2  # kinds of section
 UNIT = struct.Struct("<HIii")  # frames, Gaussians, origin x, origin y
 STEP = struct.Struct("<f")
 MOST_HEADER = 1 << 16  # bytes
-PARAMETERS_A_BYTE = 64  # of the file: more than any file of ours comes near
+PARAMETERS_A_BYTE = 64  # of the file: more than any large file of ours comes near
+ALWAYS_ALLOWED = 1 << 22  # parameters, 16 MiB: the field of a short video may be all zeros in hardly any bytes
 PIXELS_A_BYTE = 1 << 14
 STEPS = Steps()
 FINEST, COARSEST = -3.0, 5.0  # log2 of how far rate control scales steps
@@ -195,7 +196,8 @@ def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, 
     config = FitConfig(preset="decoded", parametrization="pixel", field=field, steps=0)
     with torch.device("meta"):
         each = sum(p.numel() for p in VideoModel(config, [1], size, 1).parameters())
-    if len(frames) * (each + count * (8 + 2 * field.polynomial)) > PARAMETERS_A_BYTE * len(data):
+    needed = len(frames) * (each + count * (8 + 2 * field.polynomial))
+    if needed > max(PARAMETERS_A_BYTE * len(data), ALWAYS_ALLOWED):
         raise StgvError("is damaged: its header asks for more parameters than such a file can hold")
     return header | {"fps": fps}, VideoModel(config, frames, size, count), steps
 

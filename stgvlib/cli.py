@@ -187,8 +187,9 @@ def encode(
     fitted, about = load_model(model, resolve_device(device) if video else "cpu")
     fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
     if video is not None:
+        clip = _fitted_video(video, fitted)
         bar = ProgressBar("encode")
-        made = compress.compress(_fitted_video(video, fitted), fitted, target_bpp, quality, None, fine_tuning, bar)
+        made = compress.compress(clip, fitted, target_bpp, quality, fine_tuning=fine_tuning, progress=bar)
         bar.close()
         fitted, steps = made.model, made.steps
     elif target_bpp is not None:

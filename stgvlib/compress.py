@@ -38,7 +38,7 @@ FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left ou
 SETTLED = 0.85  # part of the steps after which the slope stays
 LOOKS = 12  # at the file's size
 PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
-EXCESS = 1.0  # of a pruned Gaussian's energy over the price of its bits: its neighbours take over
+EXCESS = 8.0  # energy of a pruned Gaussian over the price of its bits: its neighbours take over
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
 RATE_PART = 0.4  # of the preset's rates
 
@@ -146,12 +146,12 @@ class RateOptimizer(FlatOptimizer):
         self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
 
     @torch.no_grad()
-    def prune(self, bits: float) -> None:
-        """Leave out Gaussians whose energy, integral of (colour * weight)^2, costs less than `bits` bits."""
+    def prune(self, bits: float, excess: float) -> None:
+        """Leave out Gaussians whose energy, integral of (colour * weight)^2, costs less than `excess` times `bits` bits."""
         mu, cholesky, rgb = self.masters[:3]
         energy = rgb.square().sum(-1) * math.pi * cholesky[..., 0] * cholesky[..., 2] / 3
         frames = torch.tensor(self.model.num_frames, device=mu.device)[:, None]
-        out = (energy < EXCESS * self.slope * bits / frames) & (self.alive > 0)
+        out = (energy < excess * self.slope * bits / frames) & (self.alive > 0)
         out &= self.alive.sum(1, keepdim=True) > out.sum(1, keepdim=True)  # a GoP keeps something
         self.alive.masked_fill_(out, 0.0)
         for master, waiting in ((mu, WAITING), (cholesky, None), (rgb, 0.0)):
@@ -187,6 +187,7 @@ def compress(
     psnr: float | None = None,  # dB that it shall reach
     slope: float | None = None,  # MSE that a bit per pixel is worth, without a target
     fine_tuning: int = FINE_TUNING,
+    excess: float = EXCESS,
     progress: Callable[[Progress], None] | None = None,
 ) -> Compressed:
     """Fine-tune `model` of `video` so that its file has a target size or quality, or else a slope's trade-off.
@@ -230,7 +231,7 @@ def compress(
             if done <= SETTLED * fine_tuning:
                 optimizer.slope *= min(4.0, max(0.25, off))
             if done <= PRUNED_UNTIL * fine_tuning and (bpp is None or size > bpp * pixels):
-                optimizer.prune(size / max(1.0, optimizer.alive.sum().item()))
+                optimizer.prune(size / max(1.0, optimizer.alive.sum().item()), excess)
         if progress:
             progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))
 

@@ -141,7 +141,8 @@ def figure_5(curves: dict[str, Record], profile: str) -> Path:
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter(NullFormatter())
         if found:
-            axes[1].legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
+            lines = axes[0].get_legend_handles_labels()
+            axes[1].legend(*lines, frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
         return _save_figure(figure, "figure_5", profile)
 
 

@@ -21,8 +21,8 @@ from stgvlib.anchors import ANCHORS
 from stgvlib.backend import device_name, library_versions, resolve_device
 from stgvlib.baselines.inr import InrModel
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
-from stgvlib.compress import FINE_TUNING, compress
-from stgvlib.config import profile
+from stgvlib.compress import EXCESS, FINE_TUNING, compress
+from stgvlib.config import changes, profile
 from stgvlib.errors import StgvError
 from stgvlib.experiments import (
     RECORD_VERSION,
@@ -54,10 +54,12 @@ class Curve:
     recipe: str = ""  # what is done
     levels: tuple[float, ...] = BITS_A_PARAMETER  # bits a parameter; of implicit networks: bits of the largest weight
     fine_tuning: int = FINE_TUNING  # steps; 0: only rounded
+    excess: float = 1.0  # how readily Gaussians are left out: compress.EXCESS
 
 
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
+    "stgv_pruned": Curve("stgv", "our recipe, more left out", excess=EXCESS),
     "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(12.0, 10.0, 8.0, 7.2, 6.0), fine_tuning=0),
     "paper": Curve("paper", "our recipe"),
     "d2gv": Curve("d2gv", "our recipe"),
@@ -88,7 +90,7 @@ def curve(
     tuning = round(setting.fine_tuning * to.coarse_steps)
     levels = some(setting.levels, profile_name)
     key = {"config": asdict(setting), "fine_tuning": tuning, "levels": levels, "dataset": data}
-    digest = record_hash(key | {"record_version": RECORD_VERSION})
+    digest = record_hash(key | {"config": changes(setting), "record_version": RECORD_VERSION})
     if not refresh and found is not None and found.get("hash") == digest:
         return Record(f"{dataset}/rate_{name}", path, found)
     if video is None:
@@ -124,7 +126,7 @@ def _write(video: Video, model, setting: Curve, level: float, tuning: int, file:
         most = int(bpp * video.num_frames * math.prod(video.size) / 8)
         bitstream.encode(model, file, bitstream.steps_for(model, most))
         return {}
-    made = compress(video, model, bpp=bpp, fine_tuning=tuning)
+    made = compress(video, model, bpp=bpp, fine_tuning=tuning, excess=setting.excess)
     bitstream.encode(made.model, file, made.steps)
     return {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
 

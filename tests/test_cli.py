@@ -179,6 +179,15 @@ def test_encode_and_decode(model, clip, tmp_path):
         "decode", tmp_path / "bad.stgv", tmp_path / "b"
     )
     assert len(list((tmp_path / "b").iterdir())) == 5
+    tuned = tmp_path / "tuned.stgv"
+    done = stgv("encode", model, tuned, "--video", clip, "--target-bpp", str(target), "--fine-tuning", "40")
+    assert done.returncode == 0 and tuned.stat().st_size * 8 <= target * 5 * 24 * 32, done.stderr
+    assert stgv("decode", tuned, tmp_path / "tuned").returncode == 0
+    assert "quality needs --video" in refused("encode", model, small, "--quality", "30")
+    video = ("--video", clip)
+    assert "with --video steps are learned" in refused("encode", model, small, *video, "--color", "0.1")
+    assert "fine_tuning must be at least 1" in refused("encode", model, small, *video, "--fine-tuning", "0")
+    assert "does not exist" in refused("encode", model, small, "--video", tmp_path / "none.mp4")
     assert "output must end in .stgv" in refused("encode", model, tmp_path / "m.mp4")
     assert "field_bits must be from 2 to 16, got 40" in refused("encode", model, small, "--field-bits", "40")
     assert "no .stgv file" in refused("decode", _renamed(model, tmp_path / "x.stgv"), tmp_path / "c")

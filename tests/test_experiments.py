@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from stgvlib import experiments, figures, rates, report
+from stgvlib import experiments, figures, rates, report, train
 from stgvlib.config import PROFILES, Profile
 from stgvlib.encoding import HashGrid
 from stgvlib.errors import StgvError
@@ -179,6 +180,48 @@ def test_block_codecs_make_a_curve(results, monkeypatch):
     assert rates.anchor("x264", "bunny", "smoke").data == record.data
     with pytest.raises(StgvError, match="codec must be one of x264, x265, av1, got 'mpeg2'"):
         rates.anchor("mpeg2", "bunny", "smoke")
+
+
+def test_models_become_files_of_several_rates(results, monkeypatch):
+    """A Gaussian model fine-tuned, the same rounded, and a network; the model is fitted once and kept."""
+    for name, levels, tuning in (
+        ("stgv", (0.9, 0.5), 50_000),
+        ("stgv_rounded", (8.0, 6.5), 0),
+        ("hnerv", (8, 4), 0),
+    ):
+        setting = replace(rates.CURVES[name], levels=levels, fine_tuning=tuning)
+        monkeypatch.setitem(rates.CURVES, name, setting)
+    monkeypatch.setattr(rates, "some", lambda names, _: list(names))
+    monkeypatch.setattr(train, "CHUNK", 10)
+    curves = {}
+    for name in ("stgv", "stgv_rounded", "hnerv"):
+        curves[name] = rates.curve(name, "bunny", "smoke", "cpu", show_progress=False)
+        fine, coarse = curves[name]["points"]
+        assert fine["bytes"] > coarse["bytes"] > 0 and fine["psnr"] >= coarse["psnr"] - 0.1
+        assert fine["bpp"] == 8 * fine["bytes"] / (64 * 128 * 3) and fine["entropy_decoding_seconds"] > 0
+        if "sections" in fine:
+            assert sum(fine["sections"].values()) == fine["bytes"]
+            bits = fine["level"] * curves[name]["parameters"]
+            assert 0.3 * bits < 8 * fine["bytes"] <= bits
+    monkeypatch.setattr(rates, "fitted", lambda *_: pytest.fail("compressed again"))
+    assert rates.curve("stgv", "bunny", "smoke", "cpu").data == curves["stgv"].data
+    with pytest.raises(StgvError, match="curve must be one of stgv, .* got 'vvc'"):
+        rates.curve("vvc", "bunny", "smoke")
+    missing = experiments.Record("bunny/rate_d2gv", results, None, "not run")
+    table = report.rate_table(curves | {"D2GV": missing}, "smoke")
+    assert len(table) == 7 and table["note"].iloc[-1] == "not run" and table["bytes"].isna().sum() == 1
+    bd = report.bd_table(curves, ("stgv",), "smoke")
+    assert bd["against stgv, %"].isna().all() and bd["note"].str.contains("needs four points").all()
+    assert list(report.section_table(curves["stgv"], "smoke")["field"]) > [0, 0]
+    assert figures.figure_5(curves, "smoke").stat().st_size > 10_000
+
+
+def test_a_model_that_is_gone_is_fitted_again(results):
+    model, record = experiments.fitted("bunny/2dgs", "smoke", "cpu", show_progress=False)
+    path = record.path.with_suffix(".safetensors")
+    path.unlink()
+    again, _ = experiments.fitted("bunny/2dgs", "smoke", "cpu", show_progress=False)
+    assert path.exists() and all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
 
 
 def test_odd_frames_come_back_at_their_size(tmp_path):
