@@ -147,7 +147,8 @@ class RateOptimizer(FlatOptimizer):
 
     @torch.no_grad()
     def prune(self, bits: float, excess: float) -> None:
-        """Leave out Gaussians whose energy, integral of (colour * weight)^2, costs less than `excess` times `bits` bits."""
+        """Leave out Gaussians whose energy, the integral of (colour * weight)^2, is below `excess` times the price of
+        `bits` bits."""
         mu, cholesky, rgb = self.masters[:3]
         energy = rgb.square().sum(-1) * math.pi * cholesky[..., 0] * cholesky[..., 2] / 3
         frames = torch.tensor(self.model.num_frames, device=mu.device)[:, None]

@@ -60,7 +60,7 @@ class Curve:
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
     "stgv_pruned": Curve("stgv", "our recipe, more left out", excess=EXCESS),
-    "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(12.0, 10.0, 8.0, 7.2, 6.0), fine_tuning=0),
+    "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(7.2, 6.0, 5.0, 4.3), fine_tuning=0),
     "paper": Curve("paper", "our recipe"),
     "d2gv": Curve("d2gv", "our recipe"),
     "2dgs": Curve("2dgs", "our recipe", fine_tuning=5_000),

@@ -228,7 +228,7 @@ def bd_table(curves: dict[str, Record], anchors: Iterable[str], profile: str) ->
                 try:
                     row[column] = bd_rate(*pairs)
                 except ValueError as error:
-                    notes.append(f"{anchor}: {error}"[:120])
+                    notes.append(f"{anchor}: {str(error).split(', got')[0]}")
         rows.append(row | {"note": "; ".join(notes)})
     frame = pd.DataFrame(rows)
     numbers = [f"against {anchor}, %" for anchor in anchors]
