@@ -74,8 +74,7 @@ def decode_integers(data: memoryview, start: int, count: int) -> tuple[np.ndarra
             token = constriction.stream.queue.RangeDecoder(words).decode(_model(frequencies), count)
         except (AssertionError, ValueError) as error:
             raise CodingError("tokens do not decode") from error
-    unsigned, start = _unpack(token.astype(np.int64), data, start)
-    return origin + (unsigned if kind else np.where(unsigned & 1, -(unsigned + 1) // 2, unsigned // 2)), start
+    return _values(token, data, start, origin, kind == 0)
 
 
 def _model(frequencies: np.ndarray):
@@ -105,21 +104,15 @@ def _pack(unsigned: np.ndarray, bits: np.ndarray) -> bytes:
     return np.packbits((unsigned[owner] >> place & 1).astype(np.uint8), bitorder="little").tobytes()
 
 
-def _unpack(token: np.ndarray, data: memoryview, start: int) -> tuple[np.ndarray, int]:
-    """Unsigned integers from their tokens and the raw bits at `start`."""
-    exponent = np.maximum(token - SMALL, 0) // 4 + 4
-    bits = np.where(token < SMALL, 0, exponent - 2)
-    ends = np.cumsum(bits)
-    size = -(-int(ends[-1]) // 8) if len(bits) else 0
+def _values(token: np.ndarray, data: memoryview, start: int, origin: int, signed: bool) -> tuple[np.ndarray, int]:
+    """Integers from their tokens and the raw bits at `start`, and where those end."""
+    from stgvlib.entropy_cpu import values
+
+    large = np.bincount(token, minlength=SMALL)[SMALL:]  # how often each token with raw bits occurs
+    size = -(-int((large * (np.arange(len(large)) // 4 + 2)).sum()) // 8)
     if size > len(data) - start:
         raise CodingError("raw bits are cut off")
-    raw = np.concatenate([np.frombuffer(data, np.uint8, size, start), np.zeros(5, np.uint8)]).astype(np.int64)
-    first = ends - bits
-    window = np.zeros(len(token), np.int64)  # 40 bits from the byte that holds the first one
-    for k in range(5):
-        window |= raw[(first >> 3) + k] << 8 * k
-    low = window >> (first & 7) & ((1 << bits) - 1)
-    return np.where(token < SMALL, token, ((4 + (token - SMALL) % 4) << (exponent - 2)) + low), start + size
+    return values(token, np.frombuffer(data, np.uint8, size, start), SMALL, origin, signed), start + size
 
 
 def _varints(values: np.ndarray) -> bytes:

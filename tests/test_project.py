@@ -22,7 +22,7 @@ LAYERS = [
     ["cuda.step"],
     ["video"],
     ["datasets"],
-    ["splat_cpu"],
+    ["splat_cpu", "entropy_cpu"],
     ["splat", "encoding_cpu"],
     ["encoding", "optimizer"],
     ["model"],
