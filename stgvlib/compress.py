@@ -155,16 +155,16 @@ class RateOptimizer(FlatOptimizer):
         out = (energy < excess * self.slope * bits / frames) & (self.alive > 0)
         out &= self.alive.sum(1, keepdim=True) > out.sum(1, keepdim=True)  # a GoP keeps something
         self.alive.masked_fill_(out, 0.0)
-        for master, waiting in ((mu, WAITING), (cholesky, None), (rgb, 0.0)):
-            fill = torch.tensor([1.0, 0.0, 1.0] if waiting is None else waiting, device=mu.device)
-            master.copy_(torch.where(out[..., None], fill, master))
+        for master, fill in ((mu, WAITING), (cholesky, (1.0, 0.0, 1.0)), (rgb, 0.0)):
+            master.copy_(torch.where(out[..., None], torch.tensor(fill, device=mu.device), master))
         for p in self.attributes:
             start = (p.data_ptr() - self.shown.data_ptr()) // self.shown.element_size()
             for moment in self.moments:
-                moment[start : start + p.numel()].view(p.shape).masked_fill_(out[..., None], 0.0)
+                moment[start : start + p.numel()].view(p.shape).masked_fill_(out[..., None], 0.0)  # or they drift
         self._round()
 
     def steps(self) -> Steps:
+        """What `bitstream.encode` takes."""
         position, cholesky, color, *rest = self.log_steps.exp().tolist()
         motion = {"motion": rest.pop(0)} if self.model.gaussians.motion is not None else {}
         return Steps(position=position, cholesky=cholesky, color=color, **motion, field=tuple(rest))
@@ -237,8 +237,12 @@ def compress(
             progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))
 
     stage = "coarse" if model.field.hidden is None else "deformation"
-    with fast_products(device):
-        _, diverged = run_stage(model, frames, stage, look, make_optimizer=make)
+    try:
+        with fast_products(device):
+            _, diverged = run_stage(model, frames, stage, look, make_optimizer=make)
+    except torch.OutOfMemoryError as error:
+        told = "all groups at once do not fit in the GPU's memory: fine-tune on --device cpu, or encode without it"
+        raise StgvError(told) from error
     if diverged:
         raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning; take a smaller target")
     optimizer = made[0]
