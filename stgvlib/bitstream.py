@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +91,7 @@ def stream(model: VideoModel, steps: Steps = STEPS, fps: float = 25.0) -> bytes:
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise StgvError("the model has parameters that are not finite; fit it again")
     header = {"size": list(model.size), "fps": fps, "frames": model.num_frames}
-    header |= {"field": changes(model.config.field), "steps": asdict(replace(steps, field=None))}
-    del header["steps"]["field"]  # each GoP has its own
+    header |= {"field": changes(model.config.field), "steps": {f.name: getattr(steps, f.name) for f in fields(Steps)}}
     groups = [quantize(model, g, steps) for g in range(len(model.num_frames))]
     header["gaussians"] = max(len(group.gaps) for group in groups)
     payloads = [(HEADER, 0, json.dumps(header, separators=(",", ":")).encode())]

@@ -161,7 +161,7 @@ def encode(
 ) -> None:
     """Compress a model to an .stgv file, a group at a time; its size is the bit rate.
 
-    With --video the model is fine-tuned for its file: smaller by half or more at the same quality.
+    With --video the model is fine-tuned for its file, which is smaller then at the same quality.
 
     Args:
         model: Model that `stgv fit` wrote.

@@ -27,7 +27,7 @@ from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
 from stgvlib.optimizer import FlatOptimizer
 from stgvlib.placement import WAITING
-from stgvlib.quantize import AXIS_BITS, Steps
+from stgvlib.quantize import AXIS_BITS, LearnedSteps, Steps
 from stgvlib.splat import MIN_SCALE
 from stgvlib.train import Progress, load_gops, run_stage
 from stgvlib.video import Video
@@ -48,7 +48,7 @@ class Compressed:
     """A model fine-tuned for its file: `bitstream.encode(model, path, steps)` writes it."""
 
     model: VideoModel
-    steps: Steps
+    steps: LearnedSteps
     slope: float
     kept: float  # part of the Gaussians
     seconds: float
@@ -163,11 +163,11 @@ class RateOptimizer(FlatOptimizer):
                 moment[start : start + p.numel()].view(p.shape).masked_fill_(out[..., None], 0.0)  # or they drift
         self._round()
 
-    def steps(self) -> Steps:
+    def steps(self) -> LearnedSteps:
         """What `bitstream.encode` takes."""
         position, cholesky, color, *rest = self.log_steps.exp().tolist()
         motion = {"motion": rest.pop(0)} if self.model.gaussians.motion is not None else {}
-        return Steps(position=position, cholesky=cholesky, color=color, **motion, field=tuple(rest))
+        return LearnedSteps(position=position, cholesky=cholesky, color=color, **motion, field=tuple(rest))
 
 
 def _rate(values: Tensor, step: Tensor, price: Tensor, alive: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -174,9 +174,8 @@ def fitted(
     if record and (model := _kept_model(record, resolve_device(device))) is not None:
         return model, record
     if record.data is None or (profile_name == "paper" and resolve_device(device).type == "cpu"):
-        return None, record if not record else replace(
-            record, data=None, reason="not run: its model has to be fitted again, on a GPU"
-        )
+        gone = replace(record, data=None, reason="not run: its model has to be fitted again, on a GPU")
+        return None, gone if record else record
     record = run(name, profile_name, device, refresh=True, show_progress=show_progress)
     return _kept_model(record, resolve_device(device)) if record else None, record
 

@@ -7,7 +7,7 @@ of its own, a part of its largest value.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -30,12 +30,11 @@ class Steps:
     color: float = 1 / 256
     motion: float = 1 / 512  # of a coefficient, in units of the position head
     field_bits: int = 8  # of the largest value of each tensor of the field
-    field: tuple[float, ...] | None = None  # steps of those tensors, in their order, instead of bits
 
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "field":
+            if f.name == "field":  # of LearnedSteps
                 continue
             if f.name == "field_bits":
                 if not 2 <= value <= 16:
@@ -46,9 +45,18 @@ class Steps:
     def scaled(self, factor: float) -> "Steps":
         """Coarser by a factor; the field loses a bit where everything else loses two."""
         bits = min(16, max(2, round(self.field_bits - math.log2(factor) / 2)))
-        others = {name: getattr(self, name) * factor for name in ("position", "cholesky", "color", "motion")}
-        tensors = None if self.field is None else tuple(step * factor for step in self.field)
-        return Steps(**others, field_bits=bits, field=tensors)
+        others = {f.name: getattr(self, f.name) * factor for f in fields(Steps) if f.name != "field_bits"}
+        return replace(self, **others, field_bits=bits)
+
+
+@dataclass(frozen=True)
+class LearnedSteps(Steps):
+    """What fine-tuning found: the field's tensors have a step each, in their order, instead of bits."""
+
+    field: tuple[float, ...] = ()
+
+    def scaled(self, factor: float) -> "LearnedSteps":
+        return replace(super().scaled(factor), field=tuple(step * factor for step in self.field))
 
 
 @dataclass
@@ -96,7 +104,7 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
     for k, p in enumerate(model.field.parameters()):
         values = p[g].double().cpu().numpy()
         step = max(np.abs(values).max(), 1e-12) / (2 ** (steps.field_bits - 1) - 1)
-        step = float(np.float32(step if steps.field is None else steps.field[k]))
+        step = float(np.float32(steps.field[k] if isinstance(steps, LearnedSteps) else step))
         tensors.append((step, np.round(values / step).astype(np.int64).ravel()))
     return Group(
         model.num_frames[g],
