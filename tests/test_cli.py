@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_finished_gops_and_resume_goes_on(tmp_path):
     fit += ["--profile", "paper", "--gaussians", "40", "--coarse-steps", "100", "--steps", "1500"]
     running = subprocess.Popen(fit, stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "m.safetensors.parts"
-    for _ in range(1200):
+    for _ in range(4800):
         if (parts / "gop_0000.safetensors").exists():
             break
         time.sleep(0.05)
