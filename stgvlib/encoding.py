@@ -148,9 +148,11 @@ def positional(x: Tensor, frequencies: int) -> Tensor:
 
 
 class Planes(nn.Module):
-    """x [G, P, 3] -> [G, P, 3 * features]: bilinear features of the planes xy, xt, yt (GaussianVideo, GSVR).
+    """x [G, P, 2], t [G] -> [G, P, 3 * features]: bilinear features of the planes xy, xt, yt (GaussianVideo, GSVR).
 
-    40 x 40 and twice 40 x 16 points with 16 features hold 46,080 numbers, as near as can be to the hash's 46,720.
+    40 x 40 and twice 40 x 16 points with 16 features hold 46,080 numbers, as near as can be to the hash's 46,720. A
+    frame has one t, so xt and yt are blended to one line of points each, and looked up by a product with tent weights:
+    its gradient needs no atomics, thousands of which would meet at each of the few points.
     """
 
     def __init__(self, gops: int, features: int = 16, space: int = 40, time: int = 16, generator=None):
@@ -165,10 +167,17 @@ class Planes(nn.Module):
     def width(self) -> int:
         return 3 * self.features
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = []
-        for plane, axes in zip(self.planes, ((0, 1), (0, 2), (1, 2))):
-            at = torch.stack([x[..., axis] for axis in axes], -1)[:, :, None] * 2 - 1  # [G, P, 1, 2]
-            sampled = nn.functional.grid_sample(plane, at, align_corners=True, padding_mode="border")
-            out.append(sampled[..., 0].transpose(1, 2))
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        flat, *upright = self.planes
+        sampled = nn.functional.grid_sample(flat, x[:, :, None] * 2 - 1, align_corners=True, padding_mode="border")
+        out = [sampled[..., 0].transpose(1, 2)]
+        for axis, plane in enumerate(upright):
+            line = torch.einsum("gr,gfrx->gxf", _tents(t, plane.shape[2]), plane)  # [G, space, features]
+            out.append(_tents(x[..., axis], plane.shape[3]) @ line)
         return torch.cat(out, -1)
+
+
+def _tents(x: Tensor, count: int) -> Tensor:
+    """Weights [..., count] of linear interpolation at x [...] between `count` points from 0 to 1."""
+    places = torch.arange(count, device=x.device, dtype=x.dtype)
+    return (1 - (x.clamp(0, 1)[..., None] * (count - 1) - places).abs()).relu()

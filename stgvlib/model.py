@@ -130,17 +130,16 @@ class DeformationField(nn.Module):
     def encode(self, mu: Tensor, t: Tensor) -> list[Tensor]:
         """mu [G, N, 2] px, t [G] in [0, 1] -> the parts of f_h in eq. 7 but gamma(t), [G, N, width] each."""
         where = mu / self.extent
-        time = t[:, None, None].expand(*mu.shape[:2], 1)
-        both = torch.cat([where, time], -1)
         parts = []
         if self.config.encoding == "positional":
             parts.append(positional(where, self.config.position_frequencies))
         if self.spatial is not None:
             parts.append(self.spatial(where))
         if self.temporal is not None:
-            parts.append(self.temporal(both))
+            time = t[:, None, None].expand(*mu.shape[:2], 1)
+            parts.append(self.temporal(torch.cat([where, time], -1)))
         if self.planes is not None:
-            parts.append(self.planes(both))
+            parts.append(self.planes(where, t))
         return parts
 
     def forward(self, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -148,10 +147,27 @@ class DeformationField(nn.Module):
         if self.hidden is None:
             return torch.zeros_like(mu), mu.new_zeros(*mu.shape[:2], 3), None
         code = positional(t[:, None, None], self.config.time_frequencies).expand(-1, mu.shape[1], -1)
-        hidden = self.hidden(torch.cat([*self.encode(mu, t), code], -1)).relu()
-        features = self.features(hidden).relu()
-        shape = None if self.shape_head is None else self.shape_head(features) * self.shape_scale
-        return self.position_head(features) * self.position_scale, self.color_head(features), shape
+        encoded = torch.cat([*self.encode(mu, t), code], -1)
+        half = kernels_for(mu) == "cuda"  # products that our kernels do not run: bfloat16, sums in float32
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            features = self.features(self.hidden(encoded).relu()).relu()
+        heads = (self.position_head, self.color_head, self.shape_head)
+        mu, rgb, shape = (None if head is None else self._out(head, features, half) for head in heads)
+        return mu * self.position_scale, rgb, None if shape is None else shape * self.shape_scale
+
+    @staticmethod
+    def _out(head: nn.Module, features: Tensor, half: bool) -> Tensor:
+        """A head's output. Its last layer stays in float32: it decides how finely positions are resolved."""
+        if isinstance(head, nn.Sequential):
+            with torch.autocast("cuda", torch.bfloat16, enabled=half):
+                features = head[:-1](features)
+            head = head[-1]
+        return head(features.to(head.weight.dtype))
+
+    def motion_powers(self, t: Tensor) -> Tensor:
+        """What a Gaussian's coefficients of motion are multiplied by at times t [G]: [G, 1, degree, 2], in px."""
+        powers = t[:, None] ** torch.arange(1, self.config.polynomial + 1, device=t.device)
+        return powers[:, None, :, None] * self.position_scale
 
     def encoding_parameters(self) -> list[Tensor]:
         encodings = [e for e in (self.spatial, self.temporal, self.planes) if e is not None]
@@ -198,9 +214,7 @@ class VideoModel(nn.Module):
         mu, cholesky = self.gaussians.pixels()
         d_mu, d_rgb, d_cholesky = self.field(mu, t)
         if self.gaussians.motion is not None:
-            powers = t[:, None] ** torch.arange(1, self.config.field.polynomial + 1, device=t.device)  # [G, degree]
-            terms = self.gaussians.motion.unflatten(-1, (-1, 2)) * powers[:, None, :, None]  # [G, N, degree, 2]
-            d_mu = d_mu + terms.sum(2) * self.field.position_scale
+            d_mu = d_mu + (self.gaussians.motion.unflatten(-1, (-1, 2)) * self.field.motion_powers(t)).sum(2)
         return mu + d_mu, cholesky if d_cholesky is None else cholesky + d_cholesky, self.gaussians.rgb + d_rgb
 
     def times(self, frame: Tensor) -> Tensor:

@@ -73,7 +73,11 @@ def rounded_deform(model, t):
     x = Half.apply((x @ Half.apply(field.features.weight, 0) + field.features.bias).relu(), scale)
     out = [x @ Half.apply(h.weight, 0) + h.bias for h in (field.position_head, field.color_head, field.shape_head) if h]
     shape = cholesky + out[2] * field.shape_scale if len(out) > 2 else cholesky
-    return mu + out[0] * field.position_scale, shape, model.gaussians.rgb + out[1]
+    mu = mu + out[0] * field.position_scale
+    if model.gaussians.motion is not None:
+        for k in range(field.config.polynomial):
+            mu = mu + model.gaussians.motion[..., 2 * k : 2 * k + 2] * t[:, None, None] ** (k + 1) * field.position_scale
+    return mu, shape, model.gaussians.rgb + out[1]
 
 
 def scene(config, lengths, count, size, seed=0):
@@ -85,6 +89,8 @@ def scene(config, lengths, count, size, seed=0):
         model.gaussians.set_pixels(g, mu, cholesky, torch.rand(count, 3, generator=generator) / 4)
     for p in model.field.encoding_parameters():
         p.data *= 3e3
+    if model.gaussians.motion is not None:
+        model.gaussians.motion.data = torch.randn(model.gaussians.motion.shape, generator=generator) / 8
     shape = (len(lengths), max(lengths), *size, 4)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     frames[..., 3] = 255 * (frames[..., 3] > 60)
@@ -101,6 +107,7 @@ FIELDS = {
     "large tables": FieldConfig(log2_table_size=13, base_resolution=4),
     "positional": FieldConfig(encoding="positional"),
     "planes": FieldConfig(encoding="planes"),
+    "motion": FieldConfig(encoding="planes", deform_shape=True, polynomial=2),
 }
 
 

@@ -70,14 +70,27 @@ def test_positional_is_gamma():
 
 
 def test_planes_are_bilinear(device):
-    planes = Planes(2).to(device)
-    x = torch.tensor([[[0.0, 0.0, 0.0]], [[1.0, 1.0, 1.0]]], device=device)
-    out = planes(x)
-    assert out.shape == (2, 1, 48)
-    assert torch.allclose(out[0, 0, :16], planes.planes[0][0, :, 0, 0], atol=1e-6)
-    assert torch.allclose(out[1, 0, 32:], planes.planes[2][1, :, -1, -1], atol=1e-6)
-    out.sum().backward()
-    assert planes.planes[1].grad.abs().sum() > 0
+    """Against grid_sample in float64 on all three planes, also beyond the frame and in every gradient."""
+    planes = Planes(2, generator=torch.Generator().manual_seed(3))
+    exact = Planes(2, generator=torch.Generator().manual_seed(3)).double()
+    x, t = points(2, 60, 2), torch.tensor([0.3, 1.0])
+    exact_x = x.double().requires_grad_()
+    both = torch.cat([exact_x, t.double()[:, None, None].expand(2, 60, 1)], -1)
+    expected = []
+    for plane, axes in zip(exact.planes, ([0, 1], [0, 2], [1, 2])):
+        at = both[..., axes][:, :, None] * 2 - 1
+        sampled = torch.nn.functional.grid_sample(plane, at, align_corners=True, padding_mode="border")
+        expected.append(sampled[..., 0].transpose(1, 2))
+    expected = torch.cat(expected, -1)
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    (expected * weight).sum().backward()
+    planes, x = planes.to(device), x.to(device).requires_grad_()
+    out = planes(x, t.to(device))
+    (out * weight.float().to(device)).sum().backward()
+    pairs = [(out, expected), (x.grad, exact_x.grad)]
+    pairs += [(p.grad, q.grad) for p, q in zip(planes.planes, exact.planes)]
+    for value, wanted in pairs:
+        assert wanted.norm() > 0 and (value.double().cpu() - wanted).norm() < 1e-4 * wanted.norm()
 
 
 @pytest.mark.gpu

@@ -25,7 +25,7 @@ STAGED_LEVEL = 64 * 1024  # bytes of the largest table level that is copied to s
 def supported(field) -> bool:
     """Whether the fused kernels can run this field on the current GPU; if not, torch does (slower, the same values)."""
     config = field.config
-    if config.encoding == "none" or config.head_layers > 1 or config.polynomial or config.width != 128:
+    if config.encoding == "none" or config.head_layers > 1 or config.width != 128:
         return False
     hashed = config.encoding == "hash"
     grids = [grid for grid in (field.spatial, field.temporal) if grid is not None]
@@ -148,12 +148,16 @@ class FusedField:
         arguments += (mu, gaussians.cholesky, gaussians.rgb, self.mu, self.cholesky, self.rgb)
         sizes = (self.count, self.rows, self.inputs, *self.scales)
         run("mlp", "mlp_forward", (blocks, self.batch, 1), 384, *arguments, *sizes, shared=WEIGHT_BYTES)
+        if gaussians.motion is not None:
+            self.mu += (self._of_gops(gaussians.motion).unflatten(-1, (-1, 2)) * field.motion_powers(self.t)).sum(2)
         return self.mu, gaussians.cholesky if self.cholesky is None else self.cholesky, self.rgb
 
     def backward(self, grads: list[Tensor]) -> None:
         """From the gradients of mu', Cholesky and rgb' (`grads`, also those of the canonical Gaussians) to all others:
         those of the field's parameters are written, that of mu is added to."""
         field = self.field
+        if self.gaussians.motion is not None:
+            self.gaussians.motion.grad.copy_((grads[0][:, :, None] * field.motion_powers(self.t)).flatten(2))
         w1, _, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
         grad_shape = None if self.cholesky is None else grads[1]
         arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, grads[0], grad_shape, grads[2])
@@ -195,10 +199,12 @@ class FusedField:
         pairs = [(None, None) if layer is None else (of(layer.weight), of(layer.bias)) for layer in layers]
         return [tensor for pair in pairs for tensor in pair]
 
+    def _of_gops(self, values: Tensor) -> Tensor:
+        """Rows of the frames' GoPs."""
+        return values if self.gops is None else values[self.gops.long()]
+
     def _encode_with_torch(self, mu: Tensor) -> None:
-        if self.gops is not None:
-            mu = mu[self.gops.long()]
-        self.leaf = mu.detach().requires_grad_(self.training)
+        self.leaf = self._of_gops(mu).detach().requires_grad_(self.training)
         with torch.set_grad_enabled(self.training):
             self.encoded = torch.cat(self.field.encode(self.leaf, self.t), -1)
         width = self.encoded.shape[2]
