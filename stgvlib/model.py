@@ -77,8 +77,14 @@ class BatchedLinear(nn.Module):
         self.weight = nn.Parameter((torch.rand(gops, inputs, outputs, generator=generator) * 2 - 1) * bound)
         self.bias = nn.Parameter((torch.rand(gops, 1, outputs, generator=generator) * 2 - 1) * bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, pad: bool = False) -> Tensor:
+        """x [G, N, in] -> [G, N, out]. What x has beyond `in` is ignored; `pad` adds zeros up to a multiple of eight
+        outputs, without which a GPU's half-precision products leave the tensor cores."""
+        more = x.shape[2] - self.weight.shape[1], -self.bias.shape[2] % 8 if pad else 0
+        if more == (0, 0):
+            return torch.baddbmm(self.bias, x, self.weight)
+        weight = nn.functional.pad(self.weight, (0, more[1], 0, more[0]))
+        return torch.baddbmm(nn.functional.pad(self.bias, (0, more[1])), x, weight)
 
 
 class DeformationField(nn.Module):
@@ -147,10 +153,12 @@ class DeformationField(nn.Module):
         if self.hidden is None:
             return torch.zeros_like(mu), mu.new_zeros(*mu.shape[:2], 3), None
         code = positional(t[:, None, None], self.config.time_frequencies).expand(-1, mu.shape[1], -1)
-        encoded = torch.cat([*self.encode(mu, t), code], -1)
+        encoded = [*self.encode(mu, t), code]
         half = kernels_for(mu) == "cuda"  # products that our kernels do not run: bfloat16, sums in float32
+        if half:
+            encoded.append(code[..., : -self.hidden.weight.shape[1] % 8])
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
-            features = self.features(self.hidden(encoded).relu()).relu()
+            features = self.features(self.hidden(torch.cat(encoded, -1), half).relu(), half).relu()
         heads = (self.position_head, self.color_head, self.shape_head)
         mu, rgb, shape = (None if head is None else self._out(head, features, half) for head in heads)
         return mu * self.position_scale, rgb, None if shape is None else shape * self.shape_scale
@@ -160,7 +168,7 @@ class DeformationField(nn.Module):
         """A head's output. Its last layer stays in float32: it decides how finely positions are resolved."""
         if isinstance(head, nn.Sequential):
             with torch.autocast("cuda", torch.bfloat16, enabled=half):
-                features = head[:-1](features)
+                features = head[0](features, half).relu()
             head = head[-1]
         return head(features.to(head.weight.dtype))
 

@@ -125,6 +125,9 @@ RUNS = {
         f"bunny/n_{n}": Run("bunny", replace(PAPER, pixels_per_gaussian=640 * 1280 / n), f"the paper's method, N = {n}")
         for n in COUNTS
     },
+    "bunny/d2gv_20000": Run(
+        "bunny", replace(SYSTEMS["d2gv"][1], gaussians=20_000), "D2GV with as many Gaussians as its authors, over budget"
+    ),
     "bunny/middle": Run("bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle"),
     **{
         f"{group}/{video}/{key}": Run(f"{group}/{video}", config, ABOUT[key], published_gaussians=True)

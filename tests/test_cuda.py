@@ -88,7 +88,7 @@ def scene(config, lengths, count, size, seed=0):
         cholesky = torch.rand(count, 3, generator=generator) * 3 + 1
         model.gaussians.set_pixels(g, mu, cholesky, torch.rand(count, 3, generator=generator) / 4)
     for p in model.field.encoding_parameters():
-        p.data *= 3e3
+        p.data *= 3e3 if config.field.encoding == "hash" else 3  # features of about 0.3
     if model.gaussians.motion is not None:
         model.gaussians.motion.data = torch.randn(model.gaussians.motion.shape, generator=generator) / 8
     shape = (len(lengths), max(lengths), *size, 4)

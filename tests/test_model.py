@@ -82,6 +82,19 @@ def test_every_field_gives_every_parameter_a_gradient(field):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.field.parameters())
 
 
+def test_padded_layers_give_the_same_field():
+    """What half-precision products on a GPU need: widths up to a multiple of eight, zeros that change nothing."""
+    config = FieldConfig(encoding="positional", width=13, deform_shape=True, head_layers=2, zero_heads=False)
+    field = small(config=replace(STGV, field=config)).field
+    x = torch.rand(2, 5, field.hidden.weight.shape[1])
+    padded = torch.cat([x, torch.rand(2, 5, 1)], -1)
+    hidden = field.hidden(padded, pad=True)
+    assert hidden.shape == (2, 5, 16) and (hidden[..., 13:] == 0).all()
+    for head in (field.position_head, field.shape_head):
+        exact = head(field.features(field.hidden(x).relu()).relu())
+        assert torch.allclose(field._out(head, field.features(hidden.relu(), pad=True).relu(), False), exact, atol=1e-6)
+
+
 def test_join_undoes_gop():
     model = small(3)
     again = VideoModel.join([model.gop(g) for g in range(3)])
