@@ -85,7 +85,7 @@ def test_every_field_gives_every_parameter_a_gradient(field):
 def test_padded_layers_give_the_same_field():
     """What half-precision products on a GPU need: widths up to a multiple of eight, zeros that change nothing."""
     config = FieldConfig(encoding="positional", width=13, deform_shape=True, head_layers=2, zero_heads=False)
-    field = small(config=replace(STGV, field=config)).field
+    field = VideoModel(replace(STGV, field=config), [3, 3], (20, 30), 5).field
     x = torch.rand(2, 5, field.hidden.weight.shape[1])
     padded = torch.cat([x, torch.rand(2, 5, 1)], -1)
     hidden = field.hidden(padded, pad=True)
