@@ -7,8 +7,10 @@ own GoP alone.
 
 import json
 import math
+import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel, write_atomically
 from stgvlib.quantize import AXIS_BITS, Group, Steps, dequantize, quantize
 
-MAGIC, VERSION = b"\x89STGV\r\n\n", 1
+MAGIC, VERSION = b"\x89STGV\r\n\n", 2
 PREFIX = struct.Struct("<8sHHI")  # magic, version, sections, CRC of the table
 SECTION = struct.Struct("<BHII")  # kind, GoP, bytes, CRC-32
 HEADER, GOP = 1, 2  # kinds of section
@@ -113,33 +115,35 @@ def _unit(group: Group) -> dict[str, bytes]:
     }
 
 
-def decode(path: str | Path) -> Content:
-    """Read a .stgv file. Raises StgvError when it is missing, foreign, of another version, or its header is damaged;
-    damaged GoPs are listed in the result."""
+def decode(path: str | Path, threads: int | None = None) -> Content:
+    """Read a .stgv file, on `threads` cores (None: all). Damaged GoPs are listed in the result.
+
+    Raises StgvError when it is missing, foreign, of another version, or its header is damaged."""
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise StgvError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        return parse(data)
+        return parse(data, threads)
     except StgvError as error:
         raise StgvError(f"{path} {error}") from error
 
 
-def parse(data: bytes) -> Content:
-    """`decode` of a file's bytes."""
+def parse(data: bytes, threads: int | None = None) -> Content:
+    """`decode` of a file's bytes, GoPs side by side on `threads` cores (None: all)."""
     sections, payload = _sections(data)
     header, model, steps = _header(data, sections, payload)
-    found, damaged = {}, {}
     sizes = dict.fromkeys(("header", *PARTS), 0) | {"header": payload + sections[0][2]}
-    place = payload
+    units: dict[int, tuple[memoryview, int, int]] = {}
     for kind, g, size, crc in sections:
-        unit = memoryview(data)[place : place + size]
-        place += size
-        if kind != GOP or not 0 <= g < len(model.num_frames) or g in found:
-            continue
-        found[g] = True
+        if kind == GOP and 0 <= g < len(model.num_frames) and g not in units:
+            units[g] = memoryview(data)[payload : payload + size], size, crc
+        payload += size
+
+    def read(g: int) -> dict[str, int] | str:
+        """Decode a GoP into the model: the bytes of its parts, or what is wrong with it."""
+        unit, size, crc = units[g]
         try:
             if len(unit) < size:
                 raise CodingError("is cut off")
@@ -147,12 +151,17 @@ def parse(data: bytes) -> Content:
                 raise CodingError("fails its checksum")
             group, parts = _read_unit(unit, model, g)
         except CodingError as error:
-            damaged[g] = str(error)
-            continue
+            return str(error)
         dequantize(group, model, g, steps)
-        for name, part in parts.items():
+        return parts
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # the compiled loops run side by side
+        outcomes = dict(zip(units, pool.map(read, units)))
+    damaged = {g: outcome for g, outcome in outcomes.items() if isinstance(outcome, str)}
+    for parts in outcomes.values():
+        for name, part in parts.items() if isinstance(parts, dict) else ():
             sizes[name] += part
-    damaged |= {g: "is not in the file" for g in range(len(model.num_frames)) if g not in found}
+    damaged |= {g: "is not in the file" for g in range(len(model.num_frames)) if g not in units}
     for g in damaged:
         _blank(model, g)
     return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes)
@@ -164,7 +173,7 @@ def _sections(data: bytes) -> tuple[list[tuple[int, int, int, int]], int]:
         raise StgvError("is no .stgv file; expected one that `stgv encode` wrote")
     _, version, count, crc = PREFIX.unpack_from(data)
     if version != VERSION:
-        raise StgvError(f"has format version {version}, this stgvlib reads {VERSION}: update it")
+        raise StgvError(f"has format version {version}, this stgvlib reads {VERSION}: use the stgvlib that wrote it")
     end = PREFIX.size + count * SECTION.size
     table = data[PREFIX.size : end]
     if end > len(data) or zlib.crc32(table) != crc:
@@ -198,7 +207,18 @@ def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, 
     needed = len(frames) * (each + count * (8 + 2 * field.polynomial))
     if needed > max(PARAMETERS_A_BYTE * len(data), ALWAYS_ALLOWED):
         raise StgvError("is damaged: its header asks for more parameters than such a file can hold")
-    return header | {"fps": fps}, VideoModel(config, frames, size, count), steps
+    return header | {"fps": fps}, _empty(config, frames, size, count), steps
+
+
+def _empty(config: FitConfig, frames: list[int], size: tuple[int, int], count: int) -> VideoModel:
+    """A model of zeros: drawing a starting point for every GoP would take longer than decoding does."""
+    model = VideoModel(config, frames[:1], size, 1)
+    for p in model.field.parameters():
+        p.data = torch.zeros(len(frames), *p.shape[1:])
+    for p in model.gaussians.parameters():
+        p.data = torch.zeros(len(frames), count, p.shape[2])
+    model.num_frames, model.count = frames, count
+    return model
 
 
 def _whole(value) -> int:

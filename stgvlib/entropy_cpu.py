@@ -1,19 +1,69 @@
-"""The inner loop of decoding integers, compiled: tokens and raw bits to values (docs/FORMAT.md, "Integers")."""
+"""The inner loops of coding integers, compiled: an asymmetric numeral system of 32 bits over 16-bit words (Duda 2013,
+range variant), and tokens with raw bits to values (docs/FORMAT.md, "Integers").
+"""
 
 import numba
 import numpy as np
 
+PRECISION = 14  # bits of a frequency: they sum to 2^14
+LEAST = 1 << 16  # of the state between two tokens, and where it starts
+
 
 @numba.njit(cache=True, nogil=True)
-def values(token, raw, small, origin, signed):
-    """int32 tokens [n], uint8 raw bits -> int64 [n]: `origin` plus the unsigned integers, or plus their zigzag."""
-    out = np.empty(len(token), np.int64)
-    place = 0
-    for i in range(len(token)):
-        value = np.int64(token[i])
+def encode_tokens(token, frequencies):
+    """int64 tokens [n], frequencies [A] summing to 2^14 -> uint16 words in the order in which a decoder takes them."""
+    starts = np.cumsum(frequencies) - frequencies
+    words = np.empty(len(token) + 2, np.uint16)
+    at, state = len(words), np.int64(LEAST)
+    for i in range(len(token) - 1, -1, -1):
+        f = frequencies[token[i]]
+        if state >= f << (32 - PRECISION):
+            at -= 1
+            words[at] = state & 0xFFFF
+            state >>= 16
+        state = (state // f << PRECISION) + state % f + starts[token[i]]
+    words[at - 1] = state & 0xFFFF
+    words[at - 2] = state >> 16
+    return words[at - 2 :].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def decode_values(words, frequencies, count, raw, small, origin, signed):
+    """What `encode_tokens` wrote, with the raw bits of large integers: (int64 [count], bytes of raw bits that it took).
+
+    Takes nothing beyond either array; -1 bytes say that they do not hold `count` integers.
+    """
+    mask = (1 << PRECISION) - 1
+    # A slot's token, and what the state becomes: frequency and distance from the token's start.
+    tokens = np.empty(1 << PRECISION, np.uint8)
+    start = 0
+    for k in range(len(frequencies)):
+        tokens[start : start + frequencies[k]] = k
+        start += frequencies[k]
+    starts = np.cumsum(frequencies) - frequencies
+    out = np.empty(count, np.int64)
+    coded = len(frequencies) > 1 and count > 0
+    state, at, place, most = np.int64(LEAST), 0, np.int64(0), 8 * len(raw)
+    if coded:
+        if len(words) < 2:
+            return out, -1
+        state, at = (np.int64(words[0]) << 16) | np.int64(words[1]), 2
+    for i in range(count):
+        value = np.int64(0)
+        if coded:
+            slot = state & mask
+            value = np.int64(tokens[slot])
+            state = frequencies[value] * (state >> PRECISION) + slot - starts[value]
+            if state < LEAST:
+                if at == len(words):
+                    return out, -1
+                state = state << 16 | np.int64(words[at])
+                at += 1
         if value >= small:
             exponent = (value - small) // 4 + 4
             bits = exponent - 2
+            if place + bits > most:
+                return out, -1
             low = np.int64(0)
             for k in range(bits):
                 low |= np.int64(raw[place >> 3] >> (place & 7) & 1) << k
@@ -22,4 +72,6 @@ def values(token, raw, small, origin, signed):
         if signed:
             value = -((value + 1) // 2) if value & 1 else value // 2
         out[i] = origin + value
-    return out
+    if state != LEAST or at != len(words):
+        return out, -1
+    return out, (place + 7) >> 3
