@@ -54,22 +54,53 @@ class Compressed:
     seconds: float
 
 
-class RateOptimizer(FlatOptimizer):
-    """Adam on unrounded parameters; the model's own are the rounded ones after each step."""
+class StraightThrough(FlatOptimizer):
+    """Adam or Adan on unrounded parameters; the model's own are the rounded ones after each step (`_round`), and `_learn`
+    adds to their gradients. `unrounded(p)` are a parameter's unrounded values, as a view."""
 
-    def __init__(self, segments, kind, betas, model: VideoModel, steps: Steps, slope: float):
+    def __init__(self, segments, kind, betas):
         super().__init__(segments, kind, betas)
-        self.model, self.shown = model, self.flat
+        self.shown = self.flat
         self.flat = self.shown.clone()
+
+    @property
+    def state(self) -> list[Tensor]:
+        return [*super().state, self.shown]
+
+    def unrounded(self, p: Tensor) -> Tensor:
+        return self.part_of(self.flat, p)
+
+    def part_of(self, buffer: Tensor, p: Tensor) -> Tensor:
+        """What belongs to a parameter in a buffer laid out as all of them are, as a view of the parameter's shape."""
+        start = (p.data_ptr() - self.shown.data_ptr()) // self.shown.element_size()
+        return buffer[start : start + p.numel()].view(p.shape)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self._learn()
+        super().step()
+        self._round()
+
+
+class RateOptimizer(StraightThrough):
+    """Learns the steps that it rounds to, prices bits, and leaves Gaussians out."""
+
+    def __init__(self, segments, kind, betas, model: VideoModel, steps: Steps, slope: float, learned: bool, rate: bool):
+        super().__init__(segments, kind, betas)
+        self.model, self.learned, self.rate = model, learned, rate
         gaussians = model.gaussians
         self.attributes = [gaussians.mu, gaussians.cholesky, gaussians.rgb]
         if gaussians.motion is not None:
             self.attributes.append(gaussians.motion)
         self.tensors = list(model.field.parameters())
         device = self.flat.device
-        self.masters = [self._master(p) for p in (*self.attributes, *self.tensors)]
+        self.masters = [self.unrounded(p) for p in (*self.attributes, *self.tensors)]
         first = [steps.position, steps.cholesky, steps.color] + [steps.motion] * (gaussians.motion is not None)
-        first += [p.detach().abs().max().item() / (2 ** (steps.field_bits - 1) - 1) + 1e-8 for p in self.tensors]
+        if isinstance(steps, LearnedSteps):
+            first += steps.field
+        else:
+            levels = 2 ** (steps.field_bits - 1) - 1
+            first += [p.detach().abs().max().item() / levels + 1e-8 for p in self.tensors]
         self.log_steps = torch.tensor(first, device=device).log()
         self.finest = torch.full_like(self.log_steps, math.log(1e-5))
         self.finest[0] = math.log(4 * max(model.size) / 2**AXIS_BITS)  # positions have to be coded
@@ -84,18 +115,7 @@ class RateOptimizer(FlatOptimizer):
 
     @property
     def state(self) -> list[Tensor]:
-        return [*super().state, self.shown, self.log_steps, self.noise]
-
-    def _master(self, p: Tensor) -> Tensor:
-        """The unrounded values of a parameter, as a view."""
-        start = (p.data_ptr() - self.shown.data_ptr()) // self.shown.element_size()
-        return self.flat[start : start + p.numel()].view(p.shape)
-
-    @torch.no_grad()
-    def step(self) -> None:
-        self._learn()
-        super().step()
-        self._round()
+        return [*super().state, self.log_steps, self.noise]
 
     def _round(self) -> None:
         steps = self.log_steps.exp().unbind()
@@ -119,17 +139,17 @@ class RateOptimizer(FlatOptimizer):
         steps = self.log_steps.exp()
         alive, count = self.alive, self.alive.sum(1)
         slopes = [-2 * (price * count).sum() / math.log(2)]  # the rate's derivative by the logarithm of the steps
+        pulls = [torch.zeros_like(self.masters[0])]  # positions: their rate hardly depends on where they are
         mu, cholesky, rgb, *others = self.masters
         l1, l2, l3 = cholesky.unbind(-1)
         logs = torch.stack([l1.clamp(min=MIN_SCALE).log(), l2 / l3, l3.clamp(min=MIN_SCALE).log()], -1)
         pull, slope = _rate(logs, steps[1], price, alive[..., None], count[:, None, None])
-        self.attributes[1].grad += pull / torch.stack([l1, l3, l3], -1)
+        pulls.append(pull / torch.stack([l1, l3, l3], -1))
         slopes.append(slope)
         red, green, blue = rgb.unbind(-1)
-        pull, slope = _rate(
-            torch.stack([green, red - green, blue - green], -1), steps[2], price, alive[..., None], count[:, None, None]
-        )
-        self.attributes[2].grad += torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1)
+        sent = torch.stack([green, red - green, blue - green], -1)
+        pull, slope = _rate(sent, steps[2], price, alive[..., None], count[:, None, None])
+        pulls.append(torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1))
         slopes.append(slope)
         for k, (p, master) in enumerate(zip(parameters[3:], others, strict=True), 3):
             values = master.reshape(len(master), -1, 1)
@@ -138,11 +158,23 @@ class RateOptimizer(FlatOptimizer):
             if k < len(self.attributes):  # motion: one kind of symbols a coefficient
                 values, ones, number = master, alive[..., None], count[:, None, None]
             pull, slope = _rate(values, steps[k], price, ones, number)
-            p.grad += pull.view_as(p)
+            pulls.append(pull.view_as(p))
             slopes.append(slope)
-        rate = torch.stack(slopes)
-        part = (rate + self.noise) / (rate.abs() + self.noise.abs() + 1e-20)
-        self.log_steps -= self.step_rates.index_select(0, self.step_number[None]) * part
+        if self.rate:
+            for p, pull in zip(parameters, pulls, strict=True):
+                p.grad += pull
+        if self.learned:
+            rate = torch.stack(slopes)
+            part = (rate + self.noise) / (rate.abs() + self.noise.abs() + 1e-20)
+            self.log_steps -= self.step_rates.index_select(0, self.step_number[None]) * part
+            self._bound_steps()
+
+    def coarsen(self, factor: float) -> None:
+        """All steps alike, where they are not learned."""
+        self.log_steps += math.log(factor)
+        self._bound_steps()
+
+    def _bound_steps(self) -> None:
         self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
 
     @torch.no_grad()
@@ -158,9 +190,8 @@ class RateOptimizer(FlatOptimizer):
         for master, fill in ((mu, WAITING), (cholesky, (1.0, 0.0, 1.0)), (rgb, 0.0)):
             master.copy_(torch.where(out[..., None], torch.tensor(fill, device=mu.device), master))
         for p in self.attributes:
-            start = (p.data_ptr() - self.shown.data_ptr()) // self.shown.element_size()
             for moment in self.moments:
-                moment[start : start + p.numel()].view(p.shape).masked_fill_(out[..., None], 0.0)  # or they drift
+                self.part_of(moment, p).masked_fill_(out[..., None], 0.0)  # or they drift
         self._round()
 
     def steps(self) -> LearnedSteps:
@@ -188,7 +219,10 @@ def compress(
     psnr: float | None = None,  # dB that it shall reach
     slope: float | None = None,  # MSE that a bit per pixel is worth, without a target
     fine_tuning: int = FINE_TUNING,
-    excess: float = EXCESS,
+    excess: float = EXCESS,  # 0: no Gaussian is left out
+    learned: bool = True,  # steps of the quantisers; else all are scaled alike
+    rate: bool = True,  # is part of the loss; else steps alone meet the target
+    previous: Compressed | None = None,  # of the same model at a higher rate: go on from there
     progress: Callable[[Progress], None] | None = None,
 ) -> Compressed:
     """Fine-tune `model` of `video` so that its file has a target size or quality, or else a slope's trade-off.
@@ -202,20 +236,21 @@ def compress(
             f"{sum(model.num_frames)} of {model.size[0]}x{model.size[1]}: give the video that was fitted"
         )
     began = time.perf_counter()
-    device = model.gaussians.mu.device
-    model = to_pixels(model, fine_tuning)
+    device, original = model.gaussians.mu.device, model
+    model = to_pixels(model if previous is None else previous.model, fine_tuning)
     starts = [sum(model.num_frames[:g]) for g in range(len(model.num_frames) + 1)]
     frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
     pixels = video.num_frames * video.size[0] * video.size[1]
     made: list[RateOptimizer] = []
-    first = slope or (SLOPE if bpp is None and psnr is None else FIRST_SLOPE)
+    first = slope or (SLOPE if bpp is None and psnr is None else FIRST_SLOPE if previous is None else previous.slope)
+    coarse = Steps() if previous is None else previous.steps
 
     def make(segments, kind, betas) -> RateOptimizer:
-        made.append(RateOptimizer(segments, kind, betas, model, Steps(), first))
+        made.append(RateOptimizer(segments, kind, betas, model, coarse, first, learned, rate))
         return made[0]
 
     looks = [round(fine_tuning * (k + 1) / LOOKS) for k in range(LOOKS)]
-    before = int((model.gaussians.mu[..., 0] != WAITING).sum())
+    before = int((original.gaussians.mu[..., 0] != WAITING).sum())
 
     def look(done: int, recent: Tensor) -> None:
         optimizer = made[0]
@@ -231,6 +266,8 @@ def compress(
                 off = 10 ** ((shown - psnr) / 6)
             if done <= SETTLED * fine_tuning:
                 optimizer.slope *= min(4.0, max(0.25, off))
+                if not learned:
+                    optimizer.coarsen(min(2.0, max(0.5, off)) ** 0.5)
             if done <= PRUNED_UNTIL * fine_tuning and (bpp is None or size > bpp * pixels):
                 optimizer.prune(size / max(1.0, optimizer.alive.sum().item()), excess)
         if progress:

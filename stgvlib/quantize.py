@@ -140,6 +140,67 @@ def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
         p[g] = torch.from_numpy((values * step).astype(np.float32)).view(p[g].shape)
 
 
+class ResidualVQ:
+    """Residual vector quantisation (paper, eq. 11): `stages` codebooks of `entries` vectors a group, each stage coding
+    what the ones before left over. Codebooks start by k-means and follow their vectors by an exponential moving average
+    (van den Oord et al. 2017, App. A.1), with Laplace-smoothed counts as in the field's library.
+    """
+
+    def __init__(
+        self,
+        values: torch.Tensor,  # [G, N, C], what codebooks are first fitted to
+        stages: int = 2,
+        entries: int = 8,
+        decay: float = 0.8,
+        generator: torch.Generator | None = None,
+    ):
+        self.decay, books, left = decay, [], values
+        for _ in range(stages):
+            books.append(_k_means(left, entries, generator))
+            left = left - self._nearest(left, books[-1])[0]
+        self.codebooks = torch.stack(books, 1)  # [G, stages, entries, C]
+        self.counts = self.codebooks.new_ones(self.codebooks.shape[:3])
+        self.sums = self.codebooks.clone()
+
+    @staticmethod
+    def _nearest(values: torch.Tensor, book: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(the nearest vectors [G, N, C], their numbers [G, N])."""
+        index = torch.cdist(values, book, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
+        return torch.gather(book, 1, index[..., None].expand_as(values)), index
+
+    def __call__(self, values: torch.Tensor, learn: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """(quantised [G, N, C], int64 numbers [G, N, stages]); with `learn` the codebooks follow afterwards."""
+        left, whole, indices = values, torch.zeros_like(values), []
+        for k in range(self.codebooks.shape[1]):
+            found, index = self._nearest(left, self.codebooks[:, k])
+            if learn:
+                self._follow(k, left, index)
+            indices.append(index)
+            left, whole = left - found, whole + found
+        return whole, torch.stack(indices, -1)
+
+    def _follow(self, k: int, left: torch.Tensor, index: torch.Tensor) -> None:
+        counts, sums = self.counts[:, k], self.sums[:, k]
+        counts.lerp_(torch.zeros_like(counts).scatter_add_(1, index, torch.ones_like(left[..., 0])), 1 - self.decay)
+        total = torch.zeros_like(sums).scatter_add_(1, index[..., None].expand_as(left), left)
+        sums.lerp_(total, 1 - self.decay)
+        whole, entries = counts.sum(1, keepdim=True), counts.shape[1]
+        smooth = (counts + 1e-5) / (whole + entries * 1e-5) * whole
+        self.codebooks[:, k] = sums / smooth[..., None]
+
+
+def _k_means(values: torch.Tensor, entries: int, generator: torch.Generator | None, rounds: int = 10) -> torch.Tensor:
+    """[G, N, C] -> [G, entries, C]. Starts from drawn vectors; an entry that none is near stays where it is."""
+    draws = torch.rand(len(values), entries, generator=generator).to(values.device) * values.shape[1]
+    book = torch.gather(values, 1, draws.long()[..., None].expand(-1, -1, values.shape[2])).clone()
+    for _ in range(rounds):
+        index = ResidualVQ._nearest(values, book)[1]
+        counts = torch.zeros_like(book[..., 0]).scatter_add_(1, index, torch.ones_like(values[..., 0]))[..., None]
+        sums = torch.zeros_like(book).scatter_add_(1, index[..., None].expand_as(values), values)
+        book = torch.where(counts > 0, sums / counts.clamp(min=1), book)
+    return book
+
+
 def interleave(place: np.ndarray) -> np.ndarray:
     """(x, y) [N, 2] of 16 bits each -> Z-order code [N] of 32 bits, x in the even ones."""
     spread = place.astype(np.int64)

@@ -9,6 +9,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,8 @@ from stgvlib.anchors import ANCHORS
 from stgvlib.backend import device_name, library_versions, resolve_device
 from stgvlib.baselines.inr import InrModel
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
-from stgvlib.compress import EXCESS, FINE_TUNING, compress
+from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
+from stgvlib.compress import EXCESS, FINE_TUNING, Compressed, compress
 from stgvlib.config import changes, profile
 from stgvlib.errors import StgvError
 from stgvlib.experiments import (
@@ -42,7 +44,7 @@ from stgvlib.model import VideoModel
 from stgvlib.runs import RUNS, Run
 from stgvlib.video import Video
 
-BITS_A_PARAMETER = (7.2, 4.3, 3.0, 1.8, 1.1, 0.6)  # of the fitted model: 0.2 to 0.017 bits a pixel on Bunny
+BITS_A_PARAMETER = (9.0, 5.5, 3.15, 2.0, 1.2, 0.6)  # of the fitted model: 0.23 to 0.016 bits a pixel on Bunny
 WEIGHT_BITS = (8, 7, 6, 5, 4)
 
 
@@ -53,19 +55,33 @@ class Curve:
     system: str = ""  # a key of baselines.SYSTEMS
     recipe: str = ""  # what is done
     levels: tuple[float, ...] = BITS_A_PARAMETER  # bits a parameter; of implicit networks: bits of the largest weight
-    fine_tuning: int = FINE_TUNING  # steps; 0: only rounded
-    excess: float = 1.0  # how readily Gaussians are left out: compress.EXCESS
+    fine_tuning: int = FINE_TUNING  # steps of the first level; 0: only rounded
+    next_levels: float = 0.4  # part of these steps for each further level, which goes on from the level before
+    runs: tuple[str, ...] = ()  # a run of its own for each level, which then names its Gaussians
+    # parts of our recipe that can be left out
+    excess: float = EXCESS  # how readily Gaussians are left out; 0: none are
+    learned: bool = True  # steps of the quantisers
+    rate: bool = True  # is part of the loss
 
 
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
-    "stgv_pruned": Curve("stgv", "our recipe, more left out", excess=EXCESS),
     "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(7.2, 6.0, 5.0, 4.3), fine_tuning=0),
+    "paper_recipe": Curve(
+        "paper",
+        "its own recipe",
+        levels=(40_000, 20_000, 10_000, 5_000),
+        fine_tuning=8_000,
+        runs=("n_40000", "paper", "n_10000", "n_5000"),
+    ),
     "paper": Curve("paper", "our recipe"),
     "d2gv": Curve("d2gv", "our recipe"),
     "2dgs": Curve("2dgs", "our recipe", fine_tuning=5_000),
     "hnerv": Curve("hnerv", "rounded, entropy-coded", WEIGHT_BITS, 0),
     "nerv": Curve("nerv", "rounded, entropy-coded", WEIGHT_BITS, 0),
+    "stgv_kept": Curve("stgv", "our recipe, no Gaussian left out", excess=0.0),
+    "stgv_fixed": Curve("stgv", "our recipe, steps not learned", learned=False),
+    "stgv_no_rate": Curve("stgv", "our recipe, rate not in the loss", rate=False),
 }
 
 
@@ -95,52 +111,64 @@ def curve(
         return Record(f"{dataset}/rate_{name}", path, found)
     if video is None:
         return Record(f"{dataset}/rate_{name}", path, None, reason)
-    model, record = fitted(run, profile_name, device, show_progress)
-    if model is None:
-        return Record(f"{dataset}/rate_{name}", path, None, record.reason)
-    points = []
+    points, previous, records = [], None, []
     with tempfile.TemporaryDirectory() as folder:
-        for level in tqdm(levels, desc=path.stem, unit="rate", file=sys.stderr, disable=not show_progress):
+        bar = tqdm(levels, desc=path.stem, unit="rate", file=sys.stderr, disable=not show_progress)
+        for level, name_ in zip(bar, setting.runs or [setting.system] * len(levels)):
+            if not records or setting.runs:
+                model, record = fitted(f"{dataset}/{name_}", profile_name, device, show_progress)
+                if model is None:
+                    return Record(f"{dataset}/rate_{name}", path, None, record.reason)
+                records.append(record)
             file = Path(folder) / "video.stgv"
             began = time.perf_counter()
-            more = _write(video, model, setting, level, tuning, file)
+            more, read, previous = _write(video, model, setting, level, tuning, file, previous)
             seconds = time.perf_counter() - began
-            points.append({"level": level} | _judged(file, video, resolve_device(device)) | more)
+            points.append({"level": level} | _judged(file, read, video, resolve_device(device)) | more)
             points[-1]["encode_seconds"] = round(seconds, 2)
     about = {
         "name": f"{dataset}/rate_{name}",
-        "run": run,
-        "run_hash": record["hash"],
-        "parameters": record["parameters"],
+        "run": [record.name for record in records],
+        "run_hash": [record["hash"] for record in records],
+        "parameters": records[0]["parameters"],
     }
     return _finish(about | {"hash": digest} | key | {"points": points}, path, profile_name, resolve_device(device))
 
 
-def _write(video: Video, model, setting: Curve, level: float, tuning: int, file: Path) -> dict:
-    """Compress a model to one level. Returns what else a point says."""
+def _write(
+    video: Video, model, setting: Curve, level: float, tuning: int, file: Path, previous: Compressed | None
+) -> tuple[dict, Callable, Compressed | None]:
+    """Compress a model to one level: what else a point says, what reads such a file, where the next level goes on."""
     if isinstance(model, InrModel):
         file.write_bytes(encode_inr(model, round(level)))
-        return {}
+        return {}, lambda data, _: decode_inr(data), None
+    if setting.runs:
+        made = compress_paper(video, model, tuning)
+        file.write_bytes(encode_paper(made))
+        return {"fine_tuning_seconds": round(made.seconds, 2)}, lambda data, _: decode_paper(data), None
     bpp = level * model.num_parameters() / (video.num_frames * math.prod(video.size))
     if tuning == 0:
         most = int(bpp * video.num_frames * math.prod(video.size) / 8)
         bitstream.encode(model, file, bitstream.steps_for(model, most))
-        return {}
-    made = compress(video, model, bpp=bpp, fine_tuning=tuning, excess=setting.excess)
+        return {}, bitstream.parse, None
+    steps = tuning if previous is None else max(1, round(tuning * setting.next_levels))
+    parts = {"excess": setting.excess, "learned": setting.learned, "rate": setting.rate}
+    made = compress(video, model, bpp=bpp, fine_tuning=steps, previous=previous, **parts)
     bitstream.encode(made.model, file, made.steps)
-    return {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
+    point = {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
+    return point, bitstream.parse, made
 
 
-def _judged(file: Path, video: Video, device: torch.device) -> dict:
+def _judged(file: Path, read: Callable, video: Video, device: torch.device) -> dict:
     """A file's rate, the quality of what it decodes to, and how long that takes: entropy decoding on one core and on
     all, all frames to 8 bits on the device, once cold and once again."""
     size, data, parsed = file.stat().st_size, file.read_bytes(), []
-    network = not data.startswith(bitstream.MAGIC)
-    for threads in (1, None) if network else (1, 1, None):  # the first loads compiled loops
+    for threads in (1, 1, None):  # the first loads compiled loops
         began = time.perf_counter()
-        content = decode_inr(data) if network else bitstream.parse(data, threads)
+        content = read(data, threads)
         parsed.append(time.perf_counter() - began)
-    model: VideoModel | InrModel = content if network else content.model
+    ours = isinstance(content, bitstream.Content)
+    model: VideoModel | InrModel = content.model if ours else content
     model, seconds = model.to(device), []
     decoder = decoder_of(model)
     if device.type == "cuda":
@@ -161,7 +189,7 @@ def _judged(file: Path, video: Video, device: torch.device) -> dict:
             "decode_fps": round(frames / seconds[1], 1),
             "file_to_frames_fps": round(frames / (parsed[-1] + seconds[1]), 1),
         }
-    return point | ({} if network else {"sections": content.bytes})
+    return point | ({"sections": content.bytes} if ours else {})
 
 
 def _finish(record: dict, path: Path, profile_name: str, device: torch.device) -> Record:

@@ -126,7 +126,9 @@ RUNS = {
         for n in COUNTS
     },
     "bunny/d2gv_20000": Run(
-        "bunny", replace(SYSTEMS["d2gv"][1], gaussians=20_000), "D2GV with as many Gaussians as its authors, over budget"
+        "bunny",
+        replace(SYSTEMS["d2gv"][1], gaussians=20_000),
+        "D2GV with as many Gaussians as its authors, over budget",
     ),
     "bunny/middle": Run("bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle"),
     **{

@@ -136,7 +136,10 @@ def test_files_that_are_none_say_what_they_are(tmp_path):
     for changed, message in (
         (b"", "is no .stgv file"),
         (b"RIFF" + data[4:], "is no .stgv file"),
-        (data[:8] + struct.pack("<H", 7) + data[10:], "has format version 7, this stgvlib reads 2: use the stgvlib that wrote it"),
+        (
+            data[:8] + struct.pack("<H", 7) + data[10:],
+            "has format version 7, this stgvlib reads 2: use the stgvlib that wrote it",
+        ),
         (data[:20], "section table is cut off"),
         (data[:60], "header is cut off"),
     ):

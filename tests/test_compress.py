@@ -8,12 +8,14 @@ import torch
 
 from stgvlib import bitstream, train
 from stgvlib.baselines import GSVR, TWO_DGS
+from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
 from stgvlib.compress import _rate, compress
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
 from stgvlib.placement import WAITING
+from stgvlib.quantize import ResidualVQ, Steps
 from stgvlib.train import fit
 from stgvlib.video import open_video, write_video
 
@@ -100,9 +102,78 @@ def test_the_rates_gradient_is_that_of_its_model():
     assert torch.allclose(pull, values.grad) and torch.allclose(slope, log_step.grad)
 
 
+@pytest.mark.parametrize(
+    "left_out", [{"excess": 0.0}, {"learned": False}, {"rate": False}], ids=lambda d: next(iter(d))
+)
+def test_parts_of_the_recipe_can_be_left_out(left_out, video):
+    model = fit(video, FITS["stgv"]).model
+    target = 0.6 * 8 * len(bitstream.stream(model)) / (video.num_frames * 48 * 80)
+    made = compress(video, model, bpp=target, fine_tuning=150, **left_out)
+    assert 8 * len(bitstream.stream(made.model, made.steps)) <= target * video.num_frames * 48 * 80
+    if "excess" in left_out:
+        assert made.kept == 1
+    if "learned" in left_out:
+        start = Steps()
+        assert made.steps.cholesky / start.cholesky == pytest.approx(made.steps.color / start.color, rel=1e-3)
+
+
+def test_a_lower_rate_goes_on_from_a_higher_one(video):
+    model = fit(video, FITS["stgv"]).model
+    whole = 8 * len(bitstream.stream(model)) / (video.num_frames * 48 * 80)
+    first = compress(video, model, bpp=0.7 * whole, fine_tuning=150)
+    second = compress(video, model, bpp=0.4 * whole, fine_tuning=100, previous=first)
+    assert second.kept <= first.kept
+    assert len(bitstream.stream(second.model, second.steps)) < 0.6 * len(bitstream.stream(first.model, first.steps))
+    assert quality(second.model, video) > quality(first.model, video) - 6
+
+
+@pytest.mark.parametrize("key", ["paper", "stgv"])
+def test_the_papers_recipe_is_a_file_that_decodes_to_what_was_trained(key, video, device):
+    model = fit(video, FITS[key], device).model
+    made = compress_paper(video, model, 400)
+    data = encode_paper(made)
+    decoded = decode_paper(data).to(device)
+    for name, value in made.model.state_dict().items():
+        assert torch.allclose(decoded.state_dict()[name], value, atol=1e-5), name
+    assert torch.equal(made.model.gaussians.mu, made.model.gaussians.mu.half().float())
+    for g in range(2):
+        assert made.model.gaussians.cholesky[g, :, 0].unique().numel() <= 256
+        assert made.model.gaussians.rgb[g].unique(dim=0).shape[0] <= 64
+    untuned = compress_paper(video, model, 1)
+    assert quality(made.model, video) > quality(untuned.model, video) + 0.2
+    bits = 150 * (32 + 24 + 6) + 8 * sum(p[0].numel() for p in model.field.parameters())
+    assert 8 * len(data) < 2 * bits * 1.1 + 8 * 4000
+    with pytest.raises(StgvError, match="no model that encode_paper wrote"):
+        decode_paper(b"foreign bytes")
+    with pytest.raises(StgvError):
+        decode_paper(data[: len(data) // 2])
+
+
 def test_what_cannot_be_compressed(video, tmp_path):
     model = fit(video, replace(FITS["stgv"], coarse_steps=2, steps=2)).model
     with pytest.raises(StgvError, match="the video has 3 frames of 48x80, the model 8 of 48x80: give the video that"):
         compress(video.with_(limit=3), model)
     with pytest.raises(StgvError, match="bytes are too few"):
         compress(video, model, bpp=1e-4, fine_tuning=10)
+
+
+def test_residual_vq_is_vector_quantize_pytorchs():
+    """One step of learning from the same codebooks: same numbers, same vectors, same codebooks afterwards."""
+    library = pytest.importorskip("vector_quantize_pytorch", reason="pip install vector-quantize-pytorch")
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(1, 300, 3, generator=generator)
+    ours = ResidualVQ(values, stages=2, entries=8, generator=generator)
+    theirs = library.ResidualVQ(dim=3, num_quantizers=2, codebook_size=8, decay=0.8, kmeans_init=False)
+    for k, layer in enumerate(theirs.layers):
+        book = layer._codebook
+        book.embed.data.copy_(ours.codebooks[0, k][None])
+        book.embed_avg.data.copy_(ours.codebooks[0, k][None])
+        book.cluster_size.data.fill_(1.0)
+    theirs.train()
+    quantized, indices, _ = theirs(values)
+    found, numbers = ours(values, learn=True)
+    assert torch.equal(numbers, indices) and torch.allclose(found, quantized, atol=1e-5)
+    for k, layer in enumerate(theirs.layers):
+        assert torch.allclose(ours.codebooks[0, k], layer._codebook.embed[0], atol=1e-5)
+    left = (values - ours(values)[0]).square().mean()
+    assert left < 0.5 * (values - ResidualVQ._nearest(values, ours.codebooks[:, 0])[0]).square().mean()

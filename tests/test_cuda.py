@@ -76,7 +76,9 @@ def rounded_deform(model, t):
     mu = mu + out[0] * field.position_scale
     if model.gaussians.motion is not None:
         for k in range(field.config.polynomial):
-            mu = mu + model.gaussians.motion[..., 2 * k : 2 * k + 2] * t[:, None, None] ** (k + 1) * field.position_scale
+            mu = (
+                mu + model.gaussians.motion[..., 2 * k : 2 * k + 2] * t[:, None, None] ** (k + 1) * field.position_scale
+            )
     return mu, shape, model.gaussians.rgb + out[1]
 
 

@@ -34,7 +34,7 @@ LAYERS = [
     ["baselines.gaussian", "baselines.nerv", "baselines.hnerv"],
     ["baselines.e_nerv"],
     ["baselines.inr"],
-    ["baselines.inr_codec"],
+    ["baselines.inr_codec", "baselines.paper_codec"],
     ["baselines"],
     ["runs"],
     ["experiments"],

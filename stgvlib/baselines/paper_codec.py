@@ -1,0 +1,219 @@
+"""The paper's compression recipe (App. C, eq. 10-13), as GaussianImage has it, written to a real file.
+
+fp16 positions, 8-bit asymmetric Cholesky vectors with learned scale and offset, colours by residual VQ (two codebooks of
+eight), an 8-bit field, and quantisation-aware fine-tuning. Peers count these bits by formula; here indices and integers
+are entropy-coded as .stgv files are, which can only help the recipe.
+
+Where the paper is silent: positions are rounded as the parameters that they are trained as (tanh); scales and offsets are
+one a GoP and component; rates go on from where the fit's ended. Eq. 12 as printed stops the gradient at the colours, which
+leaves codebooks that follow by averages nothing to learn from; the commitment loss here pulls colours to their codes.
+"""
+
+import json
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stgvlib.backend import fast_products
+from stgvlib.compress import StraightThrough
+from stgvlib.config import FitConfig, changes, from_dict
+from stgvlib.entropy import decode_integers, encode_integers
+from stgvlib.errors import StgvError
+from stgvlib.model import VideoModel
+from stgvlib.optimizer import Segment, schedule
+from stgvlib.quantize import ResidualVQ
+from stgvlib.train import Progress, load_gops, run_stage
+from stgvlib.video import Video
+
+LEVELS = 2**8 - 1  # of Cholesky vectors
+FIELD_LEVELS = 2**7 - 1  # either side of zero
+COMMITMENT = 0.1  # lambda of eq. 13
+QUANTIZER_RATE = 1e-3  # of scale and offset, in units of the first scale
+RATE_PART = 0.25  # of the Gaussians' rate: what the fit's last third had
+HEAD = struct.Struct("<I")
+
+
+@dataclass
+class PaperCompressed:
+    """A model whose parameters are what its file decodes to, and what the file holds besides them."""
+
+    model: VideoModel
+    cholesky: Tensor  # [G, 2, 3] scale and offset
+    vq: ResidualVQ
+    colors: Tensor  # int64 [G, N, stages]
+    seconds: float
+
+
+class PaperOptimizer(StraightThrough):
+    """Rounds as the recipe says. Scale and offset of the Cholesky vectors are two more parameters."""
+
+    def __init__(self, segments, kind, betas, model: VideoModel):
+        gaussians = model.gaussians
+        least, most = (getattr(gaussians.cholesky.data, f"a{end}")(1) for end in ("min", "max"))
+        scale = (most - least).clamp(min=1e-6) / LEVELS
+        self.first_scale = scale  # [G, 3]
+        self.quantizer = torch.nn.Parameter(torch.stack([torch.ones_like(scale), least / scale], 1))  # [G, 2, 3]
+        rates = schedule("cosine", QUANTIZER_RATE, 0.0, len(segments[0].rates))
+        super().__init__([*segments, Segment("quantizer", [self.quantizer], rates)], kind, betas)
+        self.model = model
+        generator = torch.Generator().manual_seed(0)
+        self.vq = ResidualVQ(gaussians.rgb.detach(), generator=generator)
+        self._round()
+
+    @property
+    def state(self) -> list[Tensor]:
+        return [*super().state, self.vq.codebooks, self.vq.counts, self.vq.sums]
+
+    def scale_offset(self) -> tuple[Tensor, Tensor]:
+        """Of the Cholesky vectors, [G, 1, 3] each."""
+        quantizer = self.unrounded(self.quantizer)
+        return (quantizer[:, :1] * self.first_scale[:, None]).clamp(min=1e-9), quantizer[:, 1:] * self.first_scale[
+            :, None
+        ]
+
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """(level of each Cholesky number before clamping and flooring, scale), eq. 10."""
+        scale, offset = self.scale_offset()
+        return (self.unrounded(self.model.gaussians.cholesky) - offset) / scale, scale
+
+    def _round(self) -> None:
+        gaussians = self.model.gaussians
+        self.quantizer.data.copy_(self.unrounded(self.quantizer))
+        gaussians.mu.data.copy_(self.unrounded(gaussians.mu).half())
+        level, scale = self.levels()
+        gaussians.cholesky.data.copy_(level.clamp(0, LEVELS).floor() * scale + self.scale_offset()[1])
+        gaussians.rgb.data.copy_(self.vq(self.unrounded(gaussians.rgb))[0])
+        for p in self.model.field.parameters():
+            step = field_step(self.unrounded(p))
+            p.data.copy_((self.unrounded(p) / step).round() * step)
+
+    def _learn(self) -> None:
+        """Gradients of scale and offset (learned step sizes, Esser et al. 2020), of the commitment, and the codebooks."""
+        gaussians = self.model.gaussians
+        grad, (level, scale) = gaussians.cholesky.grad, self.levels()
+        inside = (level >= 0) & (level <= LEVELS)
+        by_scale = torch.where(inside, level.floor() - level, level.clamp(0, LEVELS))
+        self.quantizer.grad[:, 0] = (grad * by_scale).sum(1) * self.first_scale
+        self.quantizer.grad[:, 1] = (grad * ~inside).sum(1) * self.first_scale
+        grad.mul_(inside)
+        colors = self.unrounded(gaussians.rgb)
+        quantized, _ = self.vq(colors, learn=True)
+        entries = self.vq.codebooks.shape[2]
+        gaussians.rgb.grad += 2 * COMMITMENT / (colors.shape[1] * entries) * (colors - quantized)
+
+
+def field_step(values: Tensor) -> Tensor:
+    """Step of a field's tensor [G, ...], one a GoP, broadcastable."""
+    return (values.abs().flatten(1).amax(1) / FIELD_LEVELS + 1e-12).view(-1, *[1] * (values.dim() - 1))
+
+
+def compress_paper(
+    video: Video, model: VideoModel, fine_tuning: int, progress: Callable[[Progress], None] | None = None
+) -> PaperCompressed:
+    """Fine-tune a copy of `model` of `video` under the recipe. Raises StgvError when the loss is not finite."""
+    began, device, config = time.perf_counter(), model.gaussians.mu.device, model.config
+    config = replace(
+        config,
+        coarse_steps=0,
+        steps=fine_tuning,
+        gaussian_schedule="cosine",
+        position_rate=config.position_rate * RATE_PART,
+        cholesky_rate=config.cholesky_rate * RATE_PART,
+        color_rate=config.color_rate * RATE_PART,
+        field_rate=config.field_rate_last,
+    )
+    copy = VideoModel(config, model.num_frames, model.size, model.count).to(device)
+    copy.load_state_dict(model.state_dict())
+    starts = [sum(model.num_frames[:g]) for g in range(len(model.num_frames) + 1)]
+    frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
+    made: list[PaperOptimizer] = []
+
+    def make(segments, kind, betas) -> PaperOptimizer:
+        made.append(PaperOptimizer(segments, kind, betas, copy))
+        return made[0]
+
+    def look(done: int, recent: Tensor) -> None:
+        if progress and len(recent):
+            shown = -10 * torch.log10(recent.clamp(min=1e-12)).mean().item()
+            progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))
+
+    with fast_products(device):
+        _, diverged = run_stage(copy, frames, "deformation", look, make_optimizer=make)
+    if diverged:
+        raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning")
+    optimizer = made[0]
+    quantizer = torch.cat(optimizer.scale_offset(), 1)
+    colors = optimizer.vq(optimizer.unrounded(copy.gaussians.rgb))[1]
+    return PaperCompressed(copy, quantizer, optimizer.vq, colors, time.perf_counter() - began)
+
+
+@torch.no_grad()
+def encode_paper(made: PaperCompressed) -> bytes:
+    """The file's bytes. They decode to exactly `made.model`."""
+    model, gaussians = made.model, made.model.gaussians
+    config = replace(model.config, coarse_steps=0, steps=1)
+    about = {"config": changes(config), "size": model.size, "frames": model.num_frames, "count": model.count}
+    about |= {"codebooks": list(made.vq.codebooks.shape[1:3])}
+    text = json.dumps(about).encode()
+    parts = [HEAD.pack(len(text)), text]
+    scale, offset = made.cholesky[:, :1], made.cholesky[:, 1:]
+    levels = ((gaussians.cholesky - offset) / scale).round().long().clamp(0, LEVELS).cpu().numpy()
+    for g in range(len(model.num_frames)):
+        parts += [made.cholesky[g].cpu().numpy().astype("<f4").tobytes()]
+        parts += [made.vq.codebooks[g].cpu().numpy().astype("<f4").tobytes()]
+        positions = gaussians.mu[g].half().cpu().numpy().view(np.int16)
+        for rows in (positions, levels[g], made.colors[g].cpu().numpy()):
+            parts += [encode_integers(row) for row in rows.T]
+        for p in model.field.parameters():
+            step = float(field_step(p[g : g + 1]).float())
+            parts += [np.float32(step).tobytes(), encode_integers((p[g] / step).round().cpu().numpy().astype(np.int64))]
+    return b"".join(parts)
+
+
+@torch.no_grad()
+def decode_paper(data: bytes) -> VideoModel:
+    """The model that `encode_paper` wrote, on the CPU. Raises StgvError for other bytes."""
+    try:
+        (length,) = HEAD.unpack_from(data)
+        about = json.loads(data[HEAD.size : HEAD.size + length])
+        config = from_dict(FitConfig, about["config"])
+        model = VideoModel(config, about["frames"], tuple(about["size"]), about["count"])
+        stages, entries = about["codebooks"]
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise StgvError("these bytes hold no model that encode_paper wrote") from error
+    view, at, gaussians = memoryview(data), HEAD.size + length, model.gaussians
+
+    def floats(*shape: int) -> Tensor:
+        nonlocal at
+        size = 4 * int(np.prod(shape))
+        if size > len(view) - at:
+            raise StgvError("these bytes are cut off")
+        at += size
+        return torch.from_numpy(np.frombuffer(view[at - size : at], "<f4").astype(np.float32).reshape(shape))
+
+    def integers(rows: int, count: int) -> np.ndarray:
+        nonlocal at
+        out = []
+        for _ in range(rows):
+            values, at = decode_integers(view, at, count)
+            out.append(values)
+        return np.stack(out, -1)
+
+    for g in range(len(model.num_frames)):
+        scale, offset = floats(2, 3)
+        books = floats(stages, entries, 3)
+        gaussians.mu[g] = torch.from_numpy(
+            integers(2, model.count).astype(np.int16).view(np.float16).astype(np.float32)
+        )
+        gaussians.cholesky[g] = torch.from_numpy(integers(3, model.count)).float() * scale + offset
+        chosen = torch.from_numpy(integers(stages, model.count))
+        gaussians.rgb[g] = sum(books[k][chosen[:, k]] for k in range(stages))
+        for p in model.field.parameters():
+            step = floats(1)
+            p[g] = torch.from_numpy(integers(1, p[g].numel())[:, 0]).float().view(p[g].shape) * step
+    return model
