@@ -6,6 +6,7 @@ dense torch operations (the specification) on any device; it is meant for checki
 
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -124,12 +125,17 @@ def system_info() -> dict:
 
 @contextmanager
 def fast_products(device: torch.device) -> Iterator[None]:
-    """TF32 for torch's matrix products and convolutions on a GPU; nothing changes on a CPU."""
+    """TF32 for torch's matrix products and convolutions on a GPU; nothing changes on a CPU.
+
+    Autograd's own thread has no CUDA context yet when it meets its first product; torch sets one, and its warning
+    helps nobody."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attempting to run cuBLAS")
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 

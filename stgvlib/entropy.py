@@ -58,14 +58,18 @@ def _frequencies(counts: np.ndarray) -> np.ndarray:
 
 def decode_integers(data: memoryview, start: int, count: int) -> tuple[np.ndarray, int]:
     """(int64 [count], where the next begins). `count` is what the caller expects; any other raises CodingError."""
-    from stgvlib.entropy_cpu import decode_values
+    from stgvlib.entropy_cpu import decode_values, read_varints
 
     if len(data) - start < HEAD.size:
         raise CodingError("integers are cut off")
     found, size, origin, kind, alphabet = HEAD.unpack_from(data, start)
     if found != count or kind > 1 or not 1 <= alphabet <= TOKENS:
         raise CodingError(f"{count} integers expected, found {found} of {alphabet} tokens, kind {kind}")
-    frequencies, start = _read_varints(data, start + HEAD.size, alphabet)
+    start += HEAD.size
+    frequencies, taken = read_varints(np.frombuffer(data, np.uint8)[start:], alphabet)
+    if taken < 0:
+        raise CodingError("histogram is cut off" if taken == -1 else "histogram entry of more than 21 bits")
+    start += taken
     if frequencies.sum() != TOTAL:
         raise CodingError(f"histogram of {frequencies.sum()} instead of {TOTAL}")
     if 2 * size > len(data) - start:
@@ -107,19 +111,3 @@ def _varints(values: np.ndarray) -> bytes:
             value >>= 7
         out.append(value)
     return bytes(out)
-
-
-def _read_varints(data: memoryview, start: int, count: int) -> tuple[np.ndarray, int]:
-    values = np.zeros(count, np.int64)
-    for k in range(count):
-        for shift in (0, 7, 14):
-            if start >= len(data):
-                raise CodingError("histogram is cut off")
-            byte = data[start]
-            start += 1
-            values[k] |= (byte & 127) << shift
-            if byte < 128:
-                break
-        else:
-            raise CodingError("histogram entry of more than 21 bits")
-    return values, start

@@ -75,3 +75,21 @@ def decode_values(words, frequencies, count, raw, small, origin, signed):
     if state != LEAST or at != len(words):
         return out, -1
     return out, (place + 7) >> 3
+
+
+@numba.njit(cache=True, nogil=True)
+def read_varints(data, count):
+    """uint8 bytes -> (int64 [count], bytes taken); -1 bytes where they are cut off, -2 for one of more than 21 bits."""
+    values, at = np.zeros(count, np.int64), 0
+    for k in range(count):
+        for part in range(4):
+            if at == len(data):
+                return values, -1
+            if part == 3:
+                return values, -2
+            byte = np.int64(data[at])
+            at += 1
+            values[k] |= (byte & 127) << (7 * part)
+            if byte < 128:
+                break
+    return values, at

@@ -129,11 +129,7 @@ def run(
     if bar:
         bar.close()
     record = {"name": name, "about": spec.about, "profile": to.name, "hash": digest, **key}
-    record |= {
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device_name(target),
-        "versions": library_versions(),
+    record |= stamp(target) | {
         "seconds": seconds,
         "gops": len(result.model.num_frames),
         "gaussians": None if implicit else result.model.count,
@@ -144,12 +140,23 @@ def run(
     }
     pictures, ranges = _pictures(result.model, result.coarse, video, spec.crop) if spec.crop and seed == 0 else ({}, {})
     record["pictures"] = ranges
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for key_, picture in pictures.items():
-        ok, encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
-        write_atomically(Record(name, path, record).picture(key_), encoded.tobytes())
+    save_pictures(Record(name, path, record), pictures)
     _keep_model(result.model, path, digest)
     return save_record(name, path, record)
+
+
+def stamp(device: torch.device) -> dict:
+    """What made a record, where and when."""
+    made = {"commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    return made | {"device": device_name(device), "versions": library_versions()}
+
+
+def save_pictures(record: Record, pictures: dict[str, np.ndarray]) -> None:
+    """Write pictures [H, W, 3] RGB or [H, W] beside a record, as its `image` reads them."""
+    record.path.parent.mkdir(parents=True, exist_ok=True)
+    for key, picture in pictures.items():
+        _, encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)
+        write_atomically(record.picture(key), encoded.tobytes())
 
 
 def save_record(name: str, path: Path, record: dict) -> Record:

@@ -25,6 +25,7 @@ class Segment:
     parameters: list[Tensor]
     rates: Tensor  # [steps] learning rate
     floor: float = -torch.inf  # lower bound of l1 and l3 where the segment holds Cholesky rows
+    decay: float = 0.0  # times the parameters, added to their gradient
 
 
 def flatten(segments: list[Segment]) -> tuple[Tensor, Tensor]:
@@ -56,6 +57,7 @@ class FlatOptimizer:
         sizes = torch.tensor([0] + [sum(p.numel() for p in s.parameters) for s in segments])
         self.starts = sizes.cumsum(0).int().to(device)
         self.bounds = self.starts.tolist()
+        self.decays = [(a, b, s.decay) for s, a, b in zip(segments, self.bounds, self.bounds[1:]) if s.decay]
         self.floors = torch.tensor([s.floor for s in segments], device=device)
         self.rates = torch.stack([s.rates.float() for s in segments], 1).contiguous().to(device)  # [steps, segments]
         self.step_number = torch.zeros((), dtype=torch.int64, device=device)
@@ -67,7 +69,10 @@ class FlatOptimizer:
         """All that a step changes."""
         return [self.flat, self.step_number, *self.moments]
 
+    @torch.no_grad()
     def step(self) -> None:
+        for start, end, decay in self.decays:
+            self.grad[start:end].add_(self.flat[start:end], alpha=decay)
         if kernels_for(self.flat) == "cuda":
             self._step_cuda()
         else:

@@ -28,10 +28,11 @@ def initial_model(config: FitConfig, frames: Tensor, length: int, count: int, ge
     """One GoP's starting point. Gaussians that are added later wait outside the frame."""
     height, width = frames.shape[1:3]
     model = VideoModel(config, [length], (height, width), count, generator)
-    keyframe = frames[length // 2 if config.keyframe == "middle" else 0, ..., :3].float() / 255
+    keyframe = frames[length // 2 if config.keyframe == "middle" else 0].float() / 255
+    keyframe, known = keyframe[..., :3], keyframe[..., 3] > 0
     placed = max(1, round(count * config.initial_part)) if config.additions else count
     if config.placement == "gradient":
-        at = _draw_pixels(_gradient_measure(keyframe), placed, generator)
+        at = _draw_pixels(_gradient_measure(keyframe, known), placed, generator)
         rgb, at = keyframe.reshape(-1, 3)[at].cpu(), at.cpu()
         mu = torch.stack([at % width, at // width], 1) + torch.rand(placed, 2, generator=generator)
     else:
@@ -81,13 +82,16 @@ def sort_gaussians(model: VideoModel) -> None:
             p.data[g] = p.data[g][order]
 
 
-def _gradient_measure(keyframe: Tensor) -> Tensor:
-    """Chance of each pixel: 70 % in proportion to the image gradient, 30 % uniform."""
+def _gradient_measure(keyframe: Tensor, known: Tensor) -> Tensor:
+    """Chance of each pixel: 70 % in proportion to the image gradient, 30 % uniform; none where `known` is false, and no
+    gradient beside such pixels."""
     luma = keyframe.mean(-1)
-    gradient = torch.stack(torch.gradient(luma)).norm(dim=0).flatten() if min(luma.shape) > 1 else luma.new_zeros(0)
-    if len(gradient) == 0 or gradient.sum() == 0:
-        return luma.new_ones(luma.numel())
-    return 0.7 * gradient / gradient.sum() + 0.3 / len(gradient)
+    inner = -torch.nn.functional.max_pool2d(-known[None].float(), 3, 1, 1)[0]
+    gradient = torch.stack(torch.gradient(luma)).norm(dim=0) * inner if min(luma.shape) > 1 else torch.zeros_like(luma)
+    uniform = known.float() / known.sum().clamp(min=1)
+    if gradient.sum() == 0:
+        return (uniform if known.any() else torch.ones_like(luma)).flatten()
+    return (0.7 * gradient / gradient.sum() + 0.3 * uniform).flatten()
 
 
 def _draw_pixels(measure: Tensor, count: int, generator: torch.Generator) -> Tensor:

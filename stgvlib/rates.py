@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 
 from stgvlib import anchors, bitstream
 from stgvlib.anchors import ANCHORS
-from stgvlib.backend import device_name, library_versions, resolve_device
+from stgvlib.backend import resolve_device
 from stgvlib.baselines.inr import InrModel
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
@@ -29,7 +28,6 @@ from stgvlib.errors import StgvError
 from stgvlib.experiments import (
     RECORD_VERSION,
     Record,
-    commit,
     decoder_of,
     fitted,
     frames_of,
@@ -38,6 +36,7 @@ from stgvlib.experiments import (
     results_folder,
     save_record,
     some,
+    stamp,
 )
 from stgvlib.metrics import evaluate
 from stgvlib.model import VideoModel
@@ -166,10 +165,12 @@ def _judged(file: Path, read: Callable, video: Video, device: torch.device) -> d
     for threads in (1, 1, None):  # the first loads compiled loops
         began = time.perf_counter()
         content = read(data, threads)
+        ours = isinstance(content, bitstream.Content)
+        model: VideoModel | InrModel = content.model if ours else content
+        if threads is None:
+            model = model.to(device)
         parsed.append(time.perf_counter() - began)
-    ours = isinstance(content, bitstream.Content)
-    model: VideoModel | InrModel = content.model if ours else content
-    model, seconds = model.to(device), []
+    seconds = []
     decoder = decoder_of(model)
     if device.type == "cuda":
         for _ in range(2):
@@ -193,9 +194,7 @@ def _judged(file: Path, read: Callable, video: Video, device: torch.device) -> d
 
 
 def _finish(record: dict, path: Path, profile_name: str, device: torch.device) -> Record:
-    record |= {"profile": profile_name, "commit": commit(), "device": device_name(device)}
-    record |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": library_versions()}
-    return save_record(record["name"], path, record)
+    return save_record(record["name"], path, record | {"profile": profile_name} | stamp(device))
 
 
 def anchor(codec: str, dataset: str, profile_name: str, refresh: bool = False, show_progress: bool = True) -> Record:

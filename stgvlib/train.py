@@ -326,7 +326,7 @@ def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
             segments.append(Segment("motion", [gaussians.motion], rates(config.position_rate)))
         field = schedule("exponential", config.field_rate, config.field_rate_last, steps)
         parameters = [*model.field.encoding_parameters(), *model.field.mlp_parameters()]
-        segments += [Segment("field", parameters, field)]
+        segments += [Segment("field", parameters, field, decay=config.field_decay)]
     return segments
 
 
@@ -336,7 +336,7 @@ def load_gops(video: Video, gops: list[tuple[int, int]], device: torch.device) -
     frames = torch.zeros(len(gops), max(lengths), *video.size, 4, dtype=torch.uint8, device=device)
     for g, (start, stop) in enumerate(gops):
         frames[g, : stop - start, ..., :3] = torch.from_numpy(video.read(start, stop)).to(device)
-        frames[g, : stop - start, ..., 3] = 255
+        frames[g, : stop - start, ..., 3] = torch.from_numpy(video.weights(start, stop)).to(device)
     return frames, lengths
 
 

@@ -129,15 +129,32 @@ class _FolderSource:
         return frames
 
 
+class _ArraySource:
+    """Frames in memory, uint8 [T, H, W, 3]."""
+
+    def __init__(self, frames: np.ndarray, fps: float):
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+            raise StgvError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {frames.shape}")
+        self.frames, self.fps = frames, fps
+        self.num_frames, self.size = len(frames), frames.shape[1:3]
+
+    def read(self, indices: list[int]) -> list[np.ndarray]:
+        return [self.frames[index] for index in indices]
+
+
 @dataclass(frozen=True)
 class Video:
-    """A view of a source: rows `crop`, every `stride`-th frame, at most `limit` frames, resized to `resize`."""
+    """A view of a source: rows `crop`, every `stride`-th frame, at most `limit` frames, resized to `resize`.
 
-    source: _FileSource | _YuvSource | _FolderSource
+    `missing` (bool [T, H, W] of the frames that come out) marks pixels that a fit leaves out of its loss.
+    """
+
+    source: "_FileSource | _YuvSource | _FolderSource | _ArraySource"
     crop: tuple[int, int] | None = None  # first row, one past the last row
     resize: tuple[int, int] | None = None  # height, width
     stride: int = 1
     limit: int | None = None
+    missing: np.ndarray | None = None
 
     @property
     def num_frames(self) -> int:
@@ -168,6 +185,13 @@ class Video:
             frames = [cv2.resize(f, self.resize[::-1], interpolation=how) for f in frames]
         return np.stack(frames)
 
+    def weights(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Of frames start .. stop - 1 in the loss: uint8 [T, H, W], 255 where a pixel counts, 0 where it is missing."""
+        stop = self.num_frames if stop is None else min(stop, self.num_frames)
+        if self.missing is None:
+            return np.full((stop - start, *self.size), 255, np.uint8)
+        return np.where(self.missing[start:stop], 0, 255).astype(np.uint8)
+
     def with_(self, **changes) -> "Video":
         """The same source seen otherwise: with_(resize=(360, 640), limit=10)."""
         if (limit := changes.get("limit")) is not None and limit < 1:
@@ -179,6 +203,11 @@ class Video:
     def scaled(self, scale: float) -> "Video":
         """Both sides times `scale`, rounded."""
         return self if scale == 1 else self.with_(resize=tuple(max(1, round(s * scale)) for s in self.size))
+
+
+def video_of(frames: np.ndarray, fps: float = 25.0) -> Video:
+    """Frames in memory, uint8 [T, H, W, 3], as a video. Raises StgvError for anything else."""
+    return Video(_ArraySource(frames, fps))
 
 
 def open_video(path: str | Path) -> Video:

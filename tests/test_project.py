@@ -29,7 +29,7 @@ LAYERS = [
     ["placement", "parts"],
     ["train", "decode", "quantize", "entropy", "anchors"],
     ["bitstream"],
-    ["compress"],
+    ["compress", "tasks"],
     ["baselines.layers", "baselines.siren"],
     ["baselines.gaussian", "baselines.nerv", "baselines.hnerv"],
     ["baselines.e_nerv"],
@@ -38,7 +38,7 @@ LAYERS = [
     ["baselines"],
     ["runs"],
     ["experiments"],
-    ["rates"],
+    ["rates", "task_runs"],
     ["report", "figures"],
     ["batch", "cli"],
 ]

@@ -142,7 +142,12 @@ def fit_inr(
     optimizer = FlatOptimizer([Segment("network", list(network.parameters()), rates)], betas=config.betas, eps=1e-8)
     generator = torch.Generator(device).manual_seed(seed)
     errors = torch.zeros(total, 1, device=device)  # MSE of each step
-    objective = Objective(network, config).to(device)
+    weights = None
+    if video.missing is not None:
+        if config.loss != "l2" or config.preset == "siren":
+            raise StgvError(f"{config.preset} cannot leave pixels out of its loss; NeRV and HNeRV can")
+        weights = torch.from_numpy(video.weights(0, frames)).to(device)
+    objective = Objective(network, config, weights).to(device)
     compile_module(objective)
     chosen = _draws(config, images, per_epoch, generator.clone_state())[0]
 
@@ -205,9 +210,10 @@ def _draws(config: InrConfig, images: Tensor, per_epoch: int, generator: torch.G
 class Objective(nn.Module):
     """What a step minimises: (loss, MSE without gradient) of frames or pixels by their numbers."""
 
-    def __init__(self, network: nn.Module, config: InrConfig):
+    def __init__(self, network: nn.Module, config: InrConfig, weights: Tensor | None = None):  # uint8 [T, H, W]
         super().__init__()
         self.network, self.config = network, config
+        self.register_buffer("weights", weights)
         window = torch.exp(-((torch.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
         self.register_buffer("window", (window / window.sum()).repeat(3, 1, 1, 1))  # of SSIM, [3, 1, 1, 11]
 
@@ -222,6 +228,10 @@ class Objective(nn.Module):
                 target = _pictures(images, chosen)
                 shown = network.decode(network.encode(target)) if isinstance(network, HNerv) else network(chosen)
         shown = shown.float().contiguous()
+        if self.weights is not None:
+            counts = self.weights[chosen][:, None].float() / 255
+            mse = ((shown - target).square() * counts).sum() / (3 * counts.sum().clamp(min=1))
+            return mse, mse.detach()
         mse = nn.functional.mse_loss(shown, target)
         if self.config.loss == "l2":
             return mse, mse.detach()

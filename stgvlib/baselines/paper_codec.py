@@ -1,12 +1,12 @@
 """The paper's compression recipe (App. C, eq. 10-13), as GaussianImage has it, written to a real file.
 
-fp16 positions, 8-bit asymmetric Cholesky vectors with learned scale and offset, colours by residual VQ (two codebooks of
-eight), an 8-bit field, and quantisation-aware fine-tuning. Peers count these bits by formula; here indices and integers
-are entropy-coded as .stgv files are, which can only help the recipe.
+fp16 positions, 8-bit asymmetric Cholesky vectors with learned scale and offset, colours by residual VQ (two codebooks
+of eight), an 8-bit field, and quantisation-aware fine-tuning. Peers count these bits by formula; here indices and
+integers are entropy-coded as .stgv files are, which can only help the recipe.
 
-Where the paper is silent: positions are rounded as the parameters that they are trained as (tanh); scales and offsets are
-one a GoP and component; rates go on from where the fit's ended. Eq. 12 as printed stops the gradient at the colours, which
-leaves codebooks that follow by averages nothing to learn from; the commitment loss here pulls colours to their codes.
+Where the paper is silent: positions are rounded as the parameters that they are trained as (tanh); scales and offsets
+are one a GoP and component; rates go on from where the fit's ended. Eq. 12 as printed stops the gradient at the
+colours, which leaves codebooks that follow by averages nothing to learn from; here it pulls colours to their codes.
 """
 
 import json
@@ -93,9 +93,9 @@ class PaperOptimizer(StraightThrough):
             p.data.copy_((self.unrounded(p) / step).round() * step)
 
     def _learn(self) -> None:
-        """Gradients of scale and offset (learned step sizes, Esser et al. 2020), of the commitment, and the codebooks."""
+        """Gradients of scale and offset (learned step sizes, Esser et al. 2020), of the commitment; codebooks."""
         gaussians = self.model.gaussians
-        grad, (level, scale) = gaussians.cholesky.grad, self.levels()
+        grad, level = gaussians.cholesky.grad, self.levels()[0]
         inside = (level >= 0) & (level <= LEVELS)
         by_scale = torch.where(inside, level.floor() - level, level.clamp(0, LEVELS))
         self.quantizer.grad[:, 0] = (grad * by_scale).sum(1) * self.first_scale

@@ -1,0 +1,280 @@
+"""Run what the paper does with fitted videos, and keep the records: inpainting, denoising, super-resolution, and
+interpolation in time (Tables III and VI, Fig. 6, 7 and 10).
+
+`run("inpaint_random/bunny/stgv", "smoke")` loads results/smoke/runs/tasks/... where it is valid; else it spoils the
+frames as the task says (tasks.py), fits the system to them, and judges what comes out against the clean frames.
+Classical methods need no GPU and run at every profile.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from stgvlib import datasets, tasks
+from stgvlib.backend import resolve_device
+from stgvlib.baselines import SYSTEMS
+from stgvlib.baselines.inr import InrConfig, InrModel, fit_inr
+from stgvlib.config import STGV, FitConfig, Profile, changes, profile, scaled_steps
+from stgvlib.errors import StgvError
+from stgvlib.experiments import (
+    PICTURED,
+    RECORD_VERSION,
+    ProgressBar,
+    Record,
+    config_of,
+    decoder_of,
+    frames_of,
+    load_record,
+    record_hash,
+    results_folder,
+    save_pictures,
+    save_record,
+    stamp,
+)
+from stgvlib.metrics import evaluate
+from stgvlib.model import VideoModel
+from stgvlib.runs import Run
+from stgvlib.train import fit
+from stgvlib.video import Video, open_video, video_of
+
+SMOOTH = replace(STGV, preset="stgv_smooth", field_decay=1e-6)
+CROP = (0.34, 0.70, 0.10, 0.42)  # top, bottom, left, right of the pictures that figures need
+INPAINTED = ("bunny", "davis/blackswan", "davis/cows", "uvg/HoneyBee", "uvg/Bosphorus", "uvg/Beauty")
+DENOISED = ("bunny", "davis/blackswan", "davis/boat", "uvg/HoneyBee")
+SCALED = ("bunny", "davis/blackswan", "davis/boat", "uvg/Beauty", "uvg/HoneyBee")
+BETWEEN = ("bunny", "davis/blackswan", "davis/boat")
+FITTED = {key: config for key, (_, config) in SYSTEMS.items()} | {"stgv_smooth": SMOOTH}
+LABELS = {key: label for key, (label, _) in SYSTEMS.items()} | {
+    "stgv_smooth": "STGV, our preset, smooth field",
+    "telea": "OpenCV inpainting",
+    "gaussian": "Gaussian",
+    "uniform": "Uniform",
+    "median": "Median",
+    "minimum": "Minimum",
+    "maximum": "Maximum",
+    "nlm": "Non-local means",
+    "wavelet": "Wavelet",
+    "bicubic": "Bicubic",
+    "lanczos": "Lanczos",
+    "average": "Average of neighbours",
+    "flow": "Optical flow",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One way of spoiling a video, on some datasets, undone by some systems."""
+
+    kind: str  # inpaint, noise, scale or between
+    level: str  # the mask, the noise, or the factor
+    datasets: tuple[str, ...]
+    systems: tuple[str, ...]
+
+
+INPAINTERS = ("stgv", "telea", "paper", "d2gv", "nerv")
+DENOISERS = ("stgv", *tasks.FILTERS, *tasks.STRONGER, "paper", "stgv_smooth", "d2gv")
+TASKS = {
+    **{f"inpaint_{m}": Task("inpaint", m, INPAINTED if m == "random" else ("bunny",), INPAINTERS) for m in tasks.MASKS},
+    **{f"noise_{n}": Task("noise", n, DENOISED, DENOISERS) for n in tasks.NOISES},
+    **{f"scale_{s}": Task("scale", s, SCALED, ("stgv", *tasks.RESIZERS, "paper")) for s in ("2", "3")},
+    "between": Task("between", "2", BETWEEN, ("stgv", "average", "flow", "paper", "d2gv")),
+}
+
+
+@dataclass
+class Spoiled:
+    """What a system gets, and what its result is judged against."""
+
+    given: Video
+    clean: np.ndarray  # uint8 [T, H, W, 3]
+    baseline: float | None  # PSNR of what was given against it, where both are as large and long
+    missing: np.ndarray | None = None  # bool [T, H, W]
+
+
+def names(task: str, dataset: str) -> list[str]:
+    """Names of all runs of a task on a dataset."""
+    return [f"{task}/{dataset}/{system}" for system in TASKS[task].systems]
+
+
+def spoil(task: Task, video: Video, seed: int) -> Spoiled:
+    """A task's version of clean frames. Raises StgvError when they are too few or too small."""
+    clean = video.read()
+    if task.kind == "inpaint":
+        missing = tasks.check_mask(tasks.MASKS[task.level](len(clean), video.size, seed), len(clean), video.size)
+        given = clean.copy()
+        given[missing] = 0
+        return Spoiled(video_of(given).with_(missing=missing), clean, tasks.psnr_of(given, clean), missing)
+    if task.kind == "noise":
+        given = tasks.add_noise(clean, task.level, seed)
+        return Spoiled(video_of(given), clean, tasks.psnr_of(given, clean))
+    if task.kind == "scale":
+        factor = int(task.level)
+        size = tuple(side // factor for side in video.size)
+        if min(size) < 1:
+            raise StgvError(f"frames of {video.size[0]}x{video.size[1]} are too small to be shrunk {factor} times")
+        clean = clean[:, : size[0] * factor, : size[1] * factor]
+        small = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in clean]
+        return Spoiled(video_of(np.stack(small)), clean, None)
+    if len(clean) < 3:
+        raise StgvError(f"interpolation in time needs three frames or more, got {len(clean)}")
+    odd = len(clean) - (len(clean) + 1) % 2  # the last frame is one that is given
+    return Spoiled(video_of(clean[:odd:2]), clean[1:odd:2], None)
+
+
+def run(
+    name: str,
+    profile_name: str = "smoke",
+    device: str = "auto",
+    refresh: bool = False,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> Record:
+    """The record of a task's run, such as "noise_white/bunny/stgv": loaded where valid, else made. A record without
+    data says why. Raises StgvError for an unknown name."""
+    task_name, _, rest = name.partition("/")
+    dataset, _, system = rest.rpartition("/")
+    if task_name not in TASKS or dataset not in TASKS[task_name].datasets or system not in TASKS[task_name].systems:
+        raise StgvError(
+            f"{name!r} is no run of a task; tasks are {', '.join(TASKS)}, and `names(task, dataset)` lists runs"
+        )
+    task, to, target = TASKS[task_name], profile(profile_name), resolve_device(device)
+    path = results_folder(profile_name) / "runs" / "tasks" / f"{name}.json"
+    found = None if refresh else load_record(path)
+    spec = Run(dataset, FITTED.get(system), name, published_gaussians=dataset != "bunny")
+    video, data, reason = _frames(task, spec, to, found)
+    if data is None:
+        return Record(name, path, None, reason)
+    config = _config(task, spec, to, data)
+    key = {"task": asdict(task) | {"datasets": None, "systems": None}, "system": system, "dataset": data, "seed": seed}
+    settings = {} if config is None else changes(config)
+    digest = record_hash(key | {"config": settings, "record_version": RECORD_VERSION})
+    if found is not None and found.get("hash") == digest:
+        return Record(name, path, found)
+    if video is None:
+        return Record(name, path, None, reason)
+    if config is not None and target.type == "cpu" and to.name == "paper":
+        return Record(name, path, None, "not run: the paper profile needs a CUDA GPU")
+    spoiled, seconds = spoil(task, video, seed), {}
+    began = time.perf_counter()
+    if config is None:
+        restored, about = _classical(system, task, spoiled)
+        target = torch.device("cpu")
+    else:
+        bar = ProgressBar(name) if show_progress else None
+        fitter = fit_inr if isinstance(config, InrConfig) else fit
+        result = fitter(spoiled.given, config, target, seed, progress=bar)
+        if bar:
+            bar.close()
+        restored, about = _restored(task, result.model, spoiled), {"parameters": result.model.num_parameters()}
+        if task.kind == "scale":
+            plain = evaluate(_restored(task, result.model, spoiled, sharpen=False), spoiled.clean)
+            about |= {f"{key}_plain": plain[key] for key in ("psnr", "ms_ssim")}
+        seconds = {k: round(v, 2) for k, v in result.seconds.items()}
+    seconds["total"] = round(time.perf_counter() - began, 2)
+    shown: list[Tensor] = []
+    quality = evaluate(_kept(restored, shown, min(PICTURED, len(spoiled.clean) - 1)), spoiled.clean)
+    record = {
+        "name": name,
+        "profile": to.name,
+        "hash": digest,
+        **key,
+        "config": None if config is None else asdict(config),
+    }
+    record |= stamp(target) | {"psnr_given": spoiled.baseline, "seconds": seconds} | about | quality
+    if spoiled.missing is not None:
+        record |= _holes(shown, spoiled)
+    pictures = _pictures(task, shown, spoiled, min(PICTURED, len(spoiled.clean) - 1))
+    save_pictures(Record(name, path, record), pictures)
+    return save_record(name, path, record)
+
+
+def _frames(task: Task, spec: Run, to: Profile, found: dict | None) -> tuple[Video | None, dict | None, str]:
+    """As experiments.frames_of; super-resolution takes the frames as large as they lie there."""
+    if task.kind != "scale" or not spec.dataset.startswith("davis"):
+        return frames_of(spec, to, found)
+    path = datasets.find(spec.dataset)
+    if path is None:
+        return frames_of(spec, to, found)
+    video = open_video(path).scaled(to.scale)
+    if to.frames is not None:
+        video = video.with_(limit=min(to.frames, video.num_frames))
+    about = {"name": spec.dataset, "frames": video.num_frames, "size": video.size}
+    return video, about | {"sha256": datasets.frames_sha256(video)}, ""
+
+
+def _config(task: Task, spec: Run, to: Profile, data: dict) -> FitConfig | InrConfig | None:
+    if spec.config is None:
+        return None
+    if task.kind == "scale":  # as dense as the dataset's own number is in its frames
+        published = datasets.DATASETS[spec.dataset]
+        rows, columns = published.target or (640, 1280)
+        return replace(scaled_steps(spec.config, to), pixels_per_gaussian=rows * columns / published.gaussians)
+    return config_of(spec, to, tuple(data["size"]) if to.scale == 1 else datasets.load(spec.dataset).size)
+
+
+def _classical(system: str, task: Task, spoiled: Spoiled) -> tuple[Iterator[Tensor], dict]:
+    given, about = spoiled.given.read(), {}
+    if task.kind == "inpaint":
+        frames = tasks.inpaint(given, spoiled.missing)
+    elif task.kind == "noise":
+        frames, about["kernel"] = tasks.denoise(given, system, spoiled.clean)
+    elif task.kind == "scale":
+        frames = tasks.upscale(given, spoiled.clean.shape[1:3], system)
+    else:
+        frames = {"average": tasks.average, "flow": tasks.flow}[system](given)
+    return (torch.from_numpy(frame).float() / 255 for frame in frames), about
+
+
+@torch.no_grad()
+def _restored(task: Task, model: VideoModel | InrModel, spoiled: Spoiled, sharpen: bool = True) -> Iterator[Tensor]:
+    """The frames that are judged, [H, W, 3] in [0, 1], as the model gives them."""
+    if task.kind in ("inpaint", "noise"):
+        yield from decoder_of(model, torch.float32)
+        return
+    device = model.gaussians.mu.device
+    if task.kind == "scale":
+        for g, count in enumerate(model.num_frames):
+            alone = model.gop(g)
+            for i in range(count):
+                frame = torch.tensor([i], device=device)
+                yield tasks.render_scaled(alone, frame, tuple(spoiled.clean.shape[1:3]), sharpen)[0]
+        return
+    for number in range(len(spoiled.clean)):
+        g, place = tasks.between(model, number)
+        yield model.gop(g).render(torch.tensor([place], device=device))[0]
+
+
+def _kept(frames: Iterator[Tensor], shown: list[Tensor], last: int) -> Iterator[Tensor]:
+    """The same frames, of which `shown` gets all for small sums and the pictured one."""
+    for frame in frames:
+        shown.append((frame.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+        yield frame
+
+
+def _holes(shown: list[Tensor], spoiled: Spoiled) -> dict:
+    """PSNR inside the holes, of all of them together, and of frames whose known pixels are kept as they are."""
+    restored = np.stack([frame.numpy() for frame in shown])
+    inside = np.square(restored[spoiled.missing].astype(np.float64) - spoiled.clean[spoiled.missing]).mean()
+    kept = np.where(spoiled.missing[..., None], restored, spoiled.clean)
+    return {
+        "psnr_holes": float(10 * np.log10(255**2 / max(inside, 1e-10))),
+        "psnr_composited": tasks.psnr_of(kept, spoiled.clean),
+    }
+
+
+def _pictures(task: Task, shown: list[Tensor], spoiled: Spoiled, number: int) -> dict[str, np.ndarray]:
+    """Crops of one frame: what was given, what came out, the truth."""
+    height, width = spoiled.clean.shape[1:3]
+    top, bottom, left, right = (round(v * s) for v, s in zip(CROP, (height, height, width, width)))
+    pictures = {"frame": shown[number].numpy(), "truth": spoiled.clean[number]}
+    if task.kind in ("inpaint", "noise"):
+        pictures["given"] = spoiled.given.read(number, number + 1)[0]
+    elif task.kind == "scale":
+        given = spoiled.given.read(number, number + 1)[0]
+        pictures["given"] = cv2.resize(given, (width, height), interpolation=cv2.INTER_NEAREST)
+    return {key: picture[top : max(bottom, top + 1), left : max(right, left + 1)] for key, picture in pictures.items()}

@@ -1,0 +1,221 @@
+"""Masks, noise, filters; a model rendered larger; what lies between frames."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from stgvlib import task_runs, tasks
+from stgvlib.baselines.inr import NERV, fit_inr
+from stgvlib.config import PROFILES, STGV, FieldConfig, Profile
+from stgvlib.errors import StgvError
+from stgvlib.model import VideoModel
+from stgvlib.train import fit, load_gops
+from stgvlib.video import video_of
+
+SIZE = (72, 128)
+
+
+@pytest.fixture
+def frames():
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    waves = [np.sin((x + 2 * t) / (9 + c)) * np.cos(y / (11 + c)) * 90 + 128 for t in range(6) for c in range(3)]
+    return np.stack(waves).reshape(6, 3, *SIZE).transpose(0, 2, 3, 1).astype(np.uint8)
+
+
+def test_masks_hide_what_they_say():
+    random, fixed, moving = (mask(7, (640, 800), 3) for mask in tasks.MASKS.values())
+    assert all(0 < hidden <= 5 * 50 * 50 for hidden in random.sum((1, 2)))
+    assert (fixed == fixed[0]).all() and fixed[0].sum() == 5 * 50 * 50 and fixed[0, 295:345, 375:425].all()
+    assert not (random[0] == random[1]).all() and (tasks.random_boxes(7, (640, 800), 3) == random).all()
+    assert not (tasks.random_boxes(7, (640, 800), 4) == random).all()
+    columns = [np.nonzero(m)[1].mean() for m in moving]
+    assert columns == sorted(columns) and moving[0].sum() == pytest.approx(np.pi * 64 * 96, rel=0.02)
+    assert tasks.random_boxes(1, (64, 64))[0].sum() <= 5 * 5 * 5
+
+
+def test_masks_that_do_not_match_are_told():
+    with pytest.raises(StgvError, match="the mask is 3x8x9, expected 4 frames of 8x9: one picture a frame"):
+        tasks.check_mask(np.zeros((3, 8, 9), bool), 4, (8, 9))
+    whole = np.zeros((4, 8, 9), bool)
+    whole[2] = True
+    with pytest.raises(StgvError, match="the mask hides all of frame 2"):
+        tasks.check_mask(whole, 4, (8, 9))
+    with pytest.raises(StgvError, match="too small for boxes"):
+        tasks.random_boxes(1, (5, 2))
+
+
+def test_noise_has_its_level_and_repeats_itself():
+    gray = np.full((4, 300, 400, 3), 128, np.uint8)
+    white = tasks.add_noise(gray, "white").astype(float) - 128
+    assert white.std() == pytest.approx(255 * tasks.WHITE_SIGMA, rel=0.02) and abs(white.mean()) < 0.1
+    black = tasks.add_noise(gray, "black")
+    assert (black == 0).mean() == pytest.approx(0.01, rel=0.1) and set(np.unique(black)) == {0, 128}
+    salt = tasks.add_noise(gray, "salt_pepper")
+    assert (salt == 255).mean() == pytest.approx(0.0025, rel=0.2) == (salt == 0).mean()
+    assert (salt.min(-1) == salt.max(-1)).all(), "whole pixels"
+    assert (tasks.add_noise(gray, "black") == black).all() and (tasks.add_noise(gray, "black", 1) != black).any()
+    assert (gray == 128).all()
+    with pytest.raises(StgvError, match="noise must be one of white, black, salt_pepper, got 'pink'"):
+        tasks.add_noise(gray, "pink")
+
+
+def test_filters_remove_noise(frames):
+    noisy = tasks.add_noise(frames, "white")
+    before = tasks.psnr_of(noisy, frames)
+    for method in ("gaussian", "uniform", "median", "nlm", "wavelet"):
+        assert tasks.psnr_of(tasks.denoise(noisy, method, frames)[0], frames) > before + 1, method
+    least, most = (tasks.denoise(noisy, method, frames)[0] for method in ("minimum", "maximum"))
+    assert (least <= noisy).all() and (most >= noisy).all()
+    pepper = tasks.add_noise(frames, "salt_pepper")
+    assert tasks.denoise(pepper, "median", frames)[1] == 3
+    with pytest.raises(StgvError, match="filter must be one of gaussian, .*wavelet, got 'fft'"):
+        tasks.denoise(noisy, "fft", frames)
+
+
+def test_missing_pixels_are_left_out_of_the_loss(frames):
+    """What stands in a hole changes nothing: two videos that differ there alone give the same model."""
+    missing = np.zeros(frames.shape[:3], bool)
+    missing[:, 20:40, 30:60] = True
+    config = replace(STGV, coarse_steps=20, steps=20, gaussians=40, field=FieldConfig(log2_table_size=6))
+    models = []
+    for fill in (0, 255):
+        spoiled = frames.copy()
+        spoiled[missing] = fill
+        models.append(fit(video_of(spoiled).with_(missing=missing), config).model)
+    one, two = (model.state_dict() for model in models)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    loaded, _ = load_gops(video_of(frames).with_(missing=missing), [(0, 4), (4, 6)], torch.device("cpu"))
+    assert (loaded[0, :, 25, 40, 3] == 0).all() and (loaded[0, :, 5, 5, 3] == 255).all()
+    assert (loaded[1, 2:, ..., 3] == 0).all()
+
+
+def test_networks_leave_missing_pixels_out_too(frames):
+    missing = np.zeros(frames.shape[:3], bool)
+    missing[:, 20:40, 30:60] = True
+    config, losses = replace(NERV, epochs=2), []
+    for fill in (0, 255):
+        spoiled = frames.copy()
+        spoiled[missing] = fill
+        losses.append(fit_inr(video_of(spoiled).with_(missing=missing), config).losses["training"])
+    assert torch.equal(*losses)
+    with pytest.raises(StgvError, match="siren cannot leave pixels out"):
+        fit_inr(video_of(frames).with_(missing=missing), replace(task_runs.FITTED["siren"], epochs=1))
+
+
+def test_a_blurred_gaussian_is_rendered_sharp():
+    """An analytic scene: means over pixels of one Gaussian are, to second order, one with 1/12 px^2 more variance.
+    Rendered at three times the size it must be the means over the smaller pixels, with no shift of half a pixel."""
+    variance, centre, scale, size = np.array([1.5, 2.5]), np.array([9.3, 7.8]), 3, (16, 20)
+
+    def means(size, factor):
+        """Of the Gaussian over pixels, by 16 x 16 samples each."""
+        y, x = (np.arange(length * 16) + 0.5 for length in size)
+        x, y = np.meshgrid(x / 16 / factor, y / 16 / factor)
+        value = np.exp(-((x - centre[0]) ** 2) / 2 / variance[0] - (y - centre[1]) ** 2 / 2 / variance[1])
+        return value.reshape(size[0], 16, size[1], 16).mean((1, 3))
+
+    model = VideoModel(replace(STGV, field=FieldConfig(encoding="none"), steps=0), [1], size, 1)
+    blurred = torch.tensor(variance + 1 / 12).sqrt().float()
+    gain = float(np.sqrt(variance.prod() / (variance + 1 / 12).prod()))
+    shape = torch.tensor([[blurred[0], 0.0, blurred[1]]])
+    model.gaussians.set_pixels(0, torch.tensor(centre[None]).float(), shape, torch.full((1, 3), gain))
+    frame = torch.tensor([0])
+    fitted = model.render(frame)[0, ..., 0].detach().numpy()
+    assert np.abs(fitted - means(size, 1)).max() < 0.01
+    large = (size[0] * scale, size[1] * scale)
+    truth = means(large, scale)
+    sharp, plain = (tasks.render_scaled(model, frame, large, s)[0, ..., 0].numpy() for s in (True, False))
+    assert np.abs(sharp - truth).max() < 0.012 and np.abs(sharp - truth).mean() < 0.3 * np.abs(plain - truth).mean()
+    same = tasks.render_scaled(model, frame, size)[0, ..., 0].numpy()
+    assert np.allclose(same, fitted, atol=1e-5), "at scale one nothing changes"
+
+
+def test_scales_that_cannot_be_rendered():
+    for scale, said in ((0, "above 0, got 0"), (-2, "above 0, got -2"), (float("nan"), "got nan"), (300, "do not fit")):
+        with pytest.raises(StgvError, match=said):
+            tasks.check_scale(scale, (720, 1280))
+    assert tasks.check_scale(3, (720, 1280)) == 3
+
+
+def test_between_is_half_way():
+    model = VideoModel(replace(STGV, field=FieldConfig(log2_table_size=5)), [3, 2], (8, 8), 2)
+    assert [tasks.between(model, i) for i in range(4)] == [(0, 0.5), (0, 1.5), (1, -0.5), (1, 0.5)]
+    with pytest.raises(StgvError, match="frame 4 of 5 has no successor"):
+        tasks.between(model, 4)
+
+
+def test_flow_follows_what_moves(frames):
+    assert tasks.psnr_of(tasks.flow(frames[::2]), frames[1:5:2]) > tasks.psnr_of(
+        tasks.average(frames[::2]), frames[1:5:2]
+    )
+    assert tasks.average(np.array([[[[0, 10, 255]]], [[[255, 11, 255]]]], np.uint8)).tolist() == [[[[128, 11, 255]]]]
+    with pytest.raises(StgvError, match="resizer must be one of"):
+        tasks.upscale(frames, (8, 8), "nearest")
+    assert tasks.upscale(frames, (144, 256), "lanczos").shape == (6, 144, 256, 3)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("STGV_RESULTS", str(tmp_path))
+    tiny = Profile("smoke", scale=0.1, frames=5, coarse_steps=0.004, steps=0.0005)
+    monkeypatch.setitem(PROFILES, "smoke", tiny)
+    return tmp_path / "smoke"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inpaint_random/bunny/stgv",
+        "inpaint_random/bunny/telea",
+        "inpaint_random/bunny/nerv",
+        "noise_white/bunny/median",
+        "noise_black/bunny/stgv_smooth",
+        "scale_2/bunny/stgv",
+        "scale_2/bunny/bicubic",
+        "between/bunny/stgv",
+        "between/bunny/flow",
+    ],
+)
+def test_tasks_leave_records(name, results, monkeypatch):
+    record = task_runs.run(name, "smoke", "cpu", show_progress=False)
+    kind = task_runs.TASKS[name.split("/")[0]].kind
+    assert record["psnr"] > 5 and record["frames"] == (2 if kind == "between" else 5)
+    assert record.image("frame").shape == record.image("truth").shape
+    if kind == "inpaint":
+        assert record["psnr_composited"] > record["psnr_given"] or record["psnr_holes"] > 5
+    if name == "scale_2/bunny/stgv":
+        assert record["psnr_plain"] > 5 and record.image("given").shape == record.image("truth").shape
+    monkeypatch.setattr(task_runs, "spoil", lambda *_: pytest.fail("made again"))
+    assert task_runs.run(name, "smoke", "cpu").data == record.data
+    with pytest.raises(pytest.fail.Exception):
+        task_runs.run(name, "smoke", "cpu", seed=1)
+
+
+def test_unknown_tasks_and_missing_data(results, monkeypatch):
+    for name in ("inpaint_random/bunny/e_nerv", "noise_pink/bunny/stgv", "stgv", "scale_2/davis/camel/stgv"):
+        with pytest.raises(StgvError, match="is no run of a task"):
+            task_runs.run(name, "smoke", "cpu")
+    missing = task_runs.run("inpaint_random/uvg/Beauty/stgv", "smoke", "cpu")
+    assert not missing and "stgv fetch uvg" in missing.reason
+
+
+def test_inpainted_holes_are_filled_from_other_frames():
+    """A still picture with a hole that moves: what is missing in one frame is seen in the others."""
+    picture = cv2.resize(
+        np.random.default_rng(0).integers(0, 255, (6, 10, 3), np.uint8), (80, 48), interpolation=cv2.INTER_CUBIC
+    )
+    clean, missing = np.stack([picture] * 6), np.zeros((6, 48, 80), bool)
+    for i in range(6):
+        missing[i, 16:32, 10 * i : 10 * i + 16] = True
+    given = clean.copy()
+    given[missing] = 0
+    config = replace(
+        STGV, coarse_steps=200, steps=300, gaussians=150, field=FieldConfig(log2_table_size=6, position_scale=10.0)
+    )
+    model = fit(video_of(given).with_(missing=missing), config).model
+    shown = np.stack([(model.render(torch.tensor([i]))[0].clamp(0, 1) * 255).byte().numpy() for i in range(6)])
+    inside = tasks.psnr_of(shown[missing][None], clean[missing][None])
+    assert inside > 20 and inside > tasks.psnr_of(given[missing][None], clean[missing][None]) + 8
