@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from stgvlib.backend import fast_products
-from stgvlib.bitstream import parse, steps_for, stream
+from stgvlib.bitstream import steps_for, stream
 from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
@@ -40,7 +40,6 @@ LOOKS = 12  # at the file's size
 PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
 EXCESS = 8.0  # energy of a pruned Gaussian over the price of its bits: its neighbours take over
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
-LEAST_BITS = 30.0  # of a Gaussian: below it fewer and finer ones give more quality
 RATE_PART = 0.4  # of the preset's rates
 
 
@@ -179,18 +178,13 @@ class RateOptimizer(StraightThrough):
         self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
 
     @torch.no_grad()
-    def prune(self, bits: float, excess: float, most: int) -> None:
+    def prune(self, bits: float, excess: float) -> None:
         """Leave out Gaussians whose energy, the integral of (colour * weight)^2, is below `excess` times the price of
-        `bits` bits, and the weakest beyond `most`, but at most a fifth of those there are."""
+        `bits` bits."""
         mu, cholesky, rgb = self.masters[:3]
+        energy = rgb.square().sum(-1) * math.pi * cholesky[..., 0] * cholesky[..., 2] / 3
         frames = torch.tensor(self.model.num_frames, device=mu.device)[:, None]
-        energy = frames * rgb.square().sum(-1) * math.pi * cholesky[..., 0] * cholesky[..., 2] / 3  # in all frames
-        bar = excess * self.slope * bits
-        there = int(self.alive.sum())
-        if most < there:
-            ranked = energy.masked_fill(self.alive == 0, 0.0).flatten().sort(descending=True).values
-            bar = torch.maximum(bar, ranked[max(most, there * 4 // 5)])
-        out = (energy < bar) & (self.alive > 0)
+        out = (energy < excess * self.slope * bits / frames) & (self.alive > 0)
         out &= self.alive.sum(1, keepdim=True) > out.sum(1, keepdim=True)  # a GoP keeps something
         self.alive.masked_fill_(out, 0.0)
         for master, fill in ((mu, WAITING), (cholesky, (1.0, 0.0, 1.0)), (rgb, 0.0)):
@@ -264,8 +258,7 @@ def compress(
         if looks and done >= looks[0]:
             while looks and done >= looks[0]:
                 looks.pop(0)
-            data = stream(model, optimizer.steps())
-            size, off = 8 * len(data), 1.0
+            size, off = 8 * len(stream(model, optimizer.steps())), 1.0
             if bpp is not None:
                 off = (size / pixels / bpp) ** 1.5
             elif psnr is not None:
@@ -275,9 +268,7 @@ def compress(
                 if not learned:
                     optimizer.coarsen(min(2.0, max(0.5, off)) ** 0.5)
             if done <= PRUNED_UNTIL * fine_tuning and (bpp is None or size > bpp * pixels):
-                share = parse(data).bytes["field"] / len(data)
-                most = int((1 - share) * min(size, (bpp or math.inf) * pixels) / LEAST_BITS)
-                optimizer.prune(size / max(1.0, optimizer.alive.sum().item()), excess, most if excess else 2**31)
+                optimizer.prune(size / max(1.0, optimizer.alive.sum().item()), excess)
         if progress:
             progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))
 

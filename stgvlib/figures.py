@@ -6,10 +6,12 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from stgvlib.anchors import ANCHORS
 from stgvlib.experiments import Record, results_folder
+from stgvlib.task_runs import LABELS
 
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 ERROR_RANGE = 32  # of 255, white in an error map
@@ -28,6 +30,67 @@ def figure_8(records: dict[str, Record], profile: str, name: str = "figure_8") -
     truth = [("Ground truth", first, "truth")] if first else []
     titled = [(f"{title}, {record['psnr']:.2f} dB", record, "frame") for title, record in found.items()]
     return _crops([*truth, *titled], name, profile, columns=4 if len(titled) > 5 else 3)
+
+
+def task_figure(records: dict[str, Record], profile: str, name: str) -> Path:
+    """Fig. 6, 7 and 10: the same crop as it was given, as each system makes it, and the truth. Keys are run names'
+    last parts."""
+    found = {system: record for system, record in records.items() if record}
+    first = next(iter(found.values()), None)
+    panels = [("Given", first, "given")] if first else []
+    panels += [(f"{LABELS[system]}, {record['psnr']:.2f} dB", record, "frame") for system, record in found.items()]
+    return _crops([*panels, *([("Ground truth", first, "truth")] if first else [])], name, profile, columns=4)
+
+
+def method_figure(profile: str) -> Path:
+    """Fig. 2, drawn anew: what is fitted first, what moves it, and how a frame comes out."""
+    boxes = {  # title, text, left, bottom, width, height, colour
+        "Key frame": ("first frame\nof a group", 0.0, 0.60, 0.13, 0.30, "#dddddd"),
+        "Canonical Gaussians": (
+            "$\\mu, \\Sigma, c$ of N Gaussians\n10,000 steps (KFCI)",
+            0.18,
+            0.60,
+            0.19,
+            0.30,
+            "#cfe2f3",
+        ),
+        "2D hash": ("$f_s = G_{2D}(x, y)$\n8 levels x 2", 0.18, 0.30, 0.19, 0.22, "#fce5cd"),
+        "3D hash": ("$f_d = G_{3D}(x, y, t)$\n8 levels x 4", 0.18, 0.03, 0.19, 0.22, "#f4cccc"),
+        "Time": ("frame i of n\n$t = (i + 1) / n$, $\\gamma(t)$", 0.0, 0.03, 0.13, 0.49, "#dddddd"),
+        "MLP": ("two layers of 128\non $(f_s, f_d, \\gamma(t))$", 0.43, 0.10, 0.15, 0.36, "#d9ead3"),
+        "Heads": ("$\\Delta\\mu$, $\\Delta c$", 0.63, 0.10, 0.11, 0.36, "#d9ead3"),
+        "Deformed Gaussians": ("$\\mu + \\Delta\\mu$, $\\Sigma$, $c + \\Delta c$", 0.63, 0.60, 0.17, 0.30, "#cfe2f3"),
+        "Frame": ("sum of all\nGaussians", 0.86, 0.60, 0.14, 0.30, "#dddddd"),
+    }
+    arrows = (
+        ("Key frame", "Canonical Gaussians"),
+        ("Canonical Gaussians", "2D hash"),
+        ("Time", "3D hash"),
+        ("2D hash", "MLP"),
+        ("3D hash", "MLP"),
+        ("MLP", "Heads"),
+        ("Heads", "Deformed Gaussians"),
+        ("Canonical Gaussians", "Deformed Gaussians"),
+        ("Deformed Gaussians", "Frame"),
+    )
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure, axis = plt.subplots(figsize=(13, 4), layout="constrained")
+        axis.set(xlim=(-0.01, 1.01), ylim=(0, 0.95))
+        axis.axis("off")
+        for title, (text, left, bottom, width, height, color) in boxes.items():
+            axis.add_patch(
+                FancyBboxPatch((left, bottom), width, height, "round,pad=0.004", facecolor=color, edgecolor="#555")
+            )
+            axis.text(left + width / 2, bottom + 0.72 * height, title, ha="center", va="center", weight="bold")
+            axis.text(left + width / 2, bottom + 0.32 * height, text, ha="center", va="center", fontsize=10)
+        for source, target in arrows:
+            (_, x0, y0, w0, h0, _), (_, x1, y1, _, h1, _) = boxes[source], boxes[target]
+            if x0 + w0 <= x1:
+                ends = (x0 + w0, min(y0 + h0, max(y0, y1 + h1 / 2))), (x1, y1 + h1 / 2)
+            else:
+                ends = (x0 + w0 / 2, y0 if y0 > y1 else y0 + h0), (x0 + w0 / 2, y1 + h1 if y0 > y1 else y1)
+            axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "-|>", "color": "#333", "linewidth": 1.5})
+        return _save_figure(figure, "figure_2", profile)
 
 
 def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, columns: int = 3) -> Path:

@@ -37,8 +37,9 @@ def ms_ssim(image: Tensor, target: Tensor) -> float | None:
     return compute(*pair, data_range=1).item()
 
 
-def evaluate(rendered: Iterable[Tensor], targets: Iterable[np.ndarray]) -> dict:
-    """Means over frames: psnr, psnr_8bit, ms_ssim (None when frames are too small), psnr_frames, frames.
+def evaluate(rendered: Iterable[Tensor], targets: Iterable[np.ndarray], similarity: bool = True) -> dict:
+    """Means over frames: psnr, psnr_8bit, ms_ssim (None when frames are too small, or without `similarity`, which takes
+    most of the time on a CPU), psnr_frames, frames.
 
     rendered: float [H, W, 3] each; targets: uint8 [H, W, 3] each. Raises ValueError when the two differ in length.
     """
@@ -46,7 +47,7 @@ def evaluate(rendered: Iterable[Tensor], targets: Iterable[np.ndarray]) -> dict:
     for image, target in zip(rendered, targets, strict=True):
         target = torch.as_tensor(target).to(image.device).float() / 255
         rounded = to_uint8(image).float() / 255
-        rows.append((psnr(image, target), psnr(rounded, target), ms_ssim(image, target)))
+        rows.append((psnr(image, target), psnr(rounded, target), ms_ssim(image, target) if similarity else None))
     if not rows:
         raise ValueError("evaluate needs at least one frame")
     floats, rounds, similarities = zip(*rows)

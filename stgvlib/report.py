@@ -15,6 +15,8 @@ from stgvlib.experiments import Record, results_folder, run, some
 from stgvlib.metrics import bd_rate
 from stgvlib.model import write_atomically
 from stgvlib.runs import RUNS
+from stgvlib.task_runs import LABELS, TASKS
+from stgvlib.tasks import NOISES
 
 UVG_REASON = "UVG is not on the machine that ran this: stgv fetch uvg"
 SOURCES = {  # what to say beside a number of DAVIS sequences that are smaller than the paper's 720p
@@ -243,6 +245,44 @@ def section_table(record: Record, profile: str, name: str = "bytes_by_section") 
         for p in (record["points"] if record else ())
     ]
     return _save_table(pd.DataFrame(rows), name, profile)
+
+
+PRINTED = {  # columns of the paper's task tables: dataset -> place in a row
+    "inpaint_random": (paper.TABLE_3, ("uvg/HoneyBee", "davis/blackswan", "davis/cows", "uvg/Bosphorus", "uvg/Beauty")),
+    **{f"noise_{noise}": (paper.TABLE_6, ("uvg/HoneyBee",)) for noise in NOISES},
+}
+MORE = {"inpaint": {"holes": "psnr_holes", "composited": "psnr_composited"}, "scale": {"not sharpened": "psnr_plain"}}
+
+
+def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, name: str) -> pd.DataFrame:
+    """PSNR of every system on every dataset of a task (dataset -> system -> record), beside what the paper prints.
+
+    "holes" is inside the missing pixels alone, "composited" keeps the known pixels as they were.
+    """
+    printed, order = PRINTED.get(task, ({}, ()))
+    column = list(NOISES).index(TASKS[task].level) if TASKS[task].kind == "noise" else None
+    systems = list(dict.fromkeys(system for found in records.values() for system in found))
+    rows = []
+    for system in ["given", *systems]:
+        label = LABELS.get(system, "As given")
+        row: dict = {"system": label}
+        for dataset, found in records.items():
+            short = dataset.rsplit("/", 1)[-1]
+            record = next((r for r in found.values() if r), None) if system == "given" else found.get(system)
+            values = printed.get("Baseline" if system == "given" else label)
+            if dataset in order:
+                place = order.index(dataset) if column is None else column
+                row[f"{short}: paper"] = values[place] if values else None
+            key = "psnr_given" if system == "given" else "psnr"
+            row[f"{short}: ours"] = record.data.get(key) if record else None
+            for title, more in MORE.get(TASKS[task].kind, {}).items():
+                row[f"{short}: {title}"] = record.data.get(more) if record and system != "given" else None
+        notes = _reasons(found[system] for found in records.values() if system in found)
+        rows.append(row | {"note": "; ".join(filter(None, [*notes, _reduced(profile)]))})
+    frame = pd.DataFrame(rows)
+    numbers = [c for c in frame if c not in ("system", "note")]
+    frame[numbers] = frame[numbers].astype(float)
+    return _save_table(frame[["system", *numbers, "note"]], name, profile)
 
 
 def _save_table(frame: pd.DataFrame, name: str, profile: str, digits: int = 2) -> pd.DataFrame:

@@ -34,6 +34,7 @@ from stgvlib.experiments import (
     results_folder,
     save_pictures,
     save_record,
+    some,
     stamp,
 )
 from stgvlib.metrics import evaluate
@@ -96,9 +97,15 @@ class Spoiled:
     missing: np.ndarray | None = None  # bool [T, H, W]
 
 
-def names(task: str, dataset: str) -> list[str]:
-    """Names of all runs of a task on a dataset."""
-    return [f"{task}/{dataset}/{system}" for system in TASKS[task].systems]
+def records(name: str, profile_name: str, device: str = "auto", refresh: bool = False) -> dict[str, dict[str, Record]]:
+    """All runs of a task: dataset -> system -> record. Reduced profiles take the first datasets and fitted systems."""
+    task = TASKS[name]
+    fitted = some((s for s in task.systems if s in FITTED), profile_name)
+    systems = [s for s in task.systems if s not in FITTED or s in fitted]
+    return {
+        dataset: {s: run(f"{name}/{dataset}/{s}", profile_name, device, refresh) for s in systems}
+        for dataset in some(task.datasets, profile_name)
+    }
 
 
 def spoil(task: Task, video: Video, seed: int) -> Spoiled:
@@ -139,9 +146,7 @@ def run(
     task_name, _, rest = name.partition("/")
     dataset, _, system = rest.rpartition("/")
     if task_name not in TASKS or dataset not in TASKS[task_name].datasets or system not in TASKS[task_name].systems:
-        raise StgvError(
-            f"{name!r} is no run of a task; tasks are {', '.join(TASKS)}, and `names(task, dataset)` lists runs"
-        )
+        raise StgvError(f"{name!r} is no run of a task; tasks are {', '.join(TASKS)}")
     task, to, target = TASKS[task_name], profile(profile_name), resolve_device(device)
     path = results_folder(profile_name) / "runs" / "tasks" / f"{name}.json"
     found = None if refresh else load_record(path)
@@ -172,12 +177,11 @@ def run(
             bar.close()
         restored, about = _restored(task, result.model, spoiled), {"parameters": result.model.num_parameters()}
         if task.kind == "scale":
-            plain = evaluate(_restored(task, result.model, spoiled, sharpen=False), spoiled.clean)
-            about |= {f"{key}_plain": plain[key] for key in ("psnr", "ms_ssim")}
+            about["psnr_plain"] = evaluate(_restored(task, result.model, spoiled, False), spoiled.clean, False)["psnr"]
         seconds = {k: round(v, 2) for k, v in result.seconds.items()}
     seconds["total"] = round(time.perf_counter() - began, 2)
     shown: list[Tensor] = []
-    quality = evaluate(_kept(restored, shown, min(PICTURED, len(spoiled.clean) - 1)), spoiled.clean)
+    quality = evaluate(_kept(restored, shown), spoiled.clean, similarity=False)
     record = {
         "name": name,
         "profile": to.name,
@@ -249,8 +253,8 @@ def _restored(task: Task, model: VideoModel | InrModel, spoiled: Spoiled, sharpe
         yield model.gop(g).render(torch.tensor([place], device=device))[0]
 
 
-def _kept(frames: Iterator[Tensor], shown: list[Tensor], last: int) -> Iterator[Tensor]:
-    """The same frames, of which `shown` gets all for small sums and the pictured one."""
+def _kept(frames: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:
+    """The same frames, which `shown` gets in 8 bits."""
     for frame in frames:
         shown.append((frame.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
         yield frame
