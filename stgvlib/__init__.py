@@ -14,6 +14,7 @@ from stgvlib.model import VideoModel, load_model, save_model
 from stgvlib.splat import splat
 from stgvlib.train import fit
 from stgvlib.video import Video, open_video, write_video
+from stgvlib.view import view
 
 __all__ = [
     "PAPER",
@@ -34,5 +35,6 @@ __all__ = [
     "psnr",
     "save_model",
     "splat",
+    "view",
     "write_video",
 ]

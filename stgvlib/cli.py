@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import cv2
+import numpy as np
 import torch
 import tyro
 
@@ -23,6 +25,7 @@ from stgvlib.errors import StgvError
 from stgvlib.experiments import ProgressBar, judge
 from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
 from stgvlib.quantize import Steps
+from stgvlib.tasks import check_mask, check_scale
 from stgvlib.train import cut_gops
 from stgvlib.train import fit as fit_video
 from stgvlib.video import Video, open_video, write_video
@@ -43,6 +46,7 @@ def fit(
     coarse_steps: int | None = None,
     steps: int | None = None,
     size: str | None = None,
+    mask: str | None = None,
     device: Device = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -63,6 +67,8 @@ def fit(
         coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
         steps: Steps of the deformation stage; unset, the preset's times the profile's part.
         size: Resize frames to HEIGHTxWIDTH; unset, what the profile says.
+        mask: Folder of pictures or video, one frame for each of the input's, white where pixels are missing: they are
+            left out of the loss, and what the model shows there is its inpainting.
         seed: Random seed.
         resume: Take over the GoPs that an interrupted fit finished.
     """
@@ -84,6 +90,8 @@ def fit(
             raise StgvError(f"{input} has {video.num_frames} frames, --frames asked for {frames}")
         video = video.with_(limit=frames)
     video = video.with_(resize=_size(size)) if size else video.scaled(to.scale)
+    if mask:
+        video = video.with_(missing=_missing(mask, video, frames))
     config = scaled_steps(preset_named(preset), to)
     changes = {"gaussians": gaussians, "coarse_steps": coarse_steps, "steps": steps}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
@@ -133,11 +141,10 @@ def render(
         scale: Size of the output relative to the fitted video; the Gaussians are resampled, not the pixels.
         fps: Frames a second of the file; unset, those of the fitted video.
     """
-    if not 0 < scale <= 16:
-        raise StgvError(f"scale must be above 0 and at most 16, got {scale}")
     if fps is not None and not 0 < fps <= 1000:
         raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
     fitted, about = _load(model, resolve_device(device))
+    check_scale(scale, fitted.size)
     _check_folder(output)
     frames = (frame.cpu().numpy() for frame in Decoder(fitted, scale))
     try:
@@ -313,6 +320,21 @@ def _fitted_video(name: str, model: VideoModel) -> Video:
         raise StgvError(f"{name} has {video.num_frames} frames, the model {frames}: give the video that was fitted")
     video = video.with_(limit=frames)
     return video if video.size == model.size else video.with_(resize=model.size)
+
+
+def _missing(name: str, video: Video, frames: int | None) -> np.ndarray:
+    """A mask as the video is seen, bool [T, H, W]."""
+    given = open_video(name)
+    if frames is not None:
+        given = given.with_(limit=frames)
+    if given.size != video.source.size and given.size != video.size:
+        raise StgvError(
+            f"the mask is {given.size[1]}x{given.size[0]}, expected {video.source.size[1]}x{video.source.size[0]}: "
+            "one picture a frame as large as the video's, white where pixels are missing"
+        )
+    white = [(frame.max(-1) > 127).astype(np.uint8) for frame in given.read()]
+    shown = [cv2.resize(frame, video.size[::-1], interpolation=cv2.INTER_AREA) > 0 for frame in white]
+    return check_mask(np.stack(shown), video.num_frames, video.size)
 
 
 def _size(text: str) -> tuple[int, int]:

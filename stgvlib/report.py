@@ -251,7 +251,11 @@ PRINTED = {  # columns of the paper's task tables: dataset -> place in a row
     "inpaint_random": (paper.TABLE_3, ("uvg/HoneyBee", "davis/blackswan", "davis/cows", "uvg/Bosphorus", "uvg/Beauty")),
     **{f"noise_{noise}": (paper.TABLE_6, ("uvg/HoneyBee",)) for noise in NOISES},
 }
-MORE = {"inpaint": {"holes": "psnr_holes", "composited": "psnr_composited"}, "scale": {"not sharpened": "psnr_plain"}}
+MORE = {
+    "inpaint": {"holes": "psnr_holes", "composited": "psnr_composited"},
+    "scale": {"sharpened": "psnr_sharpened", "back-projected": "psnr_back_projected", "small frames": "psnr_small"},
+    "between": {"half-way": "psnr_half_way"},
+}
 
 
 def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, name: str) -> pd.DataFrame:

@@ -156,6 +156,8 @@ def run(
         return Record(name, path, None, reason)
     config = _config(task, spec, to, data)
     key = {"task": asdict(task) | {"datasets": None, "systems": None}, "system": system, "dataset": data, "seed": seed}
+    if task.kind == "scale":
+        key["measures"] = 2  # raised when what a record's figures mean has changed
     settings = {} if config is None else changes(config)
     digest = record_hash(key | {"config": settings, "record_version": RECORD_VERSION})
     if found is not None and found.get("hash") == digest:
@@ -176,8 +178,14 @@ def run(
         if bar:
             bar.close()
         restored, about = _restored(task, result.model, spoiled), {"parameters": result.model.num_parameters()}
+        if task.kind == "between":
+            half_way = (tasks.render_half_way(result.model, i) for i in range(len(spoiled.clean)))
+            about["psnr_half_way"] = evaluate(half_way, spoiled.clean, similarity=False)["psnr"]
         if task.kind == "scale":
-            about["psnr_plain"] = evaluate(_restored(task, result.model, spoiled, False), spoiled.clean, False)["psnr"]
+            small = spoiled.given.read()
+            about["psnr_small"] = evaluate(decoder_of(result.model, torch.float32), small, similarity=False)["psnr"]
+            sharp = evaluate(_restored(task, result.model, spoiled, sharpen=True), spoiled.clean, similarity=False)
+            about["psnr_sharpened"] = sharp["psnr"]
         seconds = {k: round(v, 2) for k, v in result.seconds.items()}
     seconds["total"] = round(time.perf_counter() - began, 2)
     shown: list[Tensor] = []
@@ -192,6 +200,9 @@ def run(
     record |= stamp(target) | {"psnr_given": spoiled.baseline, "seconds": seconds} | about | quality
     if spoiled.missing is not None:
         record |= _holes(shown, spoiled)
+    if task.kind == "scale":
+        agreeing = tasks.back_project(np.stack([frame.numpy() for frame in shown]), spoiled.given.read())
+        record["psnr_back_projected"] = tasks.psnr_of(agreeing, spoiled.clean)
     pictures = _pictures(task, shown, spoiled, min(PICTURED, len(spoiled.clean) - 1))
     save_pictures(Record(name, path, record), pictures)
     return save_record(name, path, record)
@@ -235,7 +246,7 @@ def _classical(system: str, task: Task, spoiled: Spoiled) -> tuple[Iterator[Tens
 
 
 @torch.no_grad()
-def _restored(task: Task, model: VideoModel | InrModel, spoiled: Spoiled, sharpen: bool = True) -> Iterator[Tensor]:
+def _restored(task: Task, model: VideoModel | InrModel, spoiled: Spoiled, sharpen: bool = False) -> Iterator[Tensor]:
     """The frames that are judged, [H, W, 3] in [0, 1], as the model gives them."""
     if task.kind in ("inpaint", "noise"):
         yield from decoder_of(model, torch.float32)

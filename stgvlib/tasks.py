@@ -192,6 +192,20 @@ def render_scaled(model: VideoModel, frame: Tensor, size: tuple[int, int], sharp
     return splat(mu * ratio, cholesky * ratio[[0, 1, 1]], rgb, size)
 
 
+def back_project(frames: np.ndarray, small: np.ndarray, rounds: int = 2) -> np.ndarray:
+    """Frames [T, s h, s w, 3] made to agree with the small ones [T, h, w, 3], uint8 each: what means over s x s pixels
+    lack of the small frames is added, interpolated (Irani and Peleg 1991). What the small frames cannot decide stays
+    as it was."""
+    size, out = small.shape[1:3][::-1], []
+    for frame, target in zip(frames, small, strict=True):
+        large = frame.astype(np.float32)
+        for _ in range(rounds):
+            missing = target - cv2.resize(large, size, interpolation=cv2.INTER_AREA)
+            large += cv2.resize(missing, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        out.append(np.clip(np.rint(large), 0, 255).astype(np.uint8))
+    return np.stack(out)
+
+
 def between(model: VideoModel, number: int) -> tuple[int, float]:
     """(GoP, fractional frame in it) half-way between frames `number` and `number + 1`: where two GoPs meet, just before
     the later one's first frame."""
@@ -201,6 +215,20 @@ def between(model: VideoModel, number: int) -> tuple[int, float]:
     while number >= model.num_frames[g]:
         number, g = number - model.num_frames[g], g + 1
     return (g, number + 0.5) if number + 1 < model.num_frames[g] else (g + 1, -0.5)
+
+
+@torch.no_grad()
+def render_half_way(model: VideoModel, number: int) -> Tensor:
+    """The frame between `number` and `number + 1`, [H, W, 3], not clamped: every Gaussian half-way between what it is
+    in both. Where two GoPs meet no Gaussian is in both, and the frame is the mean of the two."""
+    g, place = between(model, number)
+    device = model.gaussians.mu.device
+    if place < 0:
+        last, first = (torch.tensor([i], device=device) for i in (model.num_frames[g - 1] - 1, 0))
+        return (model.gop(g - 1).render(last)[0] + model.gop(g).render(first)[0]) / 2
+    alone = model.gop(g)
+    ends = (alone.deform(alone.times(torch.tensor([place + d], device=device))) for d in (-0.5, 0.5))
+    return splat(*((a + b) / 2 for a, b in zip(*ends)), model.size)[0]
 
 
 def average(frames: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Look into a fitted model in a notebook: `view(model)` scrubs through time and zooms by rendering the Gaussians again.
+"""Look into a fitted model in a notebook: `view(model)` scrubs through time and zooms by rendering Gaussians again.
 
-Everything is drawn on the model's device and sent as a JPEG, so it works on a CPU and on a GPU, in JupyterLab, VS Code and
-wherever else ipywidgets do.
+Everything is drawn on the model's device and sent as a JPEG, so it works on a CPU and on a GPU, in JupyterLab, VS Code
+and wherever else ipywidgets do.
 """
 
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class Look:
 
 
 class Viewer:
-    """Pictures of a model: `picture(Look(...))` is uint8 [H, W, 3]. Raises StgvError for a model without frames, and for
-    a look that it has not."""
+    """Pictures of a model: `picture(Look(...))` is uint8 [H, W, 3]. Raises StgvError for a model without frames, and
+    for a look that it has not."""
 
     def __init__(self, model: VideoModel, width: int = WIDTH):
         if sum(model.num_frames) == 0 or model.count == 0:
@@ -146,4 +146,5 @@ def view(model: VideoModel, width: int = WIDTH):
     for control in controls.values():
         control.observe(draw, "value")
     draw()
-    return widgets.HBox([image, widgets.VBox([play, *controls.values()])])
+    panel = widgets.VBox([play, *controls.values()])
+    return widgets.HBox([image, panel], layout=widgets.Layout(flex_flow="row wrap"))

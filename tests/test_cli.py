@@ -98,6 +98,10 @@ def test_bad_input_is_one_line(model, clip, tmp_path):
     assert "does not exist" in refused("fit", clip, tmp_path / "nowhere" / "x.safetensors")
     assert "auto, cpu or cuda" in refused("fit", clip, out, "--device", "tpu")
     assert "scale must be" in refused("render", model, tmp_path / "a.mp4", "--scale", "0")
+    assert "do not fit in memory" in refused("render", model, tmp_path / "a.mp4", "--scale", "5000")
+    mask = tmp_path / "mask"
+    write_video(mask, np.zeros((5, 7, 9, 3), np.uint8))
+    assert "the mask is 9x7, expected" in refused("fit", clip, out, "--mask", mask, "--device", "cpu")
     assert "must end in .mp4" in refused("render", model, tmp_path / "a.gif")
     assert "the model 5" in refused("eval", model, _short(clip, tmp_path))
     assert "takes a model file or --system" in refused("info")

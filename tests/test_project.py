@@ -27,7 +27,7 @@ LAYERS = [
     ["encoding", "optimizer"],
     ["model"],
     ["placement", "parts"],
-    ["train", "decode", "quantize", "entropy", "anchors"],
+    ["train", "decode", "quantize", "entropy", "anchors", "view"],
     ["bitstream"],
     ["compress", "tasks"],
     ["baselines.layers", "baselines.siren"],
@@ -114,7 +114,7 @@ def test_lock_pins_every_requirement():
 
 
 def test_there_are_notebooks():
-    assert [p.name[:2] for p in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+    assert [p.name[:2] for p in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -147,6 +147,30 @@ def test_between_is_half_way():
         tasks.between(model, 4)
 
 
+def test_half_way_gaussians():
+    """Inside a GoP each Gaussian is half-way; where GoPs meet the frames are averaged."""
+    config = replace(STGV, field=FieldConfig(encoding="planes", polynomial=1, position_scale=10.0))
+    model = VideoModel(config, [2, 1], (20, 30), 1)
+    for g in range(2):
+        model.gaussians.set_pixels(g, torch.tensor([[5.0, 10.0]]), torch.tensor([[2.0, 0.0, 2.0]]), torch.ones(1, 3))
+    model.gaussians.motion.data[0] = torch.tensor([[2.0, 0.0]])  # 20 px over a GoP: at 15 and 25 px
+    centre = tasks.render_half_way(model, 0)[..., 0].sum(0).argmax().item()
+    assert centre in (19, 20)
+    meeting = tasks.render_half_way(model, 1)[..., 0].sum(0)
+    assert meeting[24:26].max() == pytest.approx(meeting[4:6].max().item(), rel=0.05) and meeting[15] < 0.1
+
+
+def test_back_projection_makes_frames_agree_with_the_small_ones(frames):
+    small = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in frames])
+    start = tasks.upscale(small, SIZE, "bicubic")
+    made = tasks.back_project(start, small)
+    again = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in made])
+    before = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in start])
+    assert tasks.psnr_of(again, small) > tasks.psnr_of(before, small) + 5
+    assert tasks.psnr_of(made, frames) > tasks.psnr_of(start, frames)
+    assert tasks.psnr_of(tasks.back_project(frames, small), frames) > 50, "what agrees already stays"
+
+
 def test_flow_follows_what_moves(frames):
     assert tasks.psnr_of(tasks.flow(frames[::2]), frames[1:5:2]) > tasks.psnr_of(
         tasks.average(frames[::2]), frames[1:5:2]
@@ -186,8 +210,15 @@ def test_tasks_leave_records(name, results, monkeypatch):
     assert record.image("frame").shape == record.image("truth").shape
     if kind == "inpaint":
         assert record["psnr_composited"] > record["psnr_given"] or record["psnr_holes"] > 5
+    if kind == "scale":
+        assert record["psnr_back_projected"] > record["psnr"]
+    if name == "between/bunny/stgv":
+        assert record["psnr_half_way"] > 5
     if name == "scale_2/bunny/stgv":
-        assert record["psnr_plain"] > 5 and record.image("given").shape == record.image("truth").shape
+        assert (
+            record["psnr_sharpened"] > 5 < record["psnr_small"]
+            and record.image("given").shape == record.image("truth").shape
+        )
     monkeypatch.setattr(task_runs, "spoil", lambda *_: pytest.fail("made again"))
     assert task_runs.run(name, "smoke", "cpu").data == record.data
     with pytest.raises(pytest.fail.Exception):
