@@ -188,7 +188,7 @@ def curves(records: dict[str, Record], profile: str, name: str, stages: tuple[st
         return _save_figure(figure, name, profile)
 
 
-def figure_5(curves: dict[str, Record], profile: str) -> Path:
+def figure_5(curves: dict[str, Record], profile: str, name: str = "figure_5") -> Path:
     """Fig. 5: PSNR and MS-SSIM over the rate of every curve; block codecs dashed."""
     found = {title: record["points"] for title, record in curves.items() if record}
     with matplotlib.rc_context(STYLE):
@@ -206,7 +206,7 @@ def figure_5(curves: dict[str, Record], profile: str) -> Path:
         if found:
             lines = axes[0].get_legend_handles_labels()
             axes[1].legend(*lines, frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
-        return _save_figure(figure, "figure_5", profile)
+        return _save_figure(figure, name, profile)
 
 
 def motion_figure(record: Record, profile: str, name: str = "deformation_fields") -> Path:

@@ -65,7 +65,6 @@ class Curve:
 
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
-    "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(7.2, 6.0, 5.0, 4.3), fine_tuning=0),
     "paper_recipe": Curve(
         "paper",
         "its own recipe",
@@ -78,10 +77,13 @@ CURVES = {
     "2dgs": Curve("2dgs", "our recipe", fine_tuning=5_000),
     "hnerv": Curve("hnerv", "rounded, entropy-coded", WEIGHT_BITS, 0),
     "nerv": Curve("nerv", "rounded, entropy-coded", WEIGHT_BITS, 0),
+    "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(7.2, 6.0, 5.0, 4.3), fine_tuning=0),
     "stgv_kept": Curve("stgv", "our recipe, no Gaussian left out", excess=0.0),
     "stgv_fixed": Curve("stgv", "our recipe, steps not learned", learned=False),
     "stgv_no_rate": Curve("stgv", "our recipe, rate not in the loss", rate=False),
 }
+PARTS = ("stgv_rounded", "stgv_kept", "stgv_fixed", "stgv_no_rate")  # our recipe without one of its parts
+SYSTEMS_COMPARED = tuple(name for name in CURVES if name not in PARTS)
 
 
 def curve(

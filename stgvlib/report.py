@@ -193,7 +193,7 @@ def _compare(records: dict[str, Record], printed: dict, profile: str, where: str
     return pd.DataFrame(rows)
 
 
-def rate_table(curves: dict[str, Record], profile: str) -> pd.DataFrame:
+def rate_table(curves: dict[str, Record], profile: str, name: str = "rates") -> pd.DataFrame:
     """Every point of every rate-distortion curve: what its file has, how good it is, how long both ways take."""
     names = {
         "bits a pixel": "bpp",
@@ -214,10 +214,10 @@ def rate_table(curves: dict[str, Record], profile: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows).astype({name: "float" for name in names if name != "bytes"})
     frame["bits a pixel"] = frame["bits a pixel"].map(lambda v: None if pd.isna(v) else f"{v:.4f}")
     frame["bytes"] = frame["bytes"].astype("Int64")
-    return _save_table(frame, "rates", profile)
+    return _save_table(frame, name, profile)
 
 
-def bd_table(curves: dict[str, Record], anchors: Iterable[str], profile: str) -> pd.DataFrame:
+def bd_table(curves: dict[str, Record], anchors: Iterable[str], profile: str, name: str = "bd_rates") -> pd.DataFrame:
     """BD-rate in PSNR of every curve against some of them, in percent; empty with the reason where it is undefined."""
     rows = []
     for title, record in curves.items():
@@ -235,7 +235,7 @@ def bd_table(curves: dict[str, Record], anchors: Iterable[str], profile: str) ->
     frame = pd.DataFrame(rows)
     numbers = [f"against {anchor}, %" for anchor in anchors]
     frame[numbers] = frame[numbers].astype(float)
-    return _save_table(frame, "bd_rates", profile, 1)
+    return _save_table(frame, name, profile, 1)
 
 
 def section_table(record: Record, profile: str, name: str = "bytes_by_section") -> pd.DataFrame:

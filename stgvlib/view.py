@@ -17,7 +17,7 @@ from stgvlib.model import VideoModel
 from stgvlib.splat import splat
 
 MODES = ("deformed", "canonical", "static only", "dynamic only")
-MOST_ELLIPSES, MOST_ARROWS = 400, 400  # the strongest of those in view
+MARKED = 250  # Gaussians that get an ellipse or an arrow, of the stronger half in view
 WIDTH = 720  # px of the picture that is shown
 
 
@@ -91,24 +91,25 @@ class Viewer:
             if silenced is not None:
                 silenced.table.data = kept
 
-    def _strongest(self, at: Tensor, weight: Tensor, most: int) -> np.ndarray:
-        """Numbers of the strongest Gaussians in the picture."""
-        inside = ((at >= 0) & (at < at.new_tensor([self.size[1], self.size[0]]))).all(1)
-        order = torch.where(inside, weight, -1.0).argsort(descending=True)[:most]
-        return order[inside[order]].cpu().numpy()
+    def _marked(self, at: Tensor, weight: Tensor) -> np.ndarray:
+        """Numbers of the Gaussians to mark, evenly over the picture: they lie in memory as they lie in space."""
+        inside = ((at >= 0) & (at < at.new_tensor([self.size[1], self.size[0]]))).all(1).nonzero()[:, 0]
+        strong = inside[weight[inside] >= weight[inside].median()] if len(inside) else inside
+        return strong[:: max(1, len(strong) // MARKED)].cpu().numpy()
 
     def _ellipses(self, image: np.ndarray, at: Tensor, shape: Tensor, weight: Tensor) -> None:
         circle = np.linspace(0, 2 * np.pi, 25)
         unit = np.stack([np.cos(circle), np.sin(circle)])
-        for n in self._strongest(at, weight, MOST_ELLIPSES):
+        for n in self._marked(at, weight):
             l1, l2, l3 = shape[n].tolist()
             outline = np.array([[l1, 0.0], [l2, l3]]) @ unit + at[n].cpu().numpy()[:, None]
             cv2.polylines(image, [np.round(outline.T * 16).astype(np.int32)], True, (255, 230, 0), 1, cv2.LINE_AA, 4)
 
     def _arrows(self, image: np.ndarray, home: Tensor, there: Tensor, weight: Tensor) -> None:
-        for n in self._strongest(there, weight, MOST_ARROWS):
+        for n in self._marked(there, weight):
             start, end = (tuple(np.round(p[n].cpu().numpy()).astype(int).tolist()) for p in (home, there))
-            cv2.arrowedLine(image, start, end, (255, 60, 60), 1, cv2.LINE_AA, tipLength=0.3)
+            tip = min(0.5, 5 / max(np.hypot(end[0] - start[0], end[1] - start[1]), 1e-3))  # 5 px long
+            cv2.arrowedLine(image, start, end, (255, 60, 60), 1, cv2.LINE_AA, tipLength=tip)
 
 
 def view(model: VideoModel, width: int = WIDTH):

@@ -113,8 +113,15 @@ class Browser:
         flags = (
             "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --disable-dev-shm-usage"
         )
-        flags += f" --disable-background-networking --disable-component-update --window-size=1500,900 --remote-debugging-port={port}"
-        command = [CHROMIUM, *flags.split(), "--remote-allow-origins=*", f"--user-data-dir={folder}", url]
+        flags += " --disable-background-networking --disable-component-update --window-size=1500,900"
+        command = [
+            CHROMIUM,
+            *flags.split(),
+            f"--remote-debugging-port={port}",
+            "--remote-allow-origins=*",
+            f"--user-data-dir={folder}",
+            url,
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.number = 0
         pages = patiently(lambda: [p for p in fetch(f"http://127.0.0.1:{port}/json") if p["type"] == "page"], 60)
