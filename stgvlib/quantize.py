@@ -29,7 +29,7 @@ class Steps:
     cholesky: float = 0.02  # of the logarithm of l1 and l3, and of l2 / l3
     color: float = 1 / 256
     motion: float = 1 / 512  # of a coefficient, in units of the position head
-    field_bits: int = 8  # of the largest value of each tensor of the field
+    field_bits: int = 10  # of the largest value of each tensor of the field
 
     def __post_init__(self):
         for f in fields(self):

@@ -112,6 +112,8 @@ def curve(
         return Record(f"{dataset}/rate_{name}", path, found)
     if video is None:
         return Record(f"{dataset}/rate_{name}", path, None, reason)
+    if tuning and to.name == "paper" and resolve_device(device).type == "cpu":
+        return Record(f"{dataset}/rate_{name}", path, None, "not run: fine-tuning at the paper's size needs a CUDA GPU")
     points, previous, records = [], None, []
     with tempfile.TemporaryDirectory() as folder:
         bar = tqdm(levels, desc=path.stem, unit="rate", file=sys.stderr, disable=not show_progress)
