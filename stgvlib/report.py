@@ -267,7 +267,8 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
     column = list(NOISES).index(TASKS[task].level) if TASKS[task].kind == "noise" else None
     systems = list(dict.fromkeys(system for found in records.values() for system in found))
     rows = []
-    for system in ["given", *systems]:
+    given = ["given"] if TASKS[task].kind in ("inpaint", "noise") else []
+    for system in [*given, *systems]:
         label = LABELS.get(system, "As given")
         row: dict = {"system": label}
         for dataset, found in records.items():
@@ -284,6 +285,8 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
         notes = _reasons(found[system] for found in records.values() if system in found)
         rows.append(row | {"note": "; ".join(filter(None, [*notes, _reduced(profile)]))})
     frame = pd.DataFrame(rows)
+    extras = [c for c in frame if c.split(": ")[-1] in MORE.get(TASKS[task].kind, {}) and frame[c].isna().all()]
+    frame = frame.drop(columns=extras)  # what no system has
     numbers = [c for c in frame if c not in ("system", "note")]
     frame[numbers] = frame[numbers].astype(float)
     return _save_table(frame[["system", *numbers, "note"]], name, profile)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib import task_runs, tasks
+from stgvlib import figures, report, task_runs, tasks
 from stgvlib.baselines.inr import NERV, fit_inr
 from stgvlib.config import PROFILES, STGV, FieldConfig, Profile
 from stgvlib.errors import StgvError
+from stgvlib.experiments import Record
 from stgvlib.model import VideoModel
 from stgvlib.train import fit, load_gops
 from stgvlib.video import video_of
@@ -223,6 +224,24 @@ def test_tasks_leave_records(name, results, monkeypatch):
     assert task_runs.run(name, "smoke", "cpu").data == record.data
     with pytest.raises(pytest.fail.Exception):
         task_runs.run(name, "smoke", "cpu", seed=1)
+
+
+def test_task_tables_and_figures(results):
+    """A row a system; what the paper prints beside it; reasons where there is no record; pictures side by side."""
+    inpainted = task_runs.records("inpaint_random", "smoke", "cpu")
+    missing = {system: Record(system, results, None, "no GPU") for system in inpainted["bunny"]}
+    table = report.task_table("inpaint_random", inpainted | {"davis/cows": missing}, "smoke", "table_3")
+    rows = table.set_index("system")
+    assert rows["cows: paper"]["As given"] == 24.47
+    assert rows["bunny: ours"].notna().all() and rows["cows: ours"].isna().all()
+    assert "no GPU" in rows["note"]["OpenCV inpainting"] and rows["bunny: holes"]["OpenCV inpainting"] > 5
+    assert (results / "tables" / "table_3.csv").is_file()
+    picture = figures.task_figure(inpainted["bunny"], "smoke", "figure_6_bunny")
+    assert cv2.imread(str(picture)).std() > 20
+    scaled = task_runs.records("scale_2", "smoke", "cpu")
+    table = report.task_table("scale_2", scaled, "smoke", "super_resolution_2")
+    assert "As given" not in set(table["system"]) and "bunny: back-projected" in table
+    assert figures.method_figure("smoke").stat().st_size > 10_000
 
 
 def test_unknown_tasks_and_missing_data(results, monkeypatch):
