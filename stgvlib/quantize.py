@@ -43,8 +43,8 @@ class Steps:
                 raise StgvError(f"the step of {f.name} must be from 1e-6 to 1000, got {value}")
 
     def scaled(self, factor: float) -> "Steps":
-        """Coarser by a factor; the field loses a bit where everything else loses two."""
-        bits = min(16, max(2, round(self.field_bits - math.log2(factor) / 2)))
+        """Coarser by a factor; the field loses four bits where everything else loses five."""
+        bits = min(16, max(2, round(self.field_bits - 0.8 * math.log2(factor))))
         others = {f.name: getattr(self, f.name) * factor for f in fields(Steps) if f.name != "field_bits"}
         return replace(self, **others, field_bits=bits)
 
