@@ -286,6 +286,10 @@ def _pictures(task: Task, shown: list[Tensor], spoiled: Spoiled, number: int) ->
     """Crops of one frame: what was given, what came out, the truth."""
     height, width = spoiled.clean.shape[1:3]
     top, bottom, left, right = (round(v * s) for v, s in zip(CROP, (height, height, width, width)))
+    if spoiled.missing is not None:  # the window of that size around a missing pixel in the middle of all
+        rows, columns = (places[len(places) // 2] for places in np.nonzero(spoiled.missing[number]))
+        top, bottom = (v + min(max(rows - bottom + (bottom - top) // 2, -top), height - bottom) for v in (top, bottom))
+        left, right = (v + min(max(columns - right + (right - left) // 2, -left), width - right) for v in (left, right))
     pictures = {"frame": shown[number].numpy(), "truth": spoiled.clean[number]}
     if task.kind in ("inpaint", "noise"):
         pictures["given"] = spoiled.given.read(number, number + 1)[0]
