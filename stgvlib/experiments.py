@@ -36,6 +36,7 @@ from stgvlib.train import Progress, fit, psnr_over_steps
 from stgvlib.video import Video
 
 RECORD_VERSION = 2
+SHARED = ("truth", "given", "key")  # pictures that do not depend on the system: one for all records in a folder
 PICTURED = 9  # the frame that figures show: the last of the paper's first GoP, of every system the same
 FPS_PROTOCOL = (
     "one frame a call, float render without 8-bit rounding, warm, synchronised, first ten frames of the first GoP"
@@ -60,8 +61,8 @@ class Record:
         return self.data[key]
 
     def picture(self, key: str) -> Path:
-        """Where one of the record's pictures lies, if it has it."""
-        return self.path.with_name(f"{self.path.stem}.{key}.png")
+        """Where one of the record's pictures lies, if it has it; those of the frames themselves serve the folder."""
+        return self.path.with_name(f"{key}.png" if key in SHARED else f"{self.path.stem}.{key}.png")
 
     def image(self, key: str) -> np.ndarray:
         """One of the record's pictures: uint8 [H, W, 3] RGB."""
