@@ -56,12 +56,11 @@ class Decoder:
         return self._graphs[len(numbers)](numbers)
 
     def _fused(self) -> bool:
-        encoding = self.model.config.field.encoding
-        if kernels_for(self.model.gaussians.mu) != "cuda" or encoding not in ("hash", "none"):
+        if kernels_for(self.model.gaussians.mu) != "cuda":
             return False
         from stgvlib.cuda.field import supported
 
-        return encoding == "none" or supported(self.model.field)
+        return self.model.config.field.encoding == "none" or supported(self.model.field)
 
     def _render(self, gop: int, index: int) -> Tensor:
         if self._alone[0] != gop:

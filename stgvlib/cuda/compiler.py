@@ -16,6 +16,7 @@ import torch
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 
 SOURCES = Path(__file__).parent
+PRELUDE = "half.cuh"
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
@@ -34,17 +35,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("STGV_CACHE") or Path.home() / ".cache" / "stgvlib")
 
 
+def source(name: str) -> str:
+    """The text of `name`.cu with what all kernel files share before it. An include would need a folder to search."""
+    return f'{(SOURCES / PRELUDE).read_text()}\n#line 1 "{name}.cu"\n{(SOURCES / f"{name}.cu").read_text()}'
+
+
 def compile_cubin(name: str, arch: str, logs: io.StringIO | None = None) -> bytes:
     """Compile `name`.cu for `arch` (sm_90 ...). With `logs`, ptxas reports registers and spills there."""
     options = ProgramOptions(std="c++17", arch=arch, ptxas_options=["-v"] if logs is not None else None)
-    program = Program((SOURCES / f"{name}.cu").read_text(), "c++", options)
+    program = Program(source(name), "c++", options)
     return bytes(program.compile("cubin", logs=logs).code)
 
 
 def cached_cubin(name: str, arch: str) -> bytes:
     """The cubin from the disk cache, compiled when missing. An unwritable cache only costs the compilation."""
-    source = (SOURCES / f"{name}.cu").read_bytes()
-    key = hashlib.sha256(source + repr((arch, nvrtc_version())).encode()).hexdigest()[:24]
+    key = hashlib.sha256((source(name) + repr((arch, nvrtc_version()))).encode()).hexdigest()[:24]
     path = cache_folder() / f"{name}-{arch}-{key}.cubin"
     if path.is_file():
         return path.read_bytes()

@@ -1,44 +1,30 @@
-"""The deformation field on CUDA, a few launches each way: blended hash tables, encoding, MLP, heads (paper, eq. 3-9).
+"""The deformation field on CUDA, a few launches each way: encoding (encoding.py), MLP, heads (paper, eq. 3-9).
 
 `FusedField` holds the buffers for a batch of frames and knows which row of the first layer goes with which feature.
-The hash encoding has its own kernels (hash_encoding.cu); any other encoding of up to 48 features is computed by torch,
-and only its MLP is fused.
 """
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from stgvlib.cuda import encoding
 from stgvlib.cuda.compiler import run
+from stgvlib.cuda.encoding import CHUNKS, FEATURES, make_encoder
 
-LEVELS, SLOTS = 8, 6  # features of a row: 8 chunks of 6, stored as 8
-FEATURES = LEVELS * SLOTS
 FORWARD_ROWS, BACKWARD_ROWS = 384, 128  # of a block's step in mlp.cu; FORWARD_ROWS is a multiple of BACKWARD_ROWS
-POINTS = 2048  # of a block in hash_encoding.cu
 WEIGHT_BYTES = 2 * (48 * 136 + 128 * 136 + 128 * 8) + 4 * (128 + 128 + 8)
 SUMS = 48 * 128 + 128 + 128 * 128 + 128 + 128 * 8 + 8  # a block's weight gradients
-STAGED_LEVEL = 64 * 1024  # bytes of the largest table level that is copied to shared memory
 
 
 def supported(field) -> bool:
     """Whether the fused kernels can run this field on the current GPU; if not, torch does (slower, the same values)."""
     config = field.config
-    if config.encoding == "none" or config.head_layers > 1 or config.width != 128:
+    if config.encoding == "none" or config.head_layers > 1 or config.width != 128 or config.time_frequencies < 1:
         return False
-    hashed = config.encoding == "hash"
-    grids = [grid for grid in (field.spatial, field.temporal) if grid is not None]
-    fits = field.hidden.weight.shape[1] - field.codes <= FEATURES
-    if hashed:
-        fits = grids and all(len(g.sizes) == LEVELS and g.features == f for g, f in zip(grids, _features(field)))
     properties = torch.cuda.get_device_properties(field.hidden.weight.device)
     room = properties.shared_memory_per_block_optin >= _backward_bytes(properties)
-    return bool(fits) and room and config.time_frequencies > 0
-
-
-def _features(field) -> list[int]:
-    return [f for f, grid in ((2, field.spatial), (4, field.temporal)) if grid is not None]
+    return encoding.supported(field) and room
 
 
 def _backward_bytes(properties) -> int:
@@ -73,35 +59,26 @@ class FusedField:
     def __init__(self, model, batch: int, gops: Tensor | None = None, training: bool = False):
         field, device = model.field, model.gaussians.mu.device
         self.field, self.gaussians, self.gops, self.batch = field, model.gaussians, gops, batch
-        self.hashed = field.config.encoding == "hash"
         self.count, self.inputs, self.codes = model.count, field.hidden.weight.shape[1], field.codes
         self.rows = -(-self.count // FORWARD_ROWS) * FORWARD_ROWS
-        self.x = torch.zeros(batch, LEVELS, self.rows, 8, dtype=torch.float16, device=device)
+        self.x = torch.zeros(batch, CHUNKS, self.rows, 8, dtype=torch.float16, device=device)
         self.bias = torch.empty(batch, 128, device=device)
         self.t = torch.zeros(batch, device=device)
         self.frame = torch.zeros(batch, dtype=torch.int32, device=device)
         self.mu, self.rgb = (torch.empty(batch, self.count, n, device=device) for n in (2, 3))
         self.cholesky = torch.empty_like(self.rgb) if field.shape_head is not None else None
         self.pixels = torch.empty_like(model.gaussians.mu) if model.gaussians.tanh else None
+        self.encoder = make_encoder(field, batch, model.gaussians.extent_px, device, training)
         self.row_of = torch.tensor(self._row_of(), dtype=torch.int32, device=device)
         self.slots = torch.cuda.get_device_properties(device).multi_processor_count
-        self.extent = model.gaussians.extent_px
         scale = field.position_scale.tolist()
         self.scales = (*scale, field.shape_scale)
         # The loss is a mean over 3 H W: its gradients are brought back to the order of one for fp16.
         self.grad_scale = 3 * float(field.pixels) / 64
-        if self.hashed:
-            self.levels, self.entries, self.largest = _levels(field)
-            self.levels = self.levels.to(device)
-            self.blended = torch.zeros(batch, self.entries, 8, dtype=torch.float16, device=device)
-            self.staged = 16 * self.largest if 16 * self.largest <= STAGED_LEVEL else 0
-        self.training, self.blended_grad = training, None
         if training:
             self.dx = torch.empty_like(self.x)
             self.blocks = _blocks(-(-self.count // BACKWARD_ROWS), batch, self.slots)
             self.sums = torch.empty(batch, self.blocks, SUMS, device=device)
-            if self.hashed:
-                self.blended_grad = torch.empty(batch, self.entries, 8, device=device)
 
     def _row_of(self) -> list[int]:
         """Row of the first layer for each k of its product, in the order of mlp.cu's fragments; -1 for none."""
@@ -111,14 +88,7 @@ class FusedField:
             level, slot = q % 8 // 2, q % 2
             level += 4 * (q // 8) if tile == 0 else 4 * (tile - 1)
             slot += 0 if tile == 0 else 2 + 2 * (q // 8)
-            if not self.hashed:
-                row = level * SLOTS + slot
-                rows.append(row if row < self.inputs - self.codes else -1)
-            elif slot < 2:
-                rows.append(2 * level + slot if self.field.spatial is not None else -1)
-            else:
-                first = 2 * LEVELS if self.field.spatial is not None else 0
-                rows.append(first + 4 * level + slot - 2 if self.field.temporal is not None else -1)
+            rows.append(self.encoder.row_of(self.field, level, slot))
         return rows
 
     def forward(
@@ -132,17 +102,7 @@ class FusedField:
         clock = (step, counts, strides, self.gops, self.t, self.frame)
         run("mlp", "mlp_begin", (self.batch, 1, 1), 128, w1, b1, *clock, self.bias, self.inputs, self.codes)
         mu = gaussians.mu if self.pixels is None else to_pixels(gaussians, self.pixels)
-        if self.hashed:
-            tables = [None if grid is None else grid.table for grid in (field.spatial, field.temporal)]
-            sizes = [0 if table is None else table.shape[1] for table in tables]
-            grid = (-(-self.largest // 256), LEVELS, self.batch)
-            arguments = (*tables, self.levels, self.t, self.gops, self.blended, self.blended_grad, self.entries, *sizes)
-            run("hash_encoding", "hash_blend", grid, 256, *arguments)
-            arguments = (mu, self.blended, self.levels, self.gops, self.x, self.count, self.rows, self.entries)
-            grid = (-(-self.count // POINTS), LEVELS, self.batch)
-            run("hash_encoding", "hash_forward", grid, 256, *arguments, *self._staging(), shared=self.staged)
-        else:
-            self._encode_with_torch(mu)
+        self.encoder.forward(mu, self.t, self.gops, self.x)
         blocks = _blocks(-(-self.count // FORWARD_ROWS), self.batch, self.slots)
         arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, self.gops)
         arguments += (mu, gaussians.cholesky, gaussians.rgb, self.mu, self.cholesky, self.rgb)
@@ -170,27 +130,10 @@ class FusedField:
         sizes = (self.blocks, self.inputs, self.codes, unscale)
         grid = (-(-SUMS // 256), self.batch, 1)
         run("mlp", "mlp_reduce", grid, 256, self.sums, self.t, self.row_of, *targets, *sizes)
-        if self.hashed:
-            mu = self.gaussians.mu if self.pixels is None else self.pixels
-            arguments = (mu, self.blended, self.levels, self.dx, self.blended_grad, grads[0])
-            sizes = (self.count, self.rows, self.entries, *self._staging(), unscale)
-            grid = (-(-self.count // POINTS), LEVELS, self.batch)
-            run("hash_encoding", "hash_backward", grid, 256, *arguments, *sizes, shared=self.staged)
-            tables = [None if grid is None else grid.table.grad for grid in (field.spatial, field.temporal)]
-            for table in tables:
-                if table is not None:
-                    table.zero_()
-            entries = [0 if table is None else table.shape[1] for table in tables]
-            arguments = (self.blended_grad, self.levels, self.t, *tables, self.entries, *entries, unscale)
-            grid = (-(-self.largest // 256), LEVELS, self.batch)
-            run("hash_encoding", "hash_scatter", grid, 256, *arguments)
-        else:
-            self._backward_with_torch(grads[0], unscale)
+        mu = self.gaussians.mu if self.pixels is None else self.pixels
+        self.encoder.backward(mu, self.t, self.dx, grads[0], unscale)
         if self.pixels is not None:
             pixels_gradient(self.gaussians, self.pixels, grads[0])
-
-    def _staging(self) -> tuple:
-        return POINTS, int(self.staged > 0), *self.extent
 
     def _weights(self, of) -> list[Tensor | None]:
         """`of` each layer's weight and bias; the last two are None without a shape head."""
@@ -202,46 +145,3 @@ class FusedField:
     def _of_gops(self, values: Tensor) -> Tensor:
         """Rows of the frames' GoPs."""
         return values if self.gops is None else values[self.gops.long()]
-
-    def _encode_with_torch(self, mu: Tensor) -> None:
-        self.leaf = self._of_gops(mu).detach().requires_grad_(self.training)
-        with torch.set_grad_enabled(self.training):
-            self.encoded = torch.cat(self.field.encode(self.leaf, self.t), -1)
-        width = self.encoded.shape[2]
-        padded = torch.nn.functional.pad(self.encoded.detach(), (0, FEATURES - width))
-        self.x[:, :, : self.count, :SLOTS] = padded.view(self.batch, self.count, LEVELS, SLOTS).transpose(1, 2)
-
-    def _backward_with_torch(self, grad_mu: Tensor, unscale: float) -> None:
-        d = (
-            self.dx[:, :, : self.count, :SLOTS].transpose(1, 2).reshape(self.batch, self.count, FEATURES).float()
-            * unscale
-        )
-        for p in self.field.encoding_parameters():
-            p.grad.zero_()
-        self.encoded.backward(d[..., : self.encoded.shape[2]])
-        grad_mu += self.leaf.grad
-        self.leaf = self.encoded = None  # or the next step would meet this one's graph, made on another stream
-
-
-def _levels(field) -> tuple[Tensor, int, int]:
-    """The levels of the blended table as hash_encoding.cu reads them, [8, 12] words; its entries; its largest level."""
-    spatial, temporal = field.spatial, field.temporal
-    grid = spatial if spatial is not None else temporal
-    words, offset, largest = np.zeros((LEVELS, 12), np.int32), 0, 0
-    for level in range(LEVELS):
-        rx, ry = grid.resolutions[level][:2]
-        table = 2**field.config.log2_table_size
-        size2 = min(-(-rx * ry // 8) * 8, table)
-        dense = rx * ry <= size2
-        stride = rx + 1 if dense else 0  # a point at the far edge reaches one grid point beyond
-        size = (rx + 1) * (ry + 1) if dense else table
-        scales = np.array([grid.scales[level, 0].item(), 0], np.float32)
-        third = (-1, 1, 0)
-        if temporal is not None:
-            scales[1] = temporal.scales[level, 2].item()
-            third = (temporal.offsets[level], temporal.sizes[level], int(temporal.hashed[level]))
-        second = spatial.offsets[level] if spatial is not None else -1
-        words[level, :2] = scales.view(np.int32)
-        words[level, 2:] = (offset, size, stride, rx, ry, second, size2, *third)
-        offset, largest = offset + size, max(largest, size)
-    return torch.from_numpy(words), offset, largest

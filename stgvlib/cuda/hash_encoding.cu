@@ -18,8 +18,6 @@
 #define Z_PRIME 805459861u
 #define SLOTS 8  // numbers a blended entry: 2 spatial, 4 temporal, 2 unused
 
-typedef long long ll;
-
 struct Level {
   float scale, scale_z;       // cells of x and y, and of time
   int offset, size;           // of the blended table
@@ -27,6 +25,7 @@ struct Level {
   int resolution_x, resolution_y;
   int offset2, size2;         // of the spatial table, -1 without one
   int offset3, size3, hashed3;
+  float shift;                // where in its cell a position of 0 lies
 };
 
 __device__ __forceinline__ int entry(const Level& v, int x, int y) {
@@ -52,19 +51,6 @@ __device__ __forceinline__ void sources(const Level& v, int a, float t, int& e2,
   }
   e3 = (hash ^ z * Z_PRIME) & (v.size3 - 1);
   e3_next = (hash ^ (z + 1) * Z_PRIME) & (v.size3 - 1);
-}
-
-__device__ __forceinline__ unsigned pack(float low, float high) {
-  unsigned short a, b;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(a) : "f"(low));
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(high));
-  return (unsigned)a | ((unsigned)b << 16);
-}
-
-__device__ __forceinline__ float2 unpack(unsigned v) {
-  float2 r;
-  asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}" : "=f"(r.x), "=f"(r.y) : "r"(v));
-  return r;
 }
 
 __device__ __forceinline__ void add2(float* p, float a, float b) {
@@ -145,7 +131,8 @@ __device__ __forceinline__ Place locate(const Level& v, float x, float y) {
   Place at;
   at.inside_x = x >= 0.f && x <= 1.f;
   at.inside_y = y >= 0.f && y <= 1.f;
-  float px = fmaf(fminf(fmaxf(x, 0.f), 1.f), v.scale, 0.5f), py = fmaf(fminf(fmaxf(y, 0.f), 1.f), v.scale, 0.5f);
+  float px = fmaf(fminf(fmaxf(x, 0.f), 1.f), v.scale, v.shift);
+  float py = fmaf(fminf(fmaxf(y, 0.f), 1.f), v.scale, v.shift);
   float cx = floorf(px), cy = floorf(py);
   at.x = (int)cx; at.y = (int)cy;
   at.fx = px - cx; at.fy = py - cy;

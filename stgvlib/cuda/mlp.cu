@@ -39,21 +39,10 @@
 #define SUMS (SUM_BH + OUT)
 
 typedef unsigned short half_t;
-typedef long long ll;
 
-__device__ __forceinline__ unsigned pack(float low, float high) {
-  unsigned short a, b;
-  low = fminf(fmaxf(low, -65000.f), 65000.f);
-  high = fminf(fmaxf(high, -65000.f), 65000.f);
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(a) : "f"(low));
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(high));
-  return (unsigned)a | ((unsigned)b << 16);
-}
-
-__device__ __forceinline__ float2 unpack(unsigned v) {
-  float2 r;
-  asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}" : "=f"(r.x), "=f"(r.y) : "r"(v));
-  return r;
+// Within fp16's range.
+__device__ __forceinline__ unsigned pack_clamped(float low, float high) {
+  return pack(fminf(fmaxf(low, -65000.f), 65000.f), fminf(fmaxf(high, -65000.f), 65000.f));
 }
 
 __device__ __forceinline__ void mma(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
@@ -135,11 +124,11 @@ __device__ __forceinline__ void load_weights(
   for (int i = threadIdx.x; i < K1 * 64; i += blockDim.x) {
     int k = i >> 6, n = i & 63, row = row_of[k];
     float2 v = row < 0 ? make_float2(0.f, 0.f) : *(const float2*)(w1 + row * HIDDEN + 2 * n);
-    s1[k * (PITCH / 2) + n] = pack(v.x, v.y);
+    s1[k * (PITCH / 2) + n] = pack_clamped(v.x, v.y);
   }
   for (int i = threadIdx.x; i < HIDDEN * 64; i += blockDim.x) {
     float2 v = *(const float2*)(w2 + 2 * i);
-    s2[(i >> 6) * (PITCH / 2) + (i & 63)] = pack(v.x, v.y);
+    s2[(i >> 6) * (PITCH / 2) + (i & 63)] = pack_clamped(v.x, v.y);
   }
   for (int i = threadIdx.x; i < HIDDEN * OUT / 2; i += blockDim.x) {
     int k = p * HIDDEN + (i >> 2), n = i & 3;
@@ -152,7 +141,7 @@ __device__ __forceinline__ void load_weights(
       a = n == 2 ? wc[k * 3 + 2] : ws ? ws[k * 3 + 1] : 0.f;
       b = ws ? ws[k * 3 + (n == 2 ? 0 : 2)] : 0.f;
     }
-    sh[i] = pack(a, b);
+    sh[i] = pack_clamped(a, b);
   }
   for (int i = threadIdx.x; i < HIDDEN; i += blockDim.x) {
     w.b1[i] = b1[g * HIDDEN + i];
@@ -209,7 +198,7 @@ __device__ __forceinline__ void layer(const unsigned (&in)[M][KT][4], unsigned (
       for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++)
-          out[m][j][2 * i + half] = pack(fmaxf(acc[m][i][2 * half], 0.f), fmaxf(acc[m][i][2 * half + 1], 0.f));
+          out[m][j][2 * i + half] = pack_clamped(fmaxf(acc[m][i][2 * half], 0.f), fmaxf(acc[m][i][2 * half + 1], 0.f));
   }
 }
 
@@ -298,7 +287,7 @@ extern "C" __global__ void __launch_bounds__(32 * FORWARD_WARPS) mlp_forward(
         for (int i = 0; i < 2; i++)
 #pragma unroll
           for (int half = 0; half < 2; half++)
-            top[m][2 * i + half] = pack(fmaxf(acc[m][i][2 * half], 0.f), fmaxf(acc[m][i][2 * half + 1], 0.f));
+            top[m][2 * i + half] = pack_clamped(fmaxf(acc[m][i][2 * half], 0.f), fmaxf(acc[m][i][2 * half + 1], 0.f));
         mma(out[m], top[m], b[0], b[1]);
       }
     }
@@ -335,7 +324,7 @@ __device__ __forceinline__ unsigned positive(unsigned activations) {
 
 // Two gradients as fp16, kept where `gate` has bits 15 and 31.
 __device__ __forceinline__ unsigned gated(float a, float b, unsigned gate) {
-  return pack(a, b) & (gate >> 15 & 0x10001u) * 0xffffu;
+  return pack_clamped(a, b) & (gate >> 15 & 0x10001u) * 0xffffu;
 }
 
 // Write A fragments h [8][4] of rows r, r + 8 as rows of a matrix in shared memory.
@@ -417,7 +406,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) mlp_backward(
           }
         }
       }
-      out[half] = pack(u * scale, v * scale);
+      out[half] = pack_clamped(u * scale, v * scale);
       float2 rounded = unpack(out[half]), sum = columns[512 + threadIdx.x];
       columns[512 + threadIdx.x] = make_float2(sum.x + rounded.x, sum.y + rounded.y);
     }
@@ -509,7 +498,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) mlp_backward(
         mma(acc[1], h1[0][k], b[2], b[3]);
       }
 #pragma unroll
-      for (int i = 0; i < 4; i++) d[2 * j + (i >> 1)][i & 1] = pack(acc[i >> 1][2 * (i & 1)], acc[i >> 1][2 * (i & 1) + 1]);
+      for (int i = 0; i < 4; i++) d[2 * j + (i >> 1)][i & 1] = pack_clamped(acc[i >> 1][2 * (i & 1)], acc[i >> 1][2 * (i & 1) + 1]);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {

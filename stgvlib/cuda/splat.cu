@@ -35,19 +35,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
-__device__ __forceinline__ unsigned pack_half2(float low, float high) {
-  unsigned short a, b;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(a) : "f"(low));
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(high));
-  return (unsigned)a | ((unsigned)b << 16);
-}
-
-__device__ __forceinline__ float2 unpack_half2(unsigned v) {
-  float2 r;
-  asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}" : "=f"(r.x), "=f"(r.y) : "r"(v));
-  return r;
-}
-
 // Smallest |z|^2 over the rectangle [x0, x1] x [y0, y1] of offsets from the centre.
 __device__ __forceinline__ float nearest(float a1, float a3, float k, float x0, float x1, float y0, float y1) {
   if (x0 <= 0.f && x1 >= 0.f && y0 <= 0.f && y1 >= 0.f) return 0.f;
@@ -203,7 +190,7 @@ __device__ __forceinline__ void forward(
         float weight = target.w * (1 / 255.f);
         r -= target.x * (1 / 255.f); gg -= target.y * (1 / 255.f); b -= target.z * (1 / 255.f);
         sum += weight * (r * r + gg * gg + b * b);
-        residual[o] = make_uint2(pack_half2(weight * r, weight * gg), pack_half2(weight * b, 0.f));
+        residual[o] = make_uint2(pack(weight * r, weight * gg), pack(weight * b, 0.f));
       } else if (WRITES == BYTES) {
         unsigned char* out = (unsigned char*)image + 3 * o;
         out[0] = eight_bits(r); out[1] = eight_bits(gg); out[2] = eight_bits(b);
@@ -325,7 +312,7 @@ __device__ __forceinline__ void gather(
       if (inside) {
         if (HALF) {
           uint2 raw = half4[y * width + x];
-          float2 a = unpack_half2(raw.x), b = unpack_half2(raw.y);
+          float2 a = unpack(raw.x), b = unpack(raw.y);
           dr = a.x; dg = a.y; db = b.x;
         } else {
           const float* q = float3s + 3LL * (y * width + x);
