@@ -16,17 +16,18 @@ import tyro
 
 from stgvlib import bitstream, compress, datasets
 from stgvlib.backend import device_name, fallback_reason, resolve_device, system_info
+from stgvlib.config import FitConfig, scaled_steps
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
-from stgvlib.config import scaled_steps
 from stgvlib.decode import Decoder
 from stgvlib.distributed import join_torchrun
 from stgvlib.errors import StgvError
 from stgvlib.experiments import ProgressBar, judge
+from stgvlib.gop_length import lengths_to_try, with_gop_size
+from stgvlib.gops import cut_gops
 from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
 from stgvlib.quantize import Steps
 from stgvlib.tasks import check_mask, check_scale
-from stgvlib.train import cut_gops
 from stgvlib.train import fit as fit_video
 from stgvlib.video import Video, open_video, write_video
 
@@ -42,6 +43,7 @@ def fit(
     preset: Literal["stgv", "paper"] = "stgv",
     profile: Literal["auto", "smoke", "quick", "paper"] = "auto",
     frames: int | None = None,
+    gop_size: int | None = None,
     gaussians: int | None = None,
     coarse_steps: int | None = None,
     steps: int | None = None,
@@ -63,6 +65,8 @@ def fit(
         profile: How many steps, and how large: smoke (30 % size), quick (50 % size) or paper (all).
             auto takes paper on a GPU and quick on a CPU.
         frames: Fit only the first frames.
+        gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; 5, 8 or 16 for
+            stgv, whichever short trials on this video find best (about a tenth of the time).
         gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
         coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
         steps: Steps of the deformation stage; unset, the preset's times the profile's part.
@@ -93,16 +97,13 @@ def fit(
     if mask:
         video = video.with_(missing=_missing(mask, video, frames))
     config = scaled_steps(preset_named(preset), to)
-    changes = {"gaussians": gaussians, "coarse_steps": coarse_steps, "steps": steps}
+    changes = {"gop_size": gop_size, "gaussians": gaussians, "coarse_steps": coarse_steps, "steps": steps}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    count, gops = gaussian_count(config, video.size, video.num_frames), cut_gops(video, config)
-    plural = "s" if len(gops) > 1 else ""
     first = share is None or share.rank == 0
     processes = f", shared by {share.world} processes" if share else ""
     if first:
         _say(
-            f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {len(gops)} GoP{plural} of "
-            f"{count:,} Gaussians, {config.coarse_steps:,} + {config.steps:,} steps each, preset {preset}, "
+            f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {_plan(config, video)}, preset {preset}, "
             f"profile {to.name}, on {device_name(target)}{processes}"
         )
     parts = output.with_name(output.name + ".parts")
@@ -113,7 +114,8 @@ def fit(
     except KeyboardInterrupt:
         bar.close()
         done = len(list(parts.glob("gop_*.safetensors")))
-        _say(f"interrupted; {done} of {len(gops)} GoPs are finished and kept: run the same command with --resume")
+        plural = "s are" if done != 1 else " is"
+        _say(f"interrupted; {done} GoP{plural} finished and kept: run the same command with --resume")
         raise
     finally:
         bar.close()
@@ -123,6 +125,19 @@ def fit(
     save_model(result.model, output, fps=video.fps, seed=seed, seconds=seconds, device=device_name(target))
     shutil.rmtree(parts, ignore_errors=True)
     _say(f"wrote {output}: {result.model.num_parameters():,} parameters, {output.stat().st_size / 1e6:.1f} MB")
+
+
+def _plan(config: FitConfig, video: Video) -> str:
+    """What will be fitted, as far as it is known before the trials."""
+    sizes = lengths_to_try(video.num_frames)
+    if config.gop_size == "auto" and len(sizes) == 1:
+        config = with_gop_size(config, sizes[0])
+    if config.gop_size == "auto":
+        sizes = f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]}"
+        return f"GoPs of {sizes} frames, {config.coarse_steps:,} + at most {config.steps:,} steps each"
+    count, gops = gaussian_count(config, video.size, video.num_frames), len(cut_gops(video, config))
+    plural = "s" if gops > 1 else ""
+    return f"{gops} GoP{plural} of {count:,} Gaussians, {config.coarse_steps:,} + {config.steps:,} steps each"
 
 
 def render(

@@ -41,7 +41,7 @@ class FitConfig:
     """Everything that decides the result of a fit, besides the video and the seed."""
 
     preset: str = "paper"
-    gop_size: int = 10
+    gop_size: int | Literal["auto"] = 10  # frames of a GoP; "auto": 5, 8 or 16, which short trials decide [ours]
     cuts: Literal["even", "motion"] = "even"  # where GoPs are cut: all as long, or where as much has changed [ours]
     # a GoP; None: one for every `pixels_per_gaussian`, or as many as the paper's method has parameters where GoPs are
     # longer or shorter than the paper's; "budget": as many as it has parameters, whatever the field
@@ -49,7 +49,7 @@ class FitConfig:
     pixels_per_gaussian: float = 40.96  # 20,000 on Bunny
     keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
     coarse_steps: int = 10_000
-    steps: int = 60_000
+    steps: int = 60_000  # with gop_size="auto": for GoPs of 16 frames; shorter ones take fewer in proportion
     order: Literal["cyclic", "golden"] = "cyclic"  # of a GoP's frames [code]; or in golden-ratio strides [ours]
     parametrization: Literal["tanh", "pixel"] = "tanh"  # mu = tanh(p), Cholesky = p + (0.5, 0, 0.5) [code]; or px
     placement: Literal["uniform", "gradient"] = "uniform"
@@ -72,7 +72,7 @@ class FitConfig:
 
     def __post_init__(self):
         for name, least in (("gop_size", 1), ("coarse_steps", 0), ("steps", 0)):
-            if getattr(self, name) < least:
+            if getattr(self, name) != "auto" and getattr(self, name) < least:
                 raise StgvError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.additions and self.parametrization != "pixel":
             raise StgvError("additions need parametrization='pixel'")
@@ -91,7 +91,7 @@ PAPER = FitConfig()
 # What each of these is worth: docs/REPRODUCTION.md.
 STGV = FitConfig(
     preset="stgv",
-    gop_size=16,
+    gop_size="auto",
     order="golden",
     parametrization="pixel",
     placement="gradient",

@@ -26,6 +26,12 @@ class Share:
         """Until all processes are here."""
         torch.distributed.barrier()
 
+    def agree(self, value):
+        """What the first process has, for all."""
+        values = [value]
+        torch.distributed.broadcast_object_list(values)
+        return values[0]
+
     def tell(self, text: str) -> None:
         print(f"stgv: rank {self.rank}: {text}", file=sys.stderr, flush=True)
 

@@ -134,6 +134,8 @@ def run(
         "seconds": seconds,
         "gops": len(result.model.num_frames),
         "gaussians": None if implicit else result.model.count,
+        "gop_size": None if implicit else result.model.config.gop_size,
+        "trials": {} if implicit else result.trials,
         "history": {
             stage: psnr_over_steps(losses, result.model.num_frames[0]) for stage, losses in result.losses.items()
         },

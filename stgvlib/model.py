@@ -18,6 +18,7 @@ from stgvlib.backend import kernels_for
 from stgvlib.config import FieldConfig, FitConfig, from_dict
 from stgvlib.encoding import HashGrid, Planes, positional
 from stgvlib.errors import StgvError
+from stgvlib.gops import split_gops
 from stgvlib.splat import MIN_SCALE, splat
 
 CHOLESKY_OFFSET = (0.5, 0.0, 0.5)  # px, added to the raw Cholesky vector of the tanh parametrisation
@@ -301,21 +302,6 @@ def paper_budget(config, size: tuple[int, int], frames: int) -> int:
 def field_parameters(config: FieldConfig) -> int:
     """Numbers in one GoP's deformation field."""
     return sum(p.numel() for p in DeformationField(config, 1, (1, 1)).parameters())
-
-
-def split_gops(frames: int, gop_size: int) -> list[tuple[int, int]]:
-    """[start, stop) of each GoP. A rest shorter than a third of a GoP joins the GoP before it.
-
-    That gives the paper's parameter counts: Bunny's 132 frames are 13 GoPs (3.01M, the last one 12 frames long, as in
-    D2GV's folders), and the six DAVIS sequences, with rests of 4 and 5 frames, 50 GoPs (3.3M a video).
-    """
-    if frames < 1:
-        raise StgvError("a video needs at least one frame")
-    gops, rest = divmod(frames, gop_size)
-    if rest and (gops == 0 or rest * 3 >= gop_size):
-        gops += 1
-    starts = [g * gop_size for g in range(gops)]
-    return list(zip(starts, [*starts[1:], frames]))
 
 
 def save_model(model: VideoModel, path: str | Path, **extra) -> None:

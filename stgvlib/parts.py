@@ -26,6 +26,14 @@ def part(parts: Path, gop: int) -> Path:
     return parts / f"gop_{gop:04d}.safetensors"
 
 
+def started(parts: Path) -> dict | None:
+    """The identity of the fit whose GoPs lie there, if there is one."""
+    try:
+        return json.loads((parts / "fit.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def open_parts(parts: Path, identity: dict, gops: int, resume: bool) -> dict[int, VideoModel]:
     """Finished GoPs of an earlier run of the same fit; creates the folder for a new one."""
     about = parts / "fit.json"

@@ -9,11 +9,9 @@ not depend on how GoPs were batched. A finished GoP is written at once; `resume`
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +19,8 @@ from stgvlib.backend import compile_module, fast_products, kernels_for
 from stgvlib.config import FitConfig
 from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
-from stgvlib.model import VideoModel, gaussian_count, save_model, split_gops
+from stgvlib.gops import cut_gops, load_gops
+from stgvlib.model import VideoModel, gaussian_count, save_model
 from stgvlib.optimizer import FlatOptimizer, Segment, schedule
 from stgvlib.parts import finished_gops, identity, open_parts, part
 from stgvlib.placement import add_gaussians, generator_for, initial_model, sort_gaussians
@@ -50,7 +49,8 @@ class FitResult:
     model: VideoModel | None  # None on all ranks but the first
     coarse: VideoModel | None  # the first fitted GoP as the coarse stage left it; None when all came from `parts`
     losses: dict[str, Tensor]  # stage -> [steps, G] training loss of each step; only the GoPs fitted in this call
-    seconds: dict[str, float]  # stage -> wall time, summed over batches
+    seconds: dict[str, float]  # stage -> wall time, summed over batches; "trials" too where the GoP length was chosen
+    trials: dict[int, float] = field(default_factory=dict)  # frames of a GoP -> dB, where it was chosen
 
 
 Callback = Callable[[Progress], None]
@@ -84,10 +84,19 @@ def fit(
     given up (after the others); when one GoP alone does not fit.
     """
     device = torch.device(device)
-    gops = cut_gops(video, config)
-    count = gaussian_count(config, video.size, video.num_frames)
     done: dict[int, VideoModel] = {}
     first = share is None or share.rank == 0
+    trials, began = {}, time.perf_counter()
+    if config.gop_size == "auto":
+        from stgvlib.gop_length import settled
+
+        if first:
+            config, trials = settled(video, config, device, seed, parts, progress)
+        if share:
+            config = share.agree(config)
+    spent = time.perf_counter() - began
+    gops = cut_gops(video, config)
+    count = gaussian_count(config, video.size, video.num_frames)
     if parts is not None:
         if first:
             done = open_parts(parts, identity(video, config, seed), len(gops), resume)
@@ -99,7 +108,7 @@ def fit(
     size = _gops_per_batch(video, gops, count, device)
     done_steps = 0
     losses: dict[str, list[Tensor]] = {"coarse": [], "deformation": []}
-    seconds = {"coarse": 0.0, "deformation": 0.0}
+    seconds = {"coarse": 0.0, "deformation": 0.0} | ({"trials": spent} if trials else {})
     coarse, given_up = None, []
     while todo:
         batch = todo[:size]
@@ -144,7 +153,8 @@ def fit(
         kept = f"; the other {len(done)} GoPs are kept in {parts}" if parts is not None else ""
         raise StgvError("; ".join(given_up) + kept + ". Try another seed or lower rates")
     joined = {stage: torch.cat(parts_, 1) if parts_ else torch.empty(0, 0) for stage, parts_ in losses.items()}
-    return FitResult(VideoModel.join([done[g] for g in range(len(gops))]).to(device), coarse, joined, seconds)
+    model = VideoModel.join([done[g] for g in range(len(gops))]).to(device)
+    return FitResult(model, coarse, joined, seconds, trials)
 
 
 @dataclass
@@ -328,36 +338,6 @@ def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
         parameters = [*model.field.encoding_parameters(), *model.field.mlp_parameters()]
         segments += [Segment("field", parameters, field, decay=config.field_decay)]
     return segments
-
-
-def load_gops(video: Video, gops: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, list[int]]:
-    """Frames of some GoPs as uint8 [G, T, H, W, 4], RGB and loss weight 255; shorter GoPs are padded with weight 0."""
-    lengths = [stop - start for start, stop in gops]
-    frames = torch.zeros(len(gops), max(lengths), *video.size, 4, dtype=torch.uint8, device=device)
-    for g, (start, stop) in enumerate(gops):
-        frames[g, : stop - start, ..., :3] = torch.from_numpy(video.read(start, stop)).to(device)
-        frames[g, : stop - start, ..., 3] = torch.from_numpy(video.weights(start, stop)).to(device)
-    return frames, lengths
-
-
-def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
-    """[start, stop) of each GoP: `split_gops`, or as many GoPs cut where as much has changed in each (cuts="motion").
-
-    Change is the mean absolute difference of neighbouring frames at an eighth of the size, plus its mean over the
-    video: half of the measure is length.
-    """
-    even = split_gops(video.num_frames, config.gop_size)
-    if config.cuts == "even" or len(even) == 1:
-        return even
-    small = [
-        cv2.resize(video.read(i, i + 1)[0], None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
-        for i in range(video.num_frames)
-    ]
-    change = np.array([0.0] + [np.abs(a.astype(np.float32) - b).mean() for a, b in zip(small, small[1:])])
-    total = np.cumsum(change + change.mean() + 1e-6)
-    starts = [0, *np.searchsorted(total, total[-1] * np.arange(1, len(even)) / len(even)).tolist()]
-    starts = [max(s, i) for i, s in enumerate(starts)]
-    return list(zip(starts, [*starts[1:], video.num_frames]))
 
 
 def _gops_per_batch(video: Video, gops: list, count: int, device: torch.device) -> int:

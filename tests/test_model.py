@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
 from stgvlib.errors import StgvError
-from stgvlib.model import VideoModel, gaussian_count, load_model, save_model, split_gops
+from stgvlib.gop_length import with_gop_size
+from stgvlib.gops import split_gops
+from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
 
 BUNNY = (640, 1280)
 
@@ -34,9 +36,11 @@ def test_parameter_counts_are_the_papers():
 
 
 def test_stgv_spends_the_same_budget():
-    gops = split_gops(132, STGV.gop_size)
-    model = VideoModel(STGV, [1], BUNNY, gaussian_count(STGV, BUNNY, 132))
-    assert len(gops) == 8 and 3_013_569 - 8 * 8 <= 8 * model.num_parameters() <= 3_013_569
+    for size, gops in ((16, 8), (8, 17), (5, 27)):
+        config = with_gop_size(STGV, size)
+        model = VideoModel(config, [1], BUNNY, gaussian_count(config, BUNNY, 132))
+        assert len(split_gops(132, size)) == gops
+        assert 3_013_569 - 8 * gops <= gops * model.num_parameters() <= 3_013_569
 
 
 @pytest.mark.parametrize("frames, size", [(1, 10), (9, 10), (10, 10), (13, 10), (14, 10), (132, 22), (7, 1)])

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib import train
+from stgvlib import gop_length, train
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
+from stgvlib.gop_length import choose_gop_size
+from stgvlib.gops import cut_gops
 from stgvlib.metrics import evaluate
 from stgvlib.model import load_model
 from stgvlib.placement import WAITING
-from stgvlib.train import cut_gops, fit, psnr_over_steps
-from stgvlib.video import open_video, write_video
+from stgvlib.train import fit, psnr_over_steps
+from stgvlib.video import open_video, video_of, write_video
 
 QUICK = replace(STGV, gop_size=4, gaussians=60, coarse_steps=60, steps=90)
 
@@ -196,6 +198,46 @@ def test_gops_are_cut_where_the_motion_is(tmp_path):
     assert lengths[0] > 8 and max(lengths[2:]) < 6
     model = fit(open_video(tmp_path / "clip"), replace(config, coarse_steps=3, steps=3)).model
     assert model.num_frames == lengths
+
+
+def clips():
+    """A still picture, and a new one each frame: 20 frames each."""
+    noise = np.random.default_rng(1).integers(0, 255, (20, 6, 10, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    return video_of(noise[:1].repeat(20, 0)), video_of(noise)
+
+
+def test_the_length_of_gops_follows_the_video(device):
+    still, changing = clips()
+    config = replace(QUICK, gop_size="auto", coarse_steps=400, steps=6400)
+    told = []
+    settled, scores = choose_gop_size(still, config, device, progress=told.append)
+    assert settled == replace(config, gop_size=16) and set(scores) == {5, 8, 16}
+    assert "GoPs of 16 frames" in told[-1].note and told[-1].done == told[-1].total
+    assert all(0 < p.done <= p.total == 3 * 40 + 640 + 320 + 200 for p in told)
+    settled, scores = choose_gop_size(changing, config, device)
+    assert settled.gop_size < 16 and settled.steps == 400 * settled.gop_size
+    assert scores[settled.gop_size] > scores[16] + 0.2
+    result = fit(changing, replace(config, coarse_steps=40, steps=160), device)
+    assert result.model.config.gop_size in scores and set(result.trials) == {5, 8, 16} and result.seconds["trials"] > 0
+
+
+def test_a_chosen_length_is_not_chosen_again(tmp_path, monkeypatch):
+    """An interrupted fit goes on with its length: other trials could choose another one."""
+    _, changing = clips()
+    config = replace(QUICK, gop_size="auto", coarse_steps=20, steps=40)
+    whole = fit(changing, config, parts=tmp_path / "parts")
+    (tmp_path / "parts" / "gop_0001.safetensors").unlink()
+    monkeypatch.setattr(gop_length, "choose_gop_size", None)
+    again = fit(changing, config, parts=tmp_path / "parts", resume=True)
+    assert same(again.model, whole.model) and again.trials == {} and "trials" not in again.seconds
+
+
+def test_short_videos_have_nothing_to_choose():
+    _, changing = clips()
+    config = replace(QUICK, gop_size="auto")
+    assert choose_gop_size(changing.with_(limit=3), config) == (replace(config, gop_size=3, steps=17), {})
+    assert choose_gop_size(changing.with_(limit=7), config)[0].gop_size == 5
+    assert choose_gop_size(changing, replace(config, steps=0)) == (replace(config, gop_size=16, steps=0), {})
 
 
 def test_additions_fill_up_the_gaussians(video):

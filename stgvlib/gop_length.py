@@ -1,0 +1,102 @@
+"""How many frames one set of Gaussians can serve: short trials on the video itself (`gop_size="auto"`, ours).
+
+Longer GoPs have more Gaussians at the same budget, shorter ones less to deform; which is worth more depends on the
+video (docs/REPRODUCTION.md). The paper takes 10 frames for all (Sec. II).
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from stgvlib.config import FitConfig
+from stgvlib.errors import StgvError
+from stgvlib.model import gaussian_count
+from stgvlib.parts import identity, started
+from stgvlib.train import Callback, Progress, fit
+from stgvlib.video import Video, video_of
+
+TRIAL = 10  # a trial takes one step for so many of the schedule
+TRIED = (5, 8, 16)  # frames of a GoP that "auto" chooses from
+LONG_VIDEO = 64  # frames from which on two clips are tried
+
+
+def with_gop_size(config: FitConfig, gop_size: int) -> FitConfig:
+    """A configuration settled on one of the lengths that "auto" chooses from. `steps` are those of the longest; shorter
+    GoPs take fewer in proportion, so every frame is seen as often."""
+    return replace(config, gop_size=gop_size, steps=round(config.steps * min(gop_size / TRIED[-1], 1)))
+
+
+def lengths_to_try(frames: int) -> list[int]:
+    """Those of TRIED that a video is long enough for."""
+    return [size for size in TRIED if size <= frames] or [frames]
+
+
+def trial_clips(video: Video) -> list[Video]:
+    """Clips of as many frames as the longest GoP has: around the middle, or, of a long video, around both quarters."""
+    length = min(TRIED[-1], video.num_frames)
+    middles = [1 / 2] if video.num_frames < LONG_VIDEO else [1 / 4, 3 / 4]
+    clips = []
+    for part in middles:
+        start = min(max(round(part * video.num_frames - length / 2), 0), video.num_frames - length)
+        clip = video_of(video.read(start, start + length))
+        missing = None if video.missing is None else video.missing[start : start + length]
+        clips.append(clip.with_(missing=missing))
+    return clips
+
+
+def choose_gop_size(
+    video: Video, config: FitConfig, device: torch.device | str = "cpu", seed: int = 0, progress: Callback | None = None
+) -> tuple[FitConfig, dict[int, float]]:
+    """Settle `gop_size="auto"`: a tenth of the schedule on some frames for each length; (configuration, length -> dB).
+
+    Each length gets the Gaussians that the budget leaves it on the whole video, and sees each frame as often.
+    """
+    sizes = lengths_to_try(video.num_frames)
+    if len(sizes) == 1 or config.steps == 0:
+        return with_gop_size(config, sizes[-1]), {}
+    clips, scores, done = trial_clips(video), {}, 0
+    configs = {size: with_gop_size(config, size) for size in sizes}
+    coarse = -(-config.coarse_steps // TRIAL)
+    total = len(clips) * sum(coarse + -(-c.steps // TRIAL) for c in configs.values())
+    for size, full in configs.items():
+        count = gaussian_count(full, video.size, video.num_frames)
+        trial = replace(full, coarse_steps=coarse, steps=-(-full.steps // TRIAL), gaussians=count)
+        decibels = []
+        for clip in clips:
+            first = Progress((0, len(clips)), len(clips), f"trying GoPs of {size}", done, total, 0.0)
+            try:
+                result = fit(clip, trial, device, seed, progress=_trial_reporter(progress, first))
+            except StgvError:  # diverged, or too large: no length to choose
+                decibels.append(-math.inf)
+                continue
+            lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
+            last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
+            decibels.append((-10 * torch.log10(last.clamp(min=1e-12)) * lengths).sum().item() / clip.num_frames)
+            done += trial.coarse_steps + trial.steps
+        scores[size] = round(sum(decibels) / len(clips), 2)
+    best = max(scores, key=scores.get)
+    if progress:
+        others = ", ".join(f"{dB:.2f} dB with {size}" for size, dB in scores.items() if size != best)
+        note = f"GoPs of {best} frames: {scores[best]:.2f} dB in a short trial, {others}"
+        progress(Progress((0, len(clips)), len(clips), "trials", total, total, scores[best], note))
+    return configs[best], scores
+
+
+def settled(
+    video: Video, config: FitConfig, device: torch.device, seed: int, parts: Path | None, progress: Callback | None
+) -> tuple[FitConfig, dict[int, float]]:
+    """`choose_gop_size`, or what an interrupted run of the same fit has chosen."""
+    before = started(parts) if parts is not None else None
+    for size in lengths_to_try(video.num_frames):
+        if before is not None and identity(video, with_gop_size(config, size), seed) == before:
+            return with_gop_size(config, size), {}
+    return choose_gop_size(video, config, device, seed, progress)
+
+
+def _trial_reporter(progress: Callback | None, first: Progress) -> Callback | None:
+    """Shows a trial's steps as part of all trials."""
+    if progress is None:
+        return None
+    return lambda p: progress(replace(first, done=first.done + p.done, psnr=p.psnr))
