@@ -16,7 +16,7 @@ import torch
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 
 SOURCES = Path(__file__).parent
-PRELUDE = "half.cuh"
+SHARED = {"mlp_forward": "mlp.cuh", "mlp_backward": "mlp.cuh"}  # beside half.cuh, which all kernel files begin with
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
@@ -36,8 +36,9 @@ def cache_folder() -> Path:
 
 
 def source(name: str) -> str:
-    """The text of `name`.cu with what all kernel files share before it. An include would need a folder to search."""
-    return f'{(SOURCES / PRELUDE).read_text()}\n#line 1 "{name}.cu"\n{(SOURCES / f"{name}.cu").read_text()}'
+    """The text of `name`.cu after what it shares with other kernel files. An include would need a folder to search."""
+    files = ["half.cuh", *([SHARED[name]] if name in SHARED else []), f"{name}.cu"]
+    return "".join(f'#line 1 "{file}"\n{(SOURCES / file).read_text()}' for file in files)
 
 
 def compile_cubin(name: str, arch: str, logs: io.StringIO | None = None) -> bytes:

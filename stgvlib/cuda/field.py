@@ -12,7 +12,7 @@ from stgvlib.cuda import encoding
 from stgvlib.cuda.compiler import run
 from stgvlib.cuda.encoding import CHUNKS, FEATURES, make_encoder
 
-FORWARD_ROWS, BACKWARD_ROWS = 384, 128  # of a block's step in mlp.cu; FORWARD_ROWS is a multiple of BACKWARD_ROWS
+FORWARD_ROWS, BACKWARD_ROWS = 384, 128  # of a block's step in mlp_forward.cu, mlp_backward.cu; FORWARD_ROWS is a multiple of BACKWARD_ROWS
 WEIGHT_BYTES = 2 * (48 * 136 + 128 * 136 + 128 * 8) + 4 * (128 + 128 + 8)
 SUMS = 48 * 128 + 128 + 128 * 128 + 128 + 128 * 8 + 8  # a block's weight gradients
 
@@ -28,7 +28,7 @@ def supported(field) -> bool:
 
 
 def _backward_bytes(properties) -> int:
-    """Shared memory of mlp_backward: STAGE in mlp.cu depends on the architecture in the same way."""
+    """Shared memory of mlp_backward: STAGE in mlp_backward.cu depends on the architecture in the same way."""
     small = (properties.major, properties.minor) in ((7, 5), (8, 6), (8, 9)) or properties.major >= 12
     stage = 64 if small else 128
     return WEIGHT_BYTES + 2 * (2 * stage * 136 + stage * 8) + 3 * 256 * 8 + 256 * 16
@@ -81,7 +81,7 @@ class FusedField:
             self.sums = torch.empty(batch, self.blocks, SUMS, device=device)
 
     def _row_of(self) -> list[int]:
-        """Row of the first layer for each k of its product, in the order of mlp.cu's fragments; -1 for none."""
+        """Row of the first layer for each k of its product, in the order of mlp.cuh's fragments; -1 for none."""
         rows = []
         for k in range(FEATURES):
             tile, q = divmod(k, 16)
@@ -100,14 +100,14 @@ class FusedField:
         field, gaussians = self.field, self.gaussians
         w1, b1, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
         clock = (step, counts, strides, self.gops, self.t, self.frame)
-        run("mlp", "mlp_begin", (self.batch, 1, 1), 128, w1, b1, *clock, self.bias, self.inputs, self.codes)
+        run("mlp_forward", "mlp_begin", (self.batch, 1, 1), 128, w1, b1, *clock, self.bias, self.inputs, self.codes)
         mu = gaussians.mu if self.pixels is None else to_pixels(gaussians, self.pixels)
         self.encoder.forward(mu, self.t, self.gops, self.x)
         blocks = _blocks(-(-self.count // FORWARD_ROWS), self.batch, self.slots)
         arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, self.gops)
         arguments += (mu, gaussians.cholesky, gaussians.rgb, self.mu, self.cholesky, self.rgb)
         sizes = (self.count, self.rows, self.inputs, *self.scales)
-        run("mlp", "mlp_forward", (blocks, self.batch, 1), 384, *arguments, *sizes, shared=WEIGHT_BYTES)
+        run("mlp_forward", "mlp_forward", (blocks, self.batch, 1), 384, *arguments, *sizes, shared=WEIGHT_BYTES)
         if gaussians.motion is not None:
             self.mu += (self._of_gops(gaussians.motion).unflatten(-1, (-1, 2)) * field.motion_powers(self.t)).sum(2)
         return self.mu, gaussians.cholesky if self.cholesky is None else self.cholesky, self.rgb
@@ -124,12 +124,12 @@ class FusedField:
         sizes = (self.count, self.rows, self.inputs, *self.scales, self.grad_scale)
         bytes_ = _backward_bytes(torch.cuda.get_device_properties(self.x.device))
         grid = (self.blocks, self.batch, 1)
-        run("mlp", "mlp_backward", grid, 256, *arguments, self.dx, self.sums, *sizes, shared=bytes_)
+        run("mlp_backward", "mlp_backward", grid, 256, *arguments, self.dx, self.sums, *sizes, shared=bytes_)
         unscale = 1 / self.grad_scale
         targets = self._weights(lambda p: p.grad)
         sizes = (self.blocks, self.inputs, self.codes, unscale)
         grid = (-(-SUMS // 256), self.batch, 1)
-        run("mlp", "mlp_reduce", grid, 256, self.sums, self.t, self.row_of, *targets, *sizes)
+        run("mlp_backward", "mlp_reduce", grid, 256, self.sums, self.t, self.row_of, *targets, *sizes)
         mu = self.gaussians.mu if self.pixels is None else self.pixels
         self.encoder.backward(mu, self.t, self.dx, grads[0], unscale)
         if self.pixels is not None:

@@ -10,6 +10,7 @@
 //                lane for each corner and feature, and adds to a register while the cell stays the same: Gaussians lie in
 //                Z-order, so at coarse levels one atomic stands for many.
 // hash_scatter   the blended table's gradient back to the entries that were blended.
+// hash_forward and hash_backward also look up the planes (planes.cu), whose table is dense at every level.
 // Sums by float atomics have no fixed order: gradients of tables and positions vary in the last bits.
 // Bytes a point and level: 8 in, 16 out; 4 entries of 16 bytes from shared memory (hash_forward).
 

@@ -1,0 +1,178 @@
+// What mlp_forward.cu and mlp_backward.cu share (compiler.py puts it before both): the deformation field's MLP, fused, 48
+// features and gamma(t) -> 128 -> 128 -> 8 with ReLU (paper, eq. 8), batched over GoPs, fp16 operands on tensor cores with
+// fp32 sums.
+//
+// Features x and their gradients: fp16 [G, 8 levels, rows, 8]: six features a level, 16 bytes (encoding.py).
+// Lane (r, c) = (lane / 4, lane % 4) of a fragment holds levels c and c + 4 of rows r and r + 8; `row_of` [48] says which
+// row of W1 goes with the k-th column in that order, or -1 for none.
+// Fragments of mma.m16n8k16:
+//   A: (r, 2c) (r + 8, 2c) (r, 2c + 8) (r + 8, 2c + 8)   B: (k = 2c, n = r) (k = 2c + 8, n = r)   C: (r, 2c) (r + 8, 2c)
+
+#define K1 48
+#define HIDDEN 128
+#define OUT 8       // 2 position, 3 colour, 3 shape
+#define PITCH 136   // halves between two rows in shared memory: 17 x 16 bytes, so eight rows never share a bank
+
+typedef unsigned short half_t;
+
+// Within fp16's range.
+__device__ __forceinline__ unsigned pack_clamped(float low, float high) {
+  return pack(fminf(fmaxf(low, -65000.f), 65000.f), fminf(fmaxf(high, -65000.f), 65000.f));
+}
+
+__device__ __forceinline__ void mma(float c[4], const unsigned a[4], unsigned b0, unsigned b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b0));
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2]), "r"(a[3]), "r"(b1));
+#endif
+}
+
+// k = 8 instead of 16
+__device__ __forceinline__ void mma8(float c[4], unsigned a0, unsigned a1, unsigned b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(b));
+}
+
+// Shared memory is addressed by 32 bits here: pointers of 64 would cost registers.
+__device__ __forceinline__ unsigned address(const void* p) {
+  unsigned a;
+  asm("{.reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t;}" : "=r"(a) : "l"(p));
+  return a;
+}
+
+// Four 8x8 matrices, as they lie; lane i gives the address of row i % 8 of matrix i / 8.
+__device__ __forceinline__ void load4(unsigned r[4], unsigned p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(p) : "memory");
+}
+
+// Four 8x8 matrices, transposed.
+__device__ __forceinline__ void load4t(unsigned r[4], unsigned p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(p) : "memory");
+}
+
+__device__ __forceinline__ void load2t(unsigned r[2], unsigned p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1]) : "r"(p) : "memory");
+}
+
+// Where a lane points, in bytes, for the B fragments of two neighbouring column tiles of W [k][n] (with load4t), ...
+__device__ __forceinline__ int front(int lane) { return 2 * ((lane & 15) * PITCH + (lane >> 4) * 8); }
+// ... of W^T (with load4), ...
+// ... or for an A fragment of X^T, X [row][column] (with load4t).
+__device__ __forceinline__ int back(int lane) {
+  return 2 * (((lane & 7) + (lane >> 4) * 8) * PITCH + (lane >> 3 & 1) * 8);
+}
+
+struct Weights {
+  half_t *w1, *w2, *heads;  // [48][PITCH], [128][PITCH], [128][8]
+  float *b1, *b2, *bh;
+};
+
+__device__ __forceinline__ Weights carve(half_t* shared) {
+  Weights w;
+  w.w1 = shared;
+  w.w2 = w.w1 + K1 * PITCH;
+  w.heads = w.w2 + HIDDEN * PITCH;
+  w.b1 = (float*)(w.heads + HIDDEN * OUT);
+  w.b2 = w.b1 + HIDDEN;
+  w.bh = w.b2 + HIDDEN;
+  return w;
+}
+
+// The global matrices of GoP p: W1 [inputs][128], W2 [128][128], heads [128][2], [128][3] and [128][3] or null.
+__device__ __forceinline__ void load_weights(
+    const Weights& w, const float* w1, const float* w2, const float* wp, const float* wc, const float* ws,
+    const float* b1, const float* b2, const float* bp, const float* bc, const float* bs, const int* row_of, int inputs,
+    int g, int p) {
+  w1 += (ll)p * inputs * HIDDEN;
+  w2 += (ll)p * HIDDEN * HIDDEN;
+  unsigned *s1 = (unsigned*)w.w1, *s2 = (unsigned*)w.w2, *sh = (unsigned*)w.heads;
+  for (int i = threadIdx.x; i < K1 * 64; i += blockDim.x) {
+    int k = i >> 6, n = i & 63, row = row_of[k];
+    float2 v = row < 0 ? make_float2(0.f, 0.f) : *(const float2*)(w1 + row * HIDDEN + 2 * n);
+    s1[k * (PITCH / 2) + n] = pack_clamped(v.x, v.y);
+  }
+  for (int i = threadIdx.x; i < HIDDEN * 64; i += blockDim.x) {
+    float2 v = *(const float2*)(w2 + 2 * i);
+    s2[(i >> 6) * (PITCH / 2) + (i & 63)] = pack_clamped(v.x, v.y);
+  }
+  for (int i = threadIdx.x; i < HIDDEN * OUT / 2; i += blockDim.x) {
+    int k = p * HIDDEN + (i >> 2), n = i & 3;
+    float a, b;
+    if (n == 0) {
+      a = wp[k * 2]; b = wp[k * 2 + 1];
+    } else if (n == 1) {
+      a = wc[k * 3]; b = wc[k * 3 + 1];
+    } else {
+      a = n == 2 ? wc[k * 3 + 2] : ws ? ws[k * 3 + 1] : 0.f;
+      b = ws ? ws[k * 3 + (n == 2 ? 0 : 2)] : 0.f;
+    }
+    sh[i] = pack_clamped(a, b);
+  }
+  for (int i = threadIdx.x; i < HIDDEN; i += blockDim.x) {
+    w.b1[i] = b1[g * HIDDEN + i];
+    w.b2[i] = b2[p * HIDDEN + i];
+  }
+  if (threadIdx.x < OUT) {
+    int i = threadIdx.x;
+    w.bh[i] = i < 2 ? bp[p * 2 + i] : i < 5 ? bc[p * 3 + i - 2] : bs ? bs[p * 3 + i - 5] : 0.f;
+  }
+}
+
+// A fragments of the features of rows `row` and `row + 8`; x points at the GoP.
+__device__ __forceinline__ void load_features(unsigned a[3][4], const uint4* __restrict__ x, int rows, int row, int c) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    uint4 low = x[c * rows + row + 8 * half], high = x[(c + 4) * rows + row + 8 * half];
+    a[0][half] = low.x; a[0][2 + half] = high.x;
+    a[1][half] = low.y; a[1][2 + half] = low.z;
+    a[2][half] = high.y; a[2][2 + half] = high.z;
+  }
+}
+
+// One layer with ReLU for M tiles of 16 rows: in [M][KT][4] fragments -> out [M][8][4] fragments.
+template <int M, int KT>
+__device__ __forceinline__ void layer(const unsigned (&in)[M][KT][4], unsigned (&out)[M][8][4], unsigned w,
+                                      const float* bias, int lane) {
+  int c = lane & 3;
+  w += front(lane);
+#pragma unroll
+  for (int j = 0; j < 8; j++) {  // 16 columns at a time
+    float acc[M][2][4];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float2 b = *(const float2*)(bias + 16 * j + 8 * i + 2 * c);
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+        acc[m][i][0] = acc[m][i][2] = b.x;
+        acc[m][i][1] = acc[m][i][3] = b.y;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < KT; k++) {
+      unsigned b[4];
+      load4t(b, w + 32 * k * PITCH + 32 * j);
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+        mma(acc[m][0], in[m][k], b[0], b[1]);
+        mma(acc[m][1], in[m][k], b[2], b[3]);
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+          out[m][j][2 * i + half] = pack_clamped(fmaxf(acc[m][i][2 * half], 0.f), fmaxf(acc[m][i][2 * half + 1], 0.f));
+  }
+}
