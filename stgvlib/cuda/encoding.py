@@ -17,7 +17,7 @@ POINTS = 2048  # of a block in hash_encoding.cu
 STAGED_LEVEL = 64 * 1024  # bytes of the largest table level that is copied to shared memory
 
 
-def supported(field) -> bool:
+def encodes(field) -> bool:
     """Whether a field's encoding is one of these, at the sizes that the kernels are built for."""
     config = field.config
     if config.encoding == "positional":

@@ -8,11 +8,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from stgvlib.cuda import encoding
 from stgvlib.cuda.compiler import run
-from stgvlib.cuda.encoding import CHUNKS, FEATURES, make_encoder
+from stgvlib.cuda.encoding import CHUNKS, FEATURES, encodes, make_encoder
 
-FORWARD_ROWS, BACKWARD_ROWS = 384, 128  # of a block's step in mlp_forward.cu, mlp_backward.cu; FORWARD_ROWS is a multiple of BACKWARD_ROWS
+FORWARD_ROWS, BACKWARD_ROWS = (
+    384,
+    128,
+)  # of a block's step in mlp_forward.cu, mlp_backward.cu; FORWARD_ROWS is a multiple of BACKWARD_ROWS
 WEIGHT_BYTES = 2 * (48 * 136 + 128 * 136 + 128 * 8) + 4 * (128 + 128 + 8)
 SUMS = 48 * 128 + 128 + 128 * 128 + 128 + 128 * 8 + 8  # a block's weight gradients
 
@@ -24,7 +26,7 @@ def supported(field) -> bool:
         return False
     properties = torch.cuda.get_device_properties(field.hidden.weight.device)
     room = properties.shared_memory_per_block_optin >= _backward_bytes(properties)
-    return encoding.supported(field) and room
+    return encodes(field) and room
 
 
 def _backward_bytes(properties) -> int:
