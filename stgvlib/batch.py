@@ -79,7 +79,7 @@ def main() -> None:
             sys.exit(1)
         print(f"{time.perf_counter() - started:.0f} s")
     print(f"\n{'made':52} {'when':>8}")
-    for file in sorted(f for f in results.rglob("*") if f.suffix in (".csv", ".md", ".png", ".ipynb", ".json")):
+    for file in sorted(f for f in results.rglob("*") if f.suffix in (".csv", ".md", ".png", ".jpg", ".ipynb", ".json")):
         if "runs" in file.parts and file.suffix == ".png":
             continue
         fresh = "now" if file.stat().st_mtime >= began else "before"

@@ -1,4 +1,5 @@
-"""Figures from run records, as .png below results/<profile>/figures. What has no record or picture is left out."""
+"""Figures from run records, below results/<profile>/figures: pictures as .jpg, the rest as .png. What has no record or
+picture is left out."""
 
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def _grid(shown: list[tuple[str, np.ndarray]], name: str, profile: str, columns:
         for axis, (title, picture) in zip(axes.flat, shown):
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=11)
-        return _save_figure(figure, name, profile)
+        return _save_figure(figure, name, profile, ".jpg")
 
 
 def systems_figure(records: dict[str, Record], profile: str, name: str) -> Path:
@@ -225,9 +226,10 @@ def motion_figure(record: Record, profile: str, name: str = "deformation_fields"
         return _save_figure(figure, name, profile)
 
 
-def _save_figure(figure, name: str, profile: str) -> Path:
+def _save_figure(figure, name: str, profile: str, suffix: str = ".png") -> Path:
     folder = results_folder(profile) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+    path = folder / f"{name}{suffix}"
+    figure.savefig(path, bbox_inches="tight", **({"pil_kwargs": {"quality": 92}} if suffix == ".jpg" else {}))
     plt.close(figure)
-    return folder / f"{name}.png"
+    return path

@@ -64,7 +64,7 @@ def _systems(records: dict[str, list[Record]], printed: dict, profile: str, vide
         row |= {"parameters, M": mean(lambda r: r["parameters"] / 1e6), "paper training, h": hours}
         row |= {"ours training, s": mean(lambda r: r["seconds"]["total"]), "paper FPS": fps}
         row |= {"ours FPS": mean(lambda r: r["decode_fps"]), "ours FPS, 8-bit": mean(lambda r: r["decode_fps_8bit"])}
-        row |= {"videos": len(there), "device": there[0]["device"] if there else None}
+        row |= {"videos": len(there), "device": ", ".join(dict.fromkeys(r["device"] for r in there)) or None}
         part = f"{len(there)} of {videos} videos" if 0 < len(there) < videos else ""
         row["note"] = "; ".join(filter(None, [*_reasons(found), part, _reduced(profile)]))
         rows.append(row)

@@ -44,7 +44,7 @@ from stgvlib.train import fit
 from stgvlib.video import Video, open_video, video_of
 
 SMOOTH = replace(STGV, preset="stgv_smooth", field_decay=1e-6)
-CROP = (0.34, 0.70, 0.10, 0.42)  # top, bottom, left, right of the pictures that figures need
+CENTRE, WINDOW = (0.52, 0.26), (180, 320)  # of the pictures that figures need: part of height and width; px
 INPAINTED = ("bunny", "davis/blackswan", "davis/cows", "uvg/HoneyBee", "uvg/Bosphorus", "uvg/Beauty")
 DENOISED = ("bunny", "davis/blackswan", "davis/boat", "uvg/HoneyBee")
 SCALED = ("bunny", "davis/blackswan", "davis/boat", "uvg/Beauty", "uvg/HoneyBee")
@@ -285,15 +285,17 @@ def _holes(shown: list[Tensor], spoiled: Spoiled) -> dict:
 def _pictures(task: Task, shown: list[Tensor], spoiled: Spoiled, number: int) -> dict[str, np.ndarray]:
     """Crops of one frame: what was given, what came out, the truth."""
     height, width = spoiled.clean.shape[1:3]
-    top, bottom, left, right = (round(v * s) for v, s in zip(CROP, (height, height, width, width)))
-    if spoiled.missing is not None:  # the window of that size around a missing pixel in the middle of all
-        rows, columns = (places[len(places) // 2] for places in np.nonzero(spoiled.missing[number]))
-        top, bottom = (v + min(max(rows - bottom + (bottom - top) // 2, -top), height - bottom) for v in (top, bottom))
-        left, right = (v + min(max(columns - right + (right - left) // 2, -left), width - right) for v in (left, right))
+    middle = [round(part * side) for part, side in zip(CENTRE, (height, width))]
+    if spoiled.missing is not None:  # a missing pixel in the middle of all
+        middle = [places[len(places) // 2] for places in np.nonzero(spoiled.missing[number])]
+    rows, columns = (
+        slice(start := min(max(m - most // 2, 0), max(side - most, 0)), start + most)
+        for m, most, side in zip(middle, WINDOW, (height, width))
+    )
     pictures = {"frame": shown[number].numpy(), "truth": spoiled.clean[number]}
     if task.kind in ("inpaint", "noise"):
         pictures["given"] = spoiled.given.read(number, number + 1)[0]
     elif task.kind == "scale":
         given = spoiled.given.read(number, number + 1)[0]
         pictures["given"] = cv2.resize(given, (width, height), interpolation=cv2.INTER_NEAREST)
-    return {key: picture[top : max(bottom, top + 1), left : max(right, left + 1)] for key, picture in pictures.items()}
+    return {key: picture[rows, columns] for key, picture in pictures.items()}
