@@ -21,9 +21,9 @@ from stgvlib.config import PAPER, STGV
 from stgvlib.datasets import load
 from stgvlib.gops import cut_gops, load_gops
 from stgvlib.model import VideoModel
-from stgvlib.optimizer import FlatOptimizer
+from stgvlib.optimizer import FlatOptimizer, captured
 from stgvlib.placement import generator_for, initial_model, sort_gaussians
-from stgvlib.train import _fused_step, _segments, captured, run_stage
+from stgvlib.train import _fused_step, _segments, run_stage
 
 METRICS = {
     "smsp__issue_active.avg.pct_of_peak_sustained_active": ("issue slots used", "%"),

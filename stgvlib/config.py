@@ -50,6 +50,7 @@ class FitConfig:
     keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
     coarse_steps: int = 10_000
     steps: int = 60_000  # with gop_size="auto": for GoPs of 16 frames; shorter ones take fewer in proportion
+    motion_steps: int = 0  # between the stages, in which the field learns to follow optical flow (flow.py) [ours]
     order: Literal["cyclic", "golden"] = "cyclic"  # of a GoP's frames [code]; or in golden-ratio strides [ours]
     parametrization: Literal["tanh", "pixel"] = "tanh"  # mu = tanh(p), Cholesky = p + (0.5, 0, 0.5) [code]; or px
     placement: Literal["uniform", "gradient"] = "uniform"
@@ -71,11 +72,13 @@ class FitConfig:
     field: FieldConfig = field(default_factory=FieldConfig)
 
     def __post_init__(self):
-        for name, least in (("gop_size", 1), ("coarse_steps", 0), ("steps", 0)):
+        for name, least in (("gop_size", 1), ("coarse_steps", 0), ("motion_steps", 0), ("steps", 0)):
             if getattr(self, name) != "auto" and getattr(self, name) < least:
                 raise StgvError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.additions and self.parametrization != "pixel":
             raise StgvError("additions need parametrization='pixel'")
+        if self.motion_steps and (self.field.encoding == "none" or self.field.polynomial):
+            raise StgvError("motion_steps need a field without polynomial")
         numbers = {"adam": 2, "adan": 3}[self.optimizer]
         if self.betas is not None and (len(self.betas) != numbers or not all(0 <= b < 1 for b in self.betas)):
             raise StgvError(f"betas of {self.optimizer} must be {numbers} numbers in [0, 1), got {self.betas}")
@@ -145,8 +148,8 @@ def profile(name: str) -> Profile:
 
 def scaled_steps(config: FitConfig, to: Profile) -> FitConfig:
     """The configuration with its step counts shrunk to a profile."""
-    coarse = round(config.coarse_steps * to.coarse_steps)
-    return replace(config, coarse_steps=coarse, steps=round(config.steps * to.steps))
+    coarse, motion = round(config.coarse_steps * to.coarse_steps), round(config.motion_steps * to.steps)
+    return replace(config, coarse_steps=coarse, motion_steps=motion, steps=round(config.steps * to.steps))
 
 
 def changes(config) -> dict:

@@ -361,7 +361,8 @@ class ProgressBar:
             self.bar.write(p.note, file=sys.stderr)
         self.bar.total = p.total
         many = f"GoPs {p.gops[0] + 1}-{p.gops[1]}" if p.gops[1] - p.gops[0] > 1 else f"GoP {p.gops[1]}"
-        self.bar.set_postfix_str(f"{many} of {p.total_gops}, {p.stage}, {p.psnr:.2f} dB", refresh=False)
+        quality = f", {p.psnr:.2f} dB" if p.psnr else ""
+        self.bar.set_postfix_str(f"{many} of {p.total_gops}, {p.stage}{quality}", refresh=False)
         self.bar.update(p.done - self.bar.n)
 
     def close(self) -> None:

@@ -58,11 +58,9 @@ def choose_gop_size(
         return with_gop_size(config, sizes[-1]), {}
     clips, scores, done = trial_clips(video), {}, 0
     configs = {size: with_gop_size(config, size) for size in sizes}
-    coarse = -(-config.coarse_steps // TRIAL)
-    total = len(clips) * sum(coarse + -(-c.steps // TRIAL) for c in configs.values())
-    for size, full in configs.items():
-        count = gaussian_count(full, video.size, video.num_frames)
-        trial = replace(full, coarse_steps=coarse, steps=-(-full.steps // TRIAL), gaussians=count)
+    trials = {size: _trial(full, gaussian_count(full, video.size, video.num_frames)) for size, full in configs.items()}
+    total = len(clips) * sum(_steps(trial) for trial in trials.values())
+    for size, trial in trials.items():
         decibels = []
         for clip in clips:
             first = Progress((0, len(clips)), len(clips), f"trying GoPs of {size}", done, total, 0.0)
@@ -74,7 +72,7 @@ def choose_gop_size(
             lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
             last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
             decibels.append((-10 * torch.log10(last.clamp(min=1e-12)) * lengths).sum().item() / clip.num_frames)
-            done += trial.coarse_steps + trial.steps
+            done += _steps(trial)
         scores[size] = round(sum(decibels) / len(clips), 2)
     best = max(scores, key=scores.get)
     if progress:
@@ -82,6 +80,15 @@ def choose_gop_size(
         note = f"GoPs of {best} frames: {scores[best]:.2f} dB in a short trial, {others}"
         progress(Progress((0, len(clips)), len(clips), "trials", total, total, scores[best], note))
     return configs[best], scores
+
+
+def _trial(full: FitConfig, count: int) -> FitConfig:
+    steps = {name: -(-getattr(full, name) // TRIAL) for name in ("coarse_steps", "motion_steps", "steps")}
+    return replace(full, **steps, gaussians=count)
+
+
+def _steps(config: FitConfig) -> int:
+    return config.coarse_steps + config.motion_steps + config.steps
 
 
 def settled(

@@ -3,6 +3,8 @@
 The paper's GoPs have 10 frames (Sec. II); preset `stgv` lets the video decide (gop_length.py).
 """
 
+import math
+
 import cv2
 import numpy as np
 import torch
@@ -56,3 +58,19 @@ def load_gops(video: Video, gops: list[tuple[int, int]], device: torch.device) -
         frames[g, : stop - start, ..., :3] = torch.from_numpy(video.read(start, stop)).to(device)
         frames[g, : stop - start, ..., 3] = torch.from_numpy(video.weights(start, stop)).to(device)
     return frames, lengths
+
+
+def frame_stride(frames: int, order: str) -> int:
+    """How far apart in a GoP two frames lie that are visited one after the other.
+
+    Neighbouring frames in turn let the optimiser's momentum follow the time; about 0.618 of the GoP, with no common
+    divisor, spreads any few steps evenly over it.
+    """
+    if order == "cyclic":
+        return 1
+    return min((s for s in range(1, frames + 1) if math.gcd(s, frames) == 1), key=lambda s: abs(s - 0.618 * frames))
+
+
+def keyframe_of(config: FitConfig, length: int) -> int:
+    """The key frame of a GoP of `length` frames; the first where all of them are one."""
+    return length // 2 if config.keyframe == "middle" else 0

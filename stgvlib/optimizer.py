@@ -6,6 +6,7 @@ captured in a CUDA graph. Adam: Kingma & Ba 2015. Adan: Xie et al. 2022, Algorit
 code of the paper uses it, with decay rates 0.98, 0.92, 0.99).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -126,3 +127,22 @@ def schedule(kind: str, rate: float, last: float, steps: int, halve_every: int =
     if kind == "halving":
         return rate * 0.5 ** (t // max(halve_every, 1))
     raise ValueError(f"schedule must be constant, cosine, exponential or halving, got {kind!r}")
+
+
+def captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor) -> Callable[[], None]:
+    """The step as a CUDA graph. Warm-up steps run for real on a side stream, then every state is put back."""
+    state = [*optimizer.state, losses]
+    saved = [t.clone() for t in state]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            step()
+            optimizer.step_number.zero_()  # a stage may have one step only
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, value in zip(state, saved):
+        tensor.copy_(value)
+    return graph.replay

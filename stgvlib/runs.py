@@ -84,6 +84,8 @@ HARD_LEVERS = {
     "position_rate": _lever("base, and a position rate of 0.2 px", base=HARD, position_rate=0.2),
     "betas": _lever("base, and decay rates 0.95, 0.99 of Adam instead of 0.9, 0.999", base=HARD, betas=STGV.betas),
     "additions": _lever("base, and additions in 8 rounds", base=HARD, additions=8, initial_part=0.5),
+    "middle": _lever("base, and the key frame in the middle of the GoP", base=HARD, keyframe="middle"),
+    "flow": _lever("middle, and the field starts from optical flow", base=HARD, keyframe="middle", motion_steps=2_000),
     "gop_11": _lever("base, and GoPs of 11 frames", base=HARD, gop_size=11),
     "uniform": _lever("base, but uniform placement", base=HARD, placement="uniform"),
     "stgv": (replace(LONG, coarse_steps=4_000, steps=12_000), "all that the preset takes"),

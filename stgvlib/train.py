@@ -19,9 +19,10 @@ from stgvlib.backend import compile_module, fast_products, kernels_for
 from stgvlib.config import FitConfig
 from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
-from stgvlib.gops import cut_gops, load_gops
+from stgvlib.flow import begin_flow, follow, targets_of
+from stgvlib.gops import cut_gops, frame_stride, load_gops
 from stgvlib.model import VideoModel, gaussian_count, save_model
-from stgvlib.optimizer import FlatOptimizer, Segment, schedule
+from stgvlib.optimizer import FlatOptimizer, Segment, captured, schedule
 from stgvlib.parts import finished_gops, identity, open_parts, part
 from stgvlib.placement import add_gaussians, generator_for, initial_model, sort_gaussians
 from stgvlib.splat import splat_mse
@@ -112,7 +113,7 @@ def fit(
     coarse, given_up = None, []
     while todo:
         batch = todo[:size]
-        total = done_steps + -(-len(todo) // size) * (config.coarse_steps + config.steps)
+        total = done_steps + -(-len(todo) // size) * (config.coarse_steps + config.motion_steps + config.steps)
         state = Progress((batch[0], batch[-1] + 1), len(gops), "coarse", done_steps, total, 0.0)
         try:
             result = _fit_batch(video, [gops[g] for g in batch], batch, config, count, device, seed, progress, state)
@@ -129,8 +130,9 @@ def fit(
         todo = todo[size:]
         for stage in losses:
             losses[stage].append(result.losses[stage])
-            seconds[stage] += result.seconds[stage]
-            done_steps += len(result.losses[stage])
+        for stage, spent in result.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+        done_steps += result.steps
         coarse = coarse or result.coarse
         failed = {d.place: d for d in result.diverged}
         for i, g in enumerate(batch):
@@ -164,11 +166,13 @@ class _Batch:
     losses: dict[str, Tensor]
     seconds: dict[str, float]
     diverged: list[Diverged]
+    steps: int = 0
 
 
 def _fit_batch(video, gops, numbers, config, count, device, seed, progress, state) -> _Batch:
-    """Both stages for GoPs [start, stop) with the given numbers."""
+    """All stages for GoPs [start, stop) with the given numbers."""
     frames, lengths = load_gops(video, gops, device)
+    flows = begin_flow(frames, lengths, config) if config.motion_steps and config.steps else []
     generators = [generator_for(seed, g) for g in numbers]
     model = VideoModel.join(
         [initial_model(config, frames[i], n, count, generators[i]) for i, n in enumerate(lengths)]
@@ -176,16 +180,24 @@ def _fit_batch(video, gops, numbers, config, count, device, seed, progress, stat
     result = _Batch(model, None, {}, {}, [])
     for stage in ("coarse", "deformation"):
         began = time.perf_counter()
-        report = _reporter(progress, replace(state, stage=stage))
+        report = _reporter(progress, replace(state, stage=stage, done=state.done + result.steps))
         with fast_products(device):  # where a field runs in torch
             result.losses[stage], diverged = run_stage(model, frames, stage, report, generators)
         known = {d.place for d in result.diverged}
         result.diverged += [d for d in diverged if d.place not in known]
         result.seconds[stage] = time.perf_counter() - began
-        state = replace(state, done=state.done + len(result.losses[stage]))
+        result.steps += len(result.losses[stage])
         if stage == "coarse":
             result.coarse = model.gop(0)
             sort_gaussians(model)
+            if flows:
+                began = time.perf_counter()
+                report = _reporter(progress, replace(state, stage="motion", done=state.done + result.steps))
+                targets = targets_of(model, [flow.result() for flow in flows])
+                with fast_products(device):
+                    follow(model, targets, report)
+                result.steps += config.motion_steps
+                result.seconds["motion"] = time.perf_counter() - began
     return result
 
 
@@ -216,7 +228,7 @@ def run_stage(
         return losses[:0].cpu(), []
     optimizer = make_optimizer(_segments(model, stage, steps), config.optimizer, config.betas)
     counts = torch.tensor(model.num_frames, device=device)
-    strides = torch.tensor([_stride(n, config.order) for n in model.num_frames], device=device)
+    strides = torch.tensor([frame_stride(n, config.order) for n in model.num_frames], device=device)
     keyframe = {"first": counts * 0, "middle": counts // 2}.get(config.keyframe)
     step = fused = _fused_step(model, frames, optimizer, losses, counts, strides, keyframe, coarse)
     if fused is None:
@@ -270,17 +282,6 @@ def run_stage(
     return losses.cpu(), list(diverged.values())
 
 
-def _stride(frames: int, order: str) -> int:
-    """How far apart in a GoP two frames lie that are visited one after the other.
-
-    Neighbouring frames in turn let the optimiser's momentum follow the time; about 0.618 of the GoP, with no common
-    divisor, spreads any few steps evenly over it.
-    """
-    if order == "cyclic":
-        return 1
-    return min((s for s in range(1, frames + 1) if math.gcd(s, frames) == 1), key=lambda s: abs(s - 0.618 * frames))
-
-
 def _fused_step(model, frames, optimizer, losses, counts, strides, keyframe, coarse):
     """The CUDA training step, or None where autograd has to do it."""
     if kernels_for(model.gaussians.mu) != "cuda":
@@ -299,25 +300,6 @@ def _as_of(model: VideoModel, optimizer: FlatOptimizer, flat: Tensor, place: int
     alone = model.gop(place).cpu()
     optimizer.flat.copy_(now)
     return alone
-
-
-def captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor) -> Callable[[], None]:
-    """The step as a CUDA graph. Warm-up steps run for real on a side stream, then every state is put back."""
-    state = [*optimizer.state, losses]
-    saved = [t.clone() for t in state]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            step()
-            optimizer.step_number.zero_()  # a stage may have one step only
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    for tensor, value in zip(state, saved):
-        tensor.copy_(value)
-    return graph.replay
 
 
 def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
@@ -347,17 +329,19 @@ def _gops_per_batch(video: Video, gops: list, count: int, device: torch.device) 
     height, width = video.size
     longest = max(stop - start for start, stop in gops)
     tiles = -(-height // 16) * -(-width // 16)
-    # Frames and residual; parameters, moments, features; tile lists; weight gradients of the blocks.
-    each = height * width * (4 * longest + 8) + count * 1000 + tiles * 4 * 512 + 4e6
+    # Frames and residual; parameters, moments, features, targets of motion; tile lists; weight gradients of the blocks.
+    each = height * width * (4 * longest + 8) + count * (1000 + 8 * longest) + tiles * 4 * 512 + 4e6
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(0.6 * free / each))
 
 
 def _reporter(progress: Callback | None, first: Progress) -> Callable[[int, Tensor], None]:
-    """What `run_stage` calls with the steps done in the stage and the mean losses of the last ones, of each GoP."""
+    """What a stage calls with the steps done in it and the mean losses of the last ones, of each GoP, if it has any."""
 
-    def report(steps: int, recent: Tensor) -> None:
-        if progress is not None and len(recent):
+    def report(steps: int, recent: Tensor | None = None) -> None:
+        if progress is not None and recent is None:
+            progress(replace(first, done=first.done + steps))
+        elif progress is not None and len(recent):
             psnr = (-10 * torch.log10(recent.clamp(min=1e-12))).mean().item()
             progress(replace(first, done=first.done + steps, psnr=psnr))
 

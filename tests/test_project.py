@@ -27,7 +27,7 @@ LAYERS = [
     ["splat", "encoding_cpu"],
     ["encoding", "optimizer"],
     ["model"],
-    ["placement", "parts"],
+    ["placement", "parts", "flow"],
     ["train", "decode", "quantize", "entropy", "anchors", "view"],
     ["bitstream", "gop_length"],
     ["compress", "tasks"],

@@ -23,9 +23,9 @@ from stgvlib.baselines.siren import Siren
 from stgvlib.errors import StgvError
 from stgvlib.metrics import to_uint8
 from stgvlib.model import paper_budget
-from stgvlib.optimizer import FlatOptimizer, Segment
+from stgvlib.optimizer import FlatOptimizer, Segment, captured
 from stgvlib.parts import identity
-from stgvlib.train import FitResult, Progress, captured
+from stgvlib.train import FitResult, Progress
 from stgvlib.video import Video
 
 NETWORKS = {"siren": Siren, "nerv": Nerv, "e_nerv": ENerv, "hnerv": HNerv}

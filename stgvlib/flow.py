@@ -1,0 +1,156 @@
+"""Start the deformation field from optical flow, so that Gaussians begin near where they belong in each frame (ours).
+
+A Gaussian that is further from its place than it is wide gets no gradient from there: where the camera pans, fitting by
+colours alone loses it. Between the stages the field therefore learns to follow dense inverse search flow (Kroeger et
+al. 2016, OpenCV's), from the key frame on, frame by frame. It costs no parameter. What is hidden or new in a frame the
+flow cannot know; the deformation stage corrects it.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stgvlib.backend import kernels_for
+from stgvlib.config import FitConfig
+from stgvlib.gops import frame_stride, keyframe_of
+from stgvlib.model import VideoModel
+from stgvlib.optimizer import FlatOptimizer, Segment, captured, schedule
+
+SIDE = 512  # px, the longer side of the frames that flow is computed on
+LOOK = 200  # steps between two reports
+
+
+@dataclass
+class Flow:
+    """Flow of one GoP: `steps[i]` [h, w, 2] moves points to frame i, from its neighbour on the key frame's side."""
+
+    steps: list[np.ndarray | None]  # None at the key frame
+    keyframe: int
+    scale: float  # of the flow's frames to the video's
+
+    def tracks(self, mu: np.ndarray) -> np.ndarray:
+        """Points [N, 2] px of the key frame -> where they are in every frame, [T, N, 2] px."""
+        mu = mu.astype(np.float32)
+        out = np.empty((len(self.steps), *mu.shape), np.float32)
+        out[self.keyframe] = mu
+        for i in [*range(self.keyframe + 1, len(self.steps)), *reversed(range(self.keyframe))]:
+            at = out[i - 1 if i > self.keyframe else i + 1]
+            out[i] = at + _sample(self.steps[i], at * self.scale - 0.5) / self.scale
+        return out
+
+
+def _sample(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Bilinear values of a picture [h, w, C] at pixel numbers [N, 2], the edge's beyond it: [N, C]."""
+    rows = -(-len(at) // 256)  # OpenCV's pictures have at most 32,767 rows
+    places = np.zeros((rows * 256, 2), np.float32)
+    places[: len(at)] = at
+    x, y = places.T.reshape(2, rows, 256)
+    values = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return values.reshape(rows * 256, -1)[: len(at)]
+
+
+def flow_of(frames: np.ndarray, keyframe: int) -> Flow:
+    """Flow of uint8 frames [T, H, W, 4], whose fourth channel is 0 where a pixel is missing."""
+    scale = min(1.0, SIDE / max(frames.shape[1:3]))
+    pictures = [_grey(frame, scale) for frame in frames]
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    steps: list[np.ndarray | None] = [None] * len(frames)
+    if min(pictures[0].shape) < 16:  # its patches need room
+        steps = [None if i == keyframe else np.zeros((*p.shape, 2), np.float32) for i, p in enumerate(pictures)]
+        return Flow(steps, keyframe, scale)
+    for i in range(len(frames)):
+        if i != keyframe:
+            steps[i] = method.calc(pictures[i - 1 if i > keyframe else i + 1], pictures[i], None)
+    return Flow(steps, keyframe, scale)
+
+
+def _grey(frame: np.ndarray, scale: float) -> np.ndarray:
+    """A small grey picture; missing pixels are filled from around them, or the flow would follow the holes."""
+    picture = cv2.cvtColor(np.ascontiguousarray(frame[..., :3]), cv2.COLOR_RGB2GRAY)
+    size = [max(1, round(side * scale)) for side in picture.shape[::-1]]
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    holes = (frame[..., 3] == 0).astype(np.uint8)
+    if holes.any():
+        holes = (cv2.resize(holes * 255, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
+        picture = cv2.inpaint(picture, holes, 3, cv2.INPAINT_TELEA)
+    return picture
+
+
+def begin_flow(frames: Tensor, lengths: list[int], config: FitConfig) -> list[Future]:
+    """Flow of every GoP of frames [G, T, H, W, 4], computed beside the coarse stage."""
+    whole = [frames[g, :n].cpu().numpy() for g, n in enumerate(lengths)]  # now: a graph's capture allows no copies
+    pool = ThreadPoolExecutor(4)
+    jobs = [pool.submit(flow_of, part, keyframe_of(config, len(part))) for part in whole]
+    pool.shutdown(wait=False)
+    return jobs
+
+
+def targets_of(model: VideoModel, flows: list[Flow]) -> Tensor:
+    """Where the model's Gaussians should be in every frame, [G, T, N, 2] px; padding frames are zero."""
+    mu = model.gaussians.pixels()[0].detach()
+    targets = torch.zeros(len(flows), max(model.num_frames), *mu.shape[1:])
+    for g, (flow, points) in enumerate(zip(flows, mu.cpu().numpy())):
+        targets[g, : len(flow.steps)] = torch.from_numpy(flow.tracks(points))
+    return targets.to(mu.device)
+
+
+def follow(model: VideoModel, targets: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
+    """Train the field alone to move every Gaussian to its target [G, T, N, 2] px, `motion_steps` steps; a frame a step.
+
+    Returns the mean distance on the way, [steps, G] px (of each axis; Huber loss, linear beyond 1 px).
+    """
+    config, field, device = model.config, model.field, targets.device
+    steps, counts = config.motion_steps, torch.tensor(model.num_frames, device=device)
+    strides = torch.tensor([frame_stride(n, config.order) for n in model.num_frames], device=device)
+    rates = schedule("exponential", config.field_rate, config.field_rate_last, steps)
+    parameters = [*field.encoding_parameters(), *field.mlp_parameters()]
+    optimizer = FlatOptimizer([Segment("field", parameters, rates)], config.optimizer, config.betas)
+    losses, of_gop = torch.zeros(steps, len(targets), device=device), torch.arange(len(targets), device=device)
+    step = _fused_follow(model, targets, optimizer, losses, counts, strides, of_gop)
+    if step is None:
+        mu = model.gaussians.pixels()[0].detach()
+
+        def step() -> None:
+            number = optimizer.step_number
+            optimizer.grad.zero_()
+            index = number * strides % counts
+            error = mu + field(mu, (index + 1) / counts)[0] - targets[of_gop, index]
+            nn.functional.smooth_l1_loss(error, torch.zeros_like(error)).backward()
+            losses.index_copy_(0, number[None], error.detach().abs().mean((1, 2))[None])
+            optimizer.step()
+
+    advance = captured(step, optimizer, losses) if device.type == "cuda" else step
+    for done in range(steps):
+        advance()
+        if report and ((done + 1) % LOOK == 0 or done + 1 == steps):
+            report(done + 1)
+    return losses.cpu()
+
+
+def _fused_follow(model, targets, optimizer, losses, counts, strides, of_gop) -> Callable[[], None] | None:
+    """The step on CUDA, or None where autograd has to do it."""
+    if kernels_for(model.gaussians.mu) != "cuda":
+        return None
+    from stgvlib.cuda.field import FusedField, supported
+
+    if not supported(model.field):
+        return None
+    fused = FusedField(model, len(targets), training=True)
+    grads = [torch.zeros_like(p) for p in (model.gaussians.mu, model.gaussians.cholesky, model.gaussians.rgb)]
+
+    def step() -> None:
+        number = optimizer.step_number
+        mu, _, _ = fused.forward(number, counts, strides)
+        error = mu - targets[of_gop, fused.frame.long()]
+        # As large as the gradients of a mean over all pixels, which the fused field is made for.
+        torch.mul(error.clamp(-1, 1), 1 / fused.grad_scale, out=grads[0])
+        losses.index_copy_(0, number[None], error.abs().mean((1, 2))[None])
+        fused.backward(grads)
+        optimizer.step()
+
+    return step

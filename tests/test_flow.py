@@ -1,0 +1,111 @@
+"""Optical flow as the field's start: tracks of a known motion, holes, learning, what it is worth."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from stgvlib import flow
+from stgvlib.config import STGV, FieldConfig
+from stgvlib.decode import Decoder
+from stgvlib.errors import StgvError
+from stgvlib.flow import flow_of, follow, targets_of
+from stgvlib.metrics import evaluate
+from stgvlib.model import VideoModel
+from stgvlib.train import fit
+from stgvlib.video import video_of
+
+STEP = np.array([3.0, -1.0])  # px a frame
+
+
+def pan(frames=8, size=(64, 96)):
+    """A window that moves over a large smooth picture: uint8 [T, H, W, 3]; things in it move by STEP."""
+    noise = np.random.default_rng(0).random((size[0] + 60, size[1] + 60, 3), dtype=np.float32)
+    large = cv2.GaussianBlur(noise, None, 3)
+    large = ((large - large.min()) / (large.max() - large.min()) * 255).astype(np.uint8)
+    starts = [(30 - STEP[::-1] * i).astype(int) for i in range(frames)]
+    return np.stack([large[y : y + size[0], x : x + size[1]] for y, x in starts])
+
+
+def weighted(frames):
+    return np.concatenate([frames, np.full((*frames.shape[:3], 1), 255, np.uint8)], 3)
+
+
+@pytest.mark.parametrize("keyframe", [0, 4])
+@pytest.mark.parametrize("side", [512, 48])
+def test_tracks_follow_the_motion(keyframe, side, monkeypatch):
+    monkeypatch.setattr(flow, "SIDE", side)
+    y, x = np.mgrid[30:40, 30:60:0.5]
+    mu = np.stack([x, y], -1).reshape(-1, 2)
+    tracks = flow_of(weighted(pan()), keyframe).tracks(mu)
+    expected = mu + STEP * (np.arange(8) - keyframe)[:, None, None]
+    inside = (expected > 8).all(-1) & (expected[..., 0] < 88) & (expected[..., 1] < 56)
+    assert tracks.shape == (8, 600, 2) and inside.mean() > 0.8
+    assert np.abs(tracks - expected)[inside].mean() < (0.3 if side == 512 else 0.8)
+
+
+def test_many_points_and_tiny_frames():
+    mu = np.random.default_rng(1).random((40_000, 2)) * [96, 64]
+    found = flow_of(weighted(pan(3)), 1)
+    tracks = found.tracks(mu)
+    assert np.allclose(tracks[:, :50], found.tracks(mu[:50]), atol=1e-5) and np.allclose(tracks[1], mu, atol=1e-5)
+    still = flow_of(weighted(pan(3))[:, :9, :9], 0).tracks(mu[:7])
+    assert np.allclose(still, mu[:7].astype(np.float32))
+
+
+def test_holes_are_not_followed():
+    """Missing squares that stand still over a picture that moves."""
+    frames = weighted(pan())
+    mu = np.stack(np.meshgrid(np.arange(34.0, 50), np.arange(28.0, 44)), -1).reshape(-1, 2)
+    whole = flow_of(frames, 0).tracks(mu)
+    holed = frames.copy()
+    holed[:, 28:40, 40:52] = 0
+    assert np.abs(flow_of(holed, 0).tracks(mu) - whole)[3].mean() < 2
+    holed[..., 3] = 255  # the same black squares, as if they were to be seen
+    assert np.abs(flow_of(holed, 0).tracks(mu) - whole)[3].mean() > 2.5
+
+
+def model_of(config, lengths, count=200, size=(64, 96)):
+    generator = torch.Generator().manual_seed(0)
+    model = VideoModel(config, lengths, size, count, generator)
+    for g in range(len(lengths)):
+        mu = torch.rand(count, 2, generator=generator) * torch.tensor([size[1], size[0]])
+        model.gaussians.set_pixels(g, mu, torch.ones(count, 3), torch.rand(count, 3, generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("field", [STGV.field, FieldConfig(width=64, position_scale=40.0)], ids=["fused", "torch"])
+@pytest.mark.parametrize("parametrization", ["pixel", "tanh"])
+def test_the_field_learns_its_targets(device, field, parametrization):
+    config = replace(STGV, motion_steps=400, field=field, parametrization=parametrization, additions=0)
+    model = model_of(config, [8, 5]).to(device)
+    before = {name: p.detach().clone() for name, p in model.gaussians.named_parameters()}
+    targets = targets_of(model, [flow_of(weighted(pan(n)), 0) for n in (8, 5)])
+    assert targets.shape == (2, 8, 200, 2) and (targets[1, 5:] == 0).all()
+    told = []
+    losses = follow(model, targets, told.append)
+    assert losses.shape == (400, 2) and told == [200, 400]
+    assert (losses[-20:].mean(0) < 0.5).all() and (losses[:8].mean(0) > 2).all()
+    assert all(torch.equal(p, before[name]) for name, p in model.gaussians.named_parameters())
+    with torch.no_grad():
+        moved = model.deform(model.times(torch.tensor([3, 2], device=device)))[0]
+    assert (moved[0] - targets[0, 3]).abs().mean() < 0.5 and (moved[1] - targets[1, 2]).abs().mean() < 0.5
+
+
+def test_it_is_worth_something_where_the_camera_pans(device):
+    video = video_of(pan())
+    config = replace(STGV, gop_size=8, gaussians=400, coarse_steps=200, steps=240, keyframe="middle")
+    plain, told = fit(video, config, device), []
+    started = fit(video, replace(config, motion_steps=200), device, progress=told.append)
+    values = [evaluate(Decoder(r.model, dtype=torch.float32), video.read(), False)["psnr"] for r in (plain, started)]
+    assert values[1] > values[0] + 1, values
+    assert started.seconds["motion"] > 0 and "motion" not in plain.seconds
+    assert {p.stage for p in told} == {"coarse", "motion", "deformation"} and told[-1].done == told[-1].total == 640
+    assert all(a.done <= b.done for a, b in zip(told, told[1:]))
+
+
+def test_what_cannot_follow_says_so():
+    with pytest.raises(StgvError, match="motion_steps need"):
+        replace(STGV, motion_steps=5, field=FieldConfig(encoding="planes", polynomial=1))
