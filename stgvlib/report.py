@@ -72,7 +72,15 @@ def _systems(records: dict[str, list[Record]], printed: dict, profile: str, vide
 
 
 def _reasons(records: Iterable[Record]) -> list[str]:
-    return list(dict.fromkeys(record.reason for record in records if not record))
+    """Each reason once; datasets that are missing for the same one in one sentence."""
+    found: dict[str, list[str]] = {}
+    for reason in dict.fromkeys(record.reason for record in records if not record):
+        what, are, rest = reason.partition(" is not on the machine")
+        found.setdefault(are + rest if are else reason, []).append(what if are else "")
+    return [
+        f"{', '.join(names)}{reason.replace(' is ', ' are ', 1) if len(names) > 1 else reason}"
+        for reason, names in found.items()
+    ]
 
 
 def _reduced(profile: str) -> str:
