@@ -114,8 +114,7 @@ def fit(
     except KeyboardInterrupt:
         bar.close()
         done = len(list(parts.glob("gop_*.safetensors")))
-        plural = "s are" if done != 1 else " is"
-        _say(f"interrupted; {done} GoP{plural} finished and kept: run the same command with --resume")
+        _say(f"interrupted; finished GoPs that are kept: {done}; run the same command with --resume")
         raise
     finally:
         bar.close()
@@ -130,11 +129,10 @@ def fit(
 def _plan(config: FitConfig, video: Video) -> str:
     """What will be fitted, as far as it is known before the trials."""
     sizes = lengths_to_try(video.num_frames)
-    if config.gop_size == "auto" and len(sizes) == 1:
-        config = with_gop_size(config, sizes[0])
-    if config.gop_size == "auto":
-        sizes = f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]}"
-        return f"GoPs of {sizes} frames, {config.coarse_steps:,} + at most {config.steps:,} steps each"
+    if config.gop_size == "auto" and len(sizes) > 1:
+        choice = f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]}"
+        return f"GoPs of {choice} frames, {config.coarse_steps:,} + at most {config.steps:,} steps each"
+    config = with_gop_size(config, sizes[0]) if config.gop_size == "auto" else config
     count, gops = gaussian_count(config, video.size, video.num_frames), len(cut_gops(video, config))
     plural = "s" if gops > 1 else ""
     return f"{gops} GoP{plural} of {count:,} Gaussians, {config.coarse_steps:,} + {config.steps:,} steps each"

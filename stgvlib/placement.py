@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stgvlib.config import FitConfig
+from stgvlib.gops import keyframe_of
 from stgvlib.model import VideoModel
 from stgvlib.splat import splat
 
@@ -28,7 +29,7 @@ def initial_model(config: FitConfig, frames: Tensor, length: int, count: int, ge
     """One GoP's starting point. Gaussians that are added later wait outside the frame."""
     height, width = frames.shape[1:3]
     model = VideoModel(config, [length], (height, width), count, generator)
-    keyframe = frames[length // 2 if config.keyframe == "middle" else 0].float() / 255
+    keyframe = frames[keyframe_of(config, length)].float() / 255
     keyframe, known = keyframe[..., :3], keyframe[..., 3] > 0
     placed = max(1, round(count * config.initial_part)) if config.additions else count
     if config.placement == "gradient":

@@ -57,7 +57,7 @@ def _lever(about: str, field: dict | None = None, base: FitConfig = SKETCH, **ch
     return replace(base, field=replace(base.field, **(field or {})), **changes), about
 
 
-LONG = replace(STGV, gop_size=16)  # as our preset is on Bunny ("bunny/auto" shows that it chooses this), without trials
+LONG = replace(STGV, gop_size=16)  # our preset as it was measured on Bunny, without trials; "bunny/auto" has them
 LEVERS = {
     "sketch": _lever("22-frame GoPs, gradient placement, Adam, cosine, frames in order"),
     "gop_10": _lever("GoPs of 10 frames", gop_size=10),

@@ -11,10 +11,8 @@ from torch import Tensor
 from stgvlib.cuda.compiler import run
 from stgvlib.cuda.encoding import CHUNKS, FEATURES, encodes, make_encoder
 
-FORWARD_ROWS, BACKWARD_ROWS = (
-    384,
-    128,
-)  # of a block's step in mlp_forward.cu, mlp_backward.cu; FORWARD_ROWS is a multiple of BACKWARD_ROWS
+FORWARD_ROWS = 384  # of a block's step in mlp_forward.cu; a multiple of BACKWARD_ROWS
+BACKWARD_ROWS = 128  # in mlp_backward.cu
 WEIGHT_BYTES = 2 * (48 * 136 + 128 * 136 + 128 * 8) + 4 * (128 + 128 + 8)
 SUMS = 48 * 128 + 128 + 128 * 128 + 128 + 128 * 8 + 8  # a block's weight gradients
 
@@ -39,14 +37,14 @@ def _backward_bytes(properties) -> int:
 def to_pixels(gaussians, out: Tensor) -> Tensor:
     """Positions of the tanh parametrisation in px."""
     count, extent = out.numel() // 2, gaussians.extent_px
-    run("splat", "pixels", (-(-count // 256), 1, 1), 256, gaussians.mu, out, count, *extent)
+    run("parametrization", "pixels", (-(-count // 256), 1, 1), 256, gaussians.mu, out, count, *extent)
     return out
 
 
 def pixels_gradient(gaussians, pixels: Tensor, grad: Tensor) -> None:
     """Turn the gradient of positions in px into that of the parameters, in place."""
     count, extent = pixels.numel() // 2, gaussians.extent_px
-    run("splat", "pixels_gradient", (-(-count // 256), 1, 1), 256, pixels, grad, count, *extent)
+    run("parametrization", "pixels_gradient", (-(-count // 256), 1, 1), 256, pixels, grad, count, *extent)
 
 
 @lru_cache

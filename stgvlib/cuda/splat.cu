@@ -16,7 +16,6 @@
 //              no atomics, so gradients are deterministic given the image gradient. ~16 instructions a pair.
 //              Boxes above WIDE px are left to a second kernel with eight warps a Gaussian (splat_..._wide), or a few
 //              large Gaussians would hold up the step; project_bin lists them.
-// pixels, pixels_gradient  mu = (tanh(p) + 1) / 2 * extent, for the parametrisation of the parent code.
 // Bytes: 32 a Gaussian and tile forward, 8 (mse) or 12 a pair backward, nearly all from L1/L2.
 
 #define TILE 16
@@ -243,21 +242,6 @@ extern "C" __global__ void __launch_bounds__(256) mse_loss(
   if (threadIdx.x) return;
   for (int w = 1; w < 8; w++) sum += sums[w];
   losses[*step * gridDim.x + blockIdx.x] = sum * factor;
-}
-
-extern "C" __global__ void __launch_bounds__(256) pixels(
-    const float2* raw, float2* mu, int count, float width, float height) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < count) mu[i] = make_float2((tanhf(raw[i].x) + 1.f) / 2.f * width, (tanhf(raw[i].y) + 1.f) / 2.f * height);
-}
-
-// Turns the gradient of mu into that of p, in place.
-extern "C" __global__ void __launch_bounds__(256) pixels_gradient(
-    const float2* mu, float2* grad, int count, float width, float height) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= count) return;
-  float u = 2.f * mu[i].x / width - 1.f, v = 2.f * mu[i].y / height - 1.f;
-  grad[i] = make_float2(grad[i].x * (1.f - u * u) / 2.f * width, grad[i].y * (1.f - v * v) / 2.f * height);
 }
 
 // Sum eight values over a warp; lane L of the first eight ends with value L. 4 + 2 + 1 + 2 shuffles instead of 40.
