@@ -46,6 +46,7 @@ def fit(
     gop_size: int | None = None,
     gaussians: int | None = None,
     coarse_steps: int | None = None,
+    motion_steps: int | None = None,
     steps: int | None = None,
     size: str | None = None,
     mask: str | None = None,
@@ -69,6 +70,8 @@ def fit(
             stgv, whichever short trials on this video find best (about a tenth of the time).
         gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
         coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
+        motion_steps: Steps in which the field learns to follow optical flow, before the deformation stage; unset, the
+            preset's times the profile's part: none for paper.
         steps: Steps of the deformation stage; unset, the preset's times the profile's part.
         size: Resize frames to HEIGHTxWIDTH; unset, what the profile says.
         mask: Folder of pictures or video, one frame for each of the input's, white where pixels are missing: they are
@@ -97,7 +100,8 @@ def fit(
     if mask:
         video = video.with_(missing=_missing(mask, video, frames))
     config = scaled_steps(preset_named(preset), to)
-    changes = {"gop_size": gop_size, "gaussians": gaussians, "coarse_steps": coarse_steps, "steps": steps}
+    changes = {"gop_size": gop_size, "gaussians": gaussians}
+    changes |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     first = share is None or share.rank == 0
     processes = f", shared by {share.world} processes" if share else ""
@@ -129,13 +133,14 @@ def fit(
 def _plan(config: FitConfig, video: Video) -> str:
     """What will be fitted, as far as it is known before the trials."""
     sizes = lengths_to_try(video.num_frames)
+    before = " + ".join(f"{n:,}" for n in (config.coarse_steps, config.motion_steps) if n)
     if config.gop_size == "auto" and len(sizes) > 1:
         choice = f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]}"
-        return f"GoPs of {choice} frames, {config.coarse_steps:,} + at most {config.steps:,} steps each"
+        return f"GoPs of {choice} frames, {before} + at most {config.steps:,} steps each"
     config = with_gop_size(config, sizes[0]) if config.gop_size == "auto" else config
     count, gops = gaussian_count(config, video.size, video.num_frames), len(cut_gops(video, config))
     plural = "s" if gops > 1 else ""
-    return f"{gops} GoP{plural} of {count:,} Gaussians, {config.coarse_steps:,} + {config.steps:,} steps each"
+    return f"{gops} GoP{plural} of {count:,} Gaussians, {before} + {config.steps:,} steps each"
 
 
 def render(

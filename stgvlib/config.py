@@ -95,6 +95,9 @@ PAPER = FitConfig()
 STGV = FitConfig(
     preset="stgv",
     gop_size="auto",
+    keyframe="middle",
+    coarse_steps=4_000,
+    motion_steps=6_000,
     order="golden",
     parametrization="pixel",
     placement="gradient",
@@ -122,7 +125,7 @@ class Profile:
     name: str
     scale: float = 1.0  # of height and width
     frames: int | None = None  # of an experiment's video; `stgv fit` has its own --frames
-    coarse_steps: float = 1.0  # part of the preset's coarse steps, or of an implicit network's epochs
+    coarse_steps: float = 1.0  # part of the preset's coarse and motion steps, or of an implicit network's epochs
     steps: float = 1.0  # part of the preset's deformation steps
     rows: int | None = None  # of long tables (videos of DAVIS and UVG, levers, seeds): how many are run
 
@@ -148,8 +151,8 @@ def profile(name: str) -> Profile:
 
 def scaled_steps(config: FitConfig, to: Profile) -> FitConfig:
     """The configuration with its step counts shrunk to a profile."""
-    coarse, motion = round(config.coarse_steps * to.coarse_steps), round(config.motion_steps * to.steps)
-    return replace(config, coarse_steps=coarse, motion_steps=motion, steps=round(config.steps * to.steps))
+    before = {name: round(getattr(config, name) * to.coarse_steps) for name in ("coarse_steps", "motion_steps")}
+    return replace(config, **before, steps=round(config.steps * to.steps))
 
 
 def changes(config) -> dict:

@@ -121,7 +121,8 @@ def follow(model: VideoModel, targets: Tensor, report: Callable[[int], None] | N
             optimizer.grad.zero_()
             index = number * strides % counts
             error = mu + field(mu, (index + 1) / counts)[0] - targets[of_gop, index]
-            nn.functional.smooth_l1_loss(error, torch.zeros_like(error)).backward()
+            loss = nn.functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
+            loss.mean((1, 2)).sum().backward()  # of each GoP as if it were alone
             losses.index_copy_(0, number[None], error.detach().abs().mean((1, 2))[None])
             optimizer.step()
 

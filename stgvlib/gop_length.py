@@ -17,7 +17,7 @@ from stgvlib.parts import identity, started
 from stgvlib.train import Callback, Progress, fit
 from stgvlib.video import Video, video_of
 
-TRIAL = 10  # a trial takes one step for so many of the schedule
+TRIAL = {"coarse_steps": 4, "motion_steps": 4, "steps": 10}  # a trial takes one step for so many of the schedule
 TRIED = (5, 8, 16)  # frames of a GoP that "auto" chooses from
 LONG_VIDEO = 64  # frames from which on two clips are tried
 
@@ -49,7 +49,7 @@ def trial_clips(video: Video) -> list[Video]:
 def choose_gop_size(
     video: Video, config: FitConfig, device: torch.device | str = "cpu", seed: int = 0, progress: Callback | None = None
 ) -> tuple[FitConfig, dict[int, float]]:
-    """Settle `gop_size="auto"`: a tenth of the schedule on some frames for each length; (configuration, length -> dB).
+    """Settle `gop_size="auto"`: part of the schedule on some frames for each length; (configuration, length -> dB).
 
     Each length gets the Gaussians that the budget leaves it on the whole video, and sees each frame as often.
     """
@@ -83,7 +83,7 @@ def choose_gop_size(
 
 
 def _trial(full: FitConfig, count: int) -> FitConfig:
-    steps = {name: -(-getattr(full, name) // TRIAL) for name in ("coarse_steps", "motion_steps", "steps")}
+    steps = {name: -(-getattr(full, name) // part) for name, part in TRIAL.items()}
     return replace(full, **steps, gaussians=count)
 
 

@@ -2,7 +2,7 @@
 
 bunny/...             every system of the paper and the variants of its ablations, on Bunny
 davis/<sequence>/...  the systems on DAVIS
-hard/..., levers/...  what each lever of our preset is worth; check_...: that nothing is tuned to Bunny alone
+hard/..., levers/...  what each lever of our preset is worth
 """
 
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ def _lever(about: str, field: dict | None = None, base: FitConfig = SKETCH, **ch
     return replace(base, field=replace(base.field, **(field or {})), **changes), about
 
 
-LONG = replace(STGV, gop_size=16)  # our preset as it was measured on Bunny, without trials; "bunny/auto" has them
+NO_FLOW = replace(STGV, keyframe="first", coarse_steps=10_000, motion_steps=0)
 LEVERS = {
     "sketch": _lever("22-frame GoPs, gradient placement, Adam, cosine, frames in order"),
     "gop_10": _lever("GoPs of 10 frames", gop_size=10),
@@ -88,9 +88,8 @@ HARD_LEVERS = {
     "flow": _lever("middle, and the field starts from optical flow", base=HARD, keyframe="middle", motion_steps=2_000),
     "gop_11": _lever("base, and GoPs of 11 frames", base=HARD, gop_size=11),
     "uniform": _lever("base, but uniform placement", base=HARD, placement="uniform"),
-    "stgv": (replace(LONG, coarse_steps=4_000, steps=12_000), "all that the preset takes"),
+    "stgv": (replace(STGV, gop_size=16, motion_steps=2_000, steps=12_000), "all that the preset takes"),
 }
-CHECK = {"coarse_steps": 4_000, "steps": 12_000}  # DAVIS: that nothing is tuned to Bunny alone
 ABOUT = {
     "siren": "an MLP with sines over (x, y, t)",
     "nerv": "a network over the time code",
@@ -122,8 +121,9 @@ RUNS = {
         for name, (config, about) in VARIANTS.items()
     },
     **{f"bunny/{key}": Run("bunny", config, ABOUT[key]) for key, (_, config) in SYSTEMS.items()},
-    "bunny/stgv": Run("bunny", LONG, ABOUT["stgv"]),
-    "bunny/auto": Run("bunny", STGV, "our preset, choosing its GoP length"),
+    "bunny/no_flow": Run(
+        "bunny", replace(NO_FLOW, gop_size=16), "our preset without flow, first key frames", crop=None
+    ),
     **{f"bunny/gop_{n}": Run("bunny", replace(STGV, gop_size=n), f"our preset, GoPs of {n}") for n in (5, 10, 20)},
     "bunny/gop_all": Run("bunny", replace(STGV, gop_size=10_000), "our preset, one GoP"),
     **{
@@ -146,11 +146,10 @@ RUNS = {
     **{f"levers/{name}": Run("bunny", config, about, crop=None) for name, (config, about) in LEVERS.items()},
     **{f"hard/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in HARD_LEVERS.items()},
     **{
-        f"check_{sequence}/{config.preset}": Run(
-            f"davis/{sequence}", replace(config, **CHECK), f"{about}, at a fifth of the steps", frames=30, crop=None
+        f"davis/{sequence}/no_flow": Run(
+            f"davis/{sequence}", NO_FLOW, "our preset without flow, first key frames", None, True, crop=None
         )
-        for sequence in ("blackswan", "bmx-trees")
-        for config, about in ((PAPER, "the paper's method"), (SKETCH, "our starting point"), (LONG, "our preset"))
+        for sequence in (*ABLATED, "camel")
     },
     "bunny_gop/paper": Run("bunny", PAPER, "the paper's full method on the first GoP alone", frames=10),
 }

@@ -172,7 +172,8 @@ class _Batch:
 def _fit_batch(video, gops, numbers, config, count, device, seed, progress, state) -> _Batch:
     """All stages for GoPs [start, stop) with the given numbers."""
     frames, lengths = load_gops(video, gops, device)
-    flows = begin_flow(frames, lengths, config) if config.motion_steps and config.steps else []
+    follows = config.motion_steps and config.steps and max(lengths) > 1
+    flows = begin_flow(frames, lengths, config) if follows else []
     generators = [generator_for(seed, g) for g in numbers]
     model = VideoModel.join(
         [initial_model(config, frames[i], n, count, generators[i]) for i, n in enumerate(lengths)]
@@ -196,8 +197,8 @@ def _fit_batch(video, gops, numbers, config, count, device, seed, progress, stat
                 targets = targets_of(model, [flow.result() for flow in flows])
                 with fast_products(device):
                     follow(model, targets, report)
-                result.steps += config.motion_steps
                 result.seconds["motion"] = time.perf_counter() - began
+            result.steps += config.motion_steps
     return result
 
 

@@ -15,7 +15,20 @@ from stgvlib.config import STGV
 from stgvlib.model import field_parameters
 from stgvlib.video import open_video, write_video
 
-FAST = ["--gaussians", "50", "--coarse-steps", "20", "--steps", "30", "--device", "cpu", "--profile", "paper"]
+FAST = [
+    "--gaussians",
+    "50",
+    "--coarse-steps",
+    "20",
+    "--motion-steps",
+    "10",
+    "--steps",
+    "30",
+    "--device",
+    "cpu",
+    "--profile",
+    "paper",
+]
 
 
 def stgv(*arguments, **options):
@@ -76,6 +89,7 @@ def test_help_names_every_option():
         "frames",
         "gaussians",
         "coarse-steps",
+        "motion-steps",
         "steps",
         "size",
         "device",
@@ -141,7 +155,18 @@ def test_ctrl_c_keeps_finished_gops_and_resume_goes_on(tmp_path):
     write_video(tmp_path / "clip", rng.integers(0, 255, (32, 16, 24, 3), np.uint8))
     out = tmp_path / "m.safetensors"
     fit = [sys.executable, "-m", "stgvlib", "fit", str(tmp_path / "clip"), str(out), "--device", "cpu"]
-    fit += ["--profile", "paper", "--gaussians", "40", "--coarse-steps", "100", "--steps", "1500"]
+    fit += [
+        "--profile",
+        "paper",
+        "--gaussians",
+        "40",
+        "--coarse-steps",
+        "100",
+        "--motion-steps",
+        "20",
+        "--steps",
+        "1500",
+    ]
     running = subprocess.Popen(fit, stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "m.safetensors.parts"
     for _ in range(4800):

@@ -21,7 +21,7 @@ from stgvlib.video import open_video, write_video
 
 SMALL = FieldConfig(log2_table_size=6, position_scale=10.0)
 FITS = {
-    "stgv": replace(STGV, coarse_steps=200, steps=300, gaussians=150, gop_size=4, field=SMALL),
+    "stgv": replace(STGV, coarse_steps=200, motion_steps=50, steps=300, gaussians=150, gop_size=4, field=SMALL),
     "paper": replace(PAPER, coarse_steps=200, steps=300, gaussians=150, gop_size=4, field=SMALL),
     "gsvr": replace(GSVR, coarse_steps=200, steps=100, gaussians=150, gop_size=4, cuts="even"),
     "2dgs": replace(TWO_DGS, coarse_steps=200, gaussians=150),

@@ -35,7 +35,7 @@ def environment():
 
 
 def test_two_processes_give_the_model_of_one(clip, tmp_path):
-    steps = ["--coarse-steps", "10", "--steps", "15"]
+    steps = ["--coarse-steps", "10", "--motion-steps", "5", "--steps", "15"]
     alone = [sys.executable, "-m", "stgvlib", "fit", str(clip), str(tmp_path / "one.safetensors"), *STEPS, *steps]
     subprocess.run(alone, check=True, capture_output=True, env=environment(), timeout=300)
     shared = command(clip, tmp_path / "two.safetensors", *steps)
@@ -49,7 +49,7 @@ def test_two_processes_give_the_model_of_one(clip, tmp_path):
 
 def test_a_killed_process_costs_its_unfinished_gops(clip, tmp_path):
     """Rank 1 is killed after its first GoP; torchrun starts both again, and what was finished is not fitted again."""
-    steps = ["--coarse-steps", "100", "--steps", "500"]
+    steps = ["--coarse-steps", "100", "--motion-steps", "20", "--steps", "500"]
     output, parts = tmp_path / "m.safetensors", tmp_path / "m.safetensors.parts"
     run = subprocess.Popen(
         command(clip, output, *steps, restarts=1), stderr=subprocess.PIPE, text=True, env=environment()

@@ -96,7 +96,7 @@ def test_the_field_learns_its_targets(device, field, parametrization):
 
 def test_it_is_worth_something_where_the_camera_pans(device):
     video = video_of(pan())
-    config = replace(STGV, gop_size=8, gaussians=400, coarse_steps=200, steps=240, keyframe="middle")
+    config = replace(STGV, gop_size=8, gaussians=400, coarse_steps=200, motion_steps=0, steps=240)
     plain, told = fit(video, config, device), []
     started = fit(video, replace(config, motion_steps=200), device, progress=told.append)
     values = [evaluate(Decoder(r.model, dtype=torch.float32), video.read(), False)["psnr"] for r in (plain, started)]

@@ -80,7 +80,9 @@ def test_missing_pixels_are_left_out_of_the_loss(frames):
     """What stands in a hole changes nothing: two videos that differ there alone give the same model."""
     missing = np.zeros(frames.shape[:3], bool)
     missing[:, 20:40, 30:60] = True
-    config = replace(STGV, coarse_steps=20, steps=20, gaussians=40, field=FieldConfig(log2_table_size=6))
+    config = replace(
+        STGV, coarse_steps=20, motion_steps=20, steps=20, gaussians=40, field=FieldConfig(log2_table_size=6)
+    )
     models = []
     for fill in (0, 255):
         spoiled = frames.copy()
@@ -118,7 +120,7 @@ def test_a_blurred_gaussian_is_rendered_sharp():
         value = np.exp(-((x - centre[0]) ** 2) / 2 / variance[0] - (y - centre[1]) ** 2 / 2 / variance[1])
         return value.reshape(size[0], 16, size[1], 16).mean((1, 3))
 
-    model = VideoModel(replace(STGV, field=FieldConfig(encoding="none"), steps=0), [1], size, 1)
+    model = VideoModel(replace(STGV, field=FieldConfig(encoding="none"), motion_steps=0, steps=0), [1], size, 1)
     blurred = torch.tensor(variance + 1 / 12).sqrt().float()
     gain = float(np.sqrt(variance.prod() / (variance + 1 / 12).prod()))
     shape = torch.tensor([[blurred[0], 0.0, blurred[1]]])
@@ -150,7 +152,7 @@ def test_between_is_half_way():
 
 def test_half_way_gaussians():
     """Inside a GoP each Gaussian is half-way; where GoPs meet the frames are averaged."""
-    config = replace(STGV, field=FieldConfig(encoding="planes", polynomial=1, position_scale=10.0))
+    config = replace(STGV, motion_steps=0, field=FieldConfig(encoding="planes", polynomial=1, position_scale=10.0))
     model = VideoModel(config, [2, 1], (20, 30), 1)
     for g in range(2):
         model.gaussians.set_pixels(g, torch.tensor([[5.0, 10.0]]), torch.tensor([[2.0, 0.0, 2.0]]), torch.ones(1, 3))
@@ -262,9 +264,8 @@ def test_inpainted_holes_are_filled_from_other_frames():
         missing[i, 16:32, 10 * i : 10 * i + 16] = True
     given = clean.copy()
     given[missing] = 0
-    config = replace(
-        STGV, coarse_steps=200, steps=300, gaussians=150, field=FieldConfig(log2_table_size=6, position_scale=10.0)
-    )
+    field = FieldConfig(log2_table_size=6, position_scale=10.0)
+    config = replace(STGV, coarse_steps=200, motion_steps=50, steps=300, gaussians=150, field=field)
     model = fit(video_of(given).with_(missing=missing), config).model
     shown = np.stack([(model.render(torch.tensor([i]))[0].clamp(0, 1) * 255).byte().numpy() for i in range(6)])
     inside = tasks.psnr_of(shown[missing][None], clean[missing][None])

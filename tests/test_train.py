@@ -20,7 +20,7 @@ from stgvlib.placement import WAITING
 from stgvlib.train import fit, psnr_over_steps
 from stgvlib.video import open_video, video_of, write_video
 
-QUICK = replace(STGV, gop_size=4, gaussians=60, coarse_steps=60, steps=90)
+QUICK = replace(STGV, gop_size=4, gaussians=60, coarse_steps=60, motion_steps=20, steps=90)
 
 
 @pytest.fixture
@@ -208,12 +208,12 @@ def clips():
 
 def test_the_length_of_gops_follows_the_video(device):
     still, changing = clips()
-    config = replace(QUICK, gop_size="auto", coarse_steps=400, steps=6400)
+    config = replace(QUICK, gop_size="auto", gaussians=120, coarse_steps=400, steps=6400)
     told = []
     settled, scores = choose_gop_size(still, config, device, progress=told.append)
     assert settled == replace(config, gop_size=16) and set(scores) == {5, 8, 16}
     assert "GoPs of 16 frames" in told[-1].note and told[-1].done == told[-1].total
-    assert all(0 < p.done <= p.total == 3 * 40 + 640 + 320 + 200 for p in told)
+    assert all(0 < p.done <= p.total == 3 * (100 + 5) + 640 + 320 + 200 for p in told)
     settled, scores = choose_gop_size(changing, config, device)
     assert settled.gop_size < 16 and settled.steps == 400 * settled.gop_size
     assert scores[settled.gop_size] > scores[16] + 0.2
