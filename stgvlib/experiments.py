@@ -109,9 +109,7 @@ def run(
     video, data, reason = frames_of(spec, to, None if refresh else found)
     if data is None:
         return Record(name, path, None, reason)
-    config = config_of(spec, to, data["size"] if to.scale == 1 else datasets.load(spec.dataset).size)
-    key = {"config": asdict(config), "dataset": data, "seed": seed, "record_version": RECORD_VERSION}
-    digest = record_hash(key | {"config": changes(config)})
+    config, key, digest = identified(spec, to, data, seed)
     if not refresh and found is not None and found.get("hash") == digest:
         return Record(name, path, found)
     if video is None:
@@ -146,6 +144,13 @@ def run(
     save_pictures(Record(name, path, record), pictures)
     _keep_model(result.model, path, digest)
     return save_record(name, path, record)
+
+
+def identified(spec: Run, to: Profile, data: dict, seed: int = 0) -> tuple[FitConfig | InrConfig, dict, str]:
+    """A run's configuration on the frames that `data` describes, what identifies its record, and the hash of that."""
+    config = config_of(spec, to, data["size"] if to.scale == 1 else datasets.load(spec.dataset).size)
+    key = {"config": asdict(config), "dataset": data, "seed": seed, "record_version": RECORD_VERSION}
+    return config, key, record_hash(key | {"config": changes(config)})
 
 
 def stamp(device: torch.device) -> dict:

@@ -31,6 +31,7 @@ from stgvlib.experiments import (
     decoder_of,
     fitted,
     frames_of,
+    identified,
     load_record,
     record_hash,
     results_folder,
@@ -108,7 +109,9 @@ def curve(
     levels = some(setting.levels, profile_name)
     key = {"config": asdict(setting), "fine_tuning": tuning, "levels": levels, "dataset": data}
     digest = record_hash(key | {"config": changes(setting), "record_version": RECORD_VERSION})
-    if not refresh and found is not None and found.get("hash") == digest:
+    fitted_runs = some(setting.runs, profile_name) or [setting.system]
+    fits = [identified(RUNS[f"{dataset}/{name_}"], to, data)[2] for name_ in fitted_runs]
+    if not refresh and found is not None and (found.get("hash"), found.get("run_hash")) == (digest, fits):
         return Record(f"{dataset}/rate_{name}", path, found)
     if video is None:
         return Record(f"{dataset}/rate_{name}", path, None, reason)

@@ -12,6 +12,7 @@ from stgvlib import experiments, figures, rates, report, train
 from stgvlib.config import PROFILES, Profile
 from stgvlib.encoding import HashGrid
 from stgvlib.errors import StgvError
+from stgvlib.runs import RUNS
 
 TINY = Profile("smoke", scale=0.1, frames=3, coarse_steps=0.004, steps=0.0005)
 NAMES = {"V1": "multi_frame", "V2": "key_frame", "Ours": "paper"}
@@ -207,6 +208,11 @@ def test_models_become_files_of_several_rates(results, monkeypatch):
             assert 0.3 * bits < 8 * fine["bytes"] <= bits
     monkeypatch.setattr(rates, "fitted", lambda *_: pytest.fail("compressed again"))
     assert rates.curve("stgv", "bunny", "smoke", "cpu").data == curves["stgv"].data
+    with monkeypatch.context() as patch:  # another fit of the same name: its curve is not this one
+        changed = replace(RUNS["bunny/stgv"], config=replace(RUNS["bunny/stgv"].config, color_rate=1e-3))
+        patch.setitem(RUNS, "bunny/stgv", changed)
+        with pytest.raises(pytest.fail.Exception):
+            rates.curve("stgv", "bunny", "smoke", "cpu")
     with pytest.raises(StgvError, match="curve must be one of stgv, .* got 'vvc'"):
         rates.curve("vvc", "bunny", "smoke")
     missing = experiments.Record("bunny/rate_d2gv", results, None, "not run")
