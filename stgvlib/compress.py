@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from stgvlib.backend import fast_products
-from stgvlib.bitstream import steps_for, stream
+from stgvlib.bitstream import stream
 from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
@@ -37,6 +37,7 @@ SLOPE = 2e-3  # MSE a bit per pixel is worth where no target is given
 FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left out stays out
 SETTLED = 0.85  # part of the steps after which the slope stays
 LOOKS = 12  # at the file's size
+TRIES = 20  # to make the file small enough in the end
 PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
 EXCESS = 8.0  # energy of a pruned Gaussian over the price of its bits: its neighbours take over
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
@@ -174,6 +175,19 @@ class RateOptimizer(StraightThrough):
         self.log_steps += math.log(factor)
         self._bound_steps()
 
+    def fit_into(self, most: int) -> LearnedSteps:
+        """Coarsen all steps alike until the file has at most `most` bytes. What is rounded are the unrounded values:
+        rounding what is rounded would cost several dB. Raises StgvError when even the coarsest steps give more."""
+        for _ in range(TRIES):
+            size = len(stream(self.model, self.steps()))
+            if size <= most:
+                return self.steps()
+            self.coarsen(min(2.0, max(1.01, (size / max(most, 1)) ** 1.5)))
+            self._round()
+        raise StgvError(
+            f"{most:,} bytes are too few: with the coarsest steps this model takes {size:,}; fit fewer Gaussians"
+        )
+
     def _bound_steps(self) -> None:
         self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
 
@@ -282,9 +296,7 @@ def compress(
     if diverged:
         raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning; take a smaller target")
     optimizer = made[0]
-    steps = optimizer.steps()
-    if bpp is not None and 8 * len(stream(model, steps)) > bpp * pixels:
-        steps = steps_for(model, int(bpp * pixels / 8), steps)
+    steps = optimizer.steps() if bpp is None else optimizer.fit_into(int(bpp * pixels / 8))
     kept = optimizer.alive.sum().item() / max(before, 1)
     return Compressed(model, steps, optimizer.slope.item(), kept, time.perf_counter() - began)
 

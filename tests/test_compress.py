@@ -117,6 +117,20 @@ def test_parts_of_the_recipe_can_be_left_out(left_out, video):
         assert made.steps.cholesky / start.cholesky == pytest.approx(made.steps.color / start.color, rel=1e-3)
 
 
+def test_the_last_bytes_cost_little(video, monkeypatch):
+    """Where the slope ends above the target, unrounded values are rounded to larger steps, not rounded ones again."""
+    model = fit(video, FITS["stgv"]).model
+    monkeypatch.setattr("stgvlib.compress.SETTLED", 0)  # the slope stays where it began
+    monkeypatch.setattr("stgvlib.compress.FIRST_SLOPE", 1e-4)
+    free = compress(video, model, slope=1e-4, fine_tuning=200, excess=0)
+    most = int(0.95 * len(bitstream.stream(free.model, free.steps)))
+    made = compress(video, model, bpp=8 * most / (video.num_frames * 48 * 80), fine_tuning=200, excess=0)
+    assert len(bitstream.stream(made.model, made.steps)) <= most
+    twice = bitstream.stream(free.model, bitstream.steps_for(free.model, most, free.steps))
+    lost = quality(free.model, video) - quality(made.model, video)
+    assert lost < 1 and lost < 0.2 * (quality(free.model, video) - quality(bitstream.parse(twice).model, video))
+
+
 def test_a_lower_rate_goes_on_from_a_higher_one(video):
     model = fit(video, FITS["stgv"]).model
     whole = 8 * len(bitstream.stream(model)) / (video.num_frames * 48 * 80)
