@@ -202,10 +202,12 @@ def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, 
     if not sane or math.prod(size) > PIXELS_A_BYTE * len(data):
         raise StgvError("is damaged: its header asks for sizes that such a file cannot hold")
     config = FitConfig(preset="decoded", parametrization="pixel", field=field, steps=0)
-    with torch.device("meta"):
+    allowed = max(PARAMETERS_A_BYTE * len(data), ALWAYS_ALLOWED)
+    tables = field.levels * 2**field.log2_table_size * (field.spatial_features + field.temporal_features)
+    with torch.device("cpu" if tables <= allowed else "meta"):  # torch loads a second's worth of modules for the latter
         each = sum(p.numel() for p in VideoModel(config, [1], size, 1).parameters())
     needed = len(frames) * (each + count * (8 + 2 * field.polynomial))
-    if needed > max(PARAMETERS_A_BYTE * len(data), ALWAYS_ALLOWED):
+    if needed > allowed:
         raise StgvError("is damaged: its header asks for more parameters than such a file can hold")
     return header | {"fps": fps}, _empty(config, frames, size, count), steps
 

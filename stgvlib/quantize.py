@@ -119,25 +119,27 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
 
 @torch.no_grad()
 def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
-    """Set GoP g of a model in px parametrisation; Gaussians beyond the group's wait where nobody sees them."""
+    """Set GoP g of a CPU's model in px parametrisation; Gaussians beyond the group's wait where nobody sees them."""
     count = len(group.gaps)
     gaussians = model.gaussians
+
+    def rows(p: torch.Tensor) -> np.ndarray:  # torch would start threads of its own in each of the decoder's
+        return p.detach().numpy()[g]
+
     place = deinterleave(np.cumsum(group.gaps)) + np.array(group.origin)
     l1, l2, l3 = group.cholesky
     l1, l3 = (np.exp(np.clip(v * steps.cholesky, *LOG_SCALES)) for v in (l1, l3))
     shape = np.stack([l1, l2 * steps.cholesky * l3, l3], 1)
     green, red, blue = group.color
     rgb = np.stack([red + green, green, blue + green], 1) * steps.color
-    gaussians.mu[g] = WAITING
-    gaussians.cholesky[g] = torch.tensor([1.0, 0.0, 1.0])
-    gaussians.rgb[g] = 0
-    for target, values in ((gaussians.mu, place * steps.position), (gaussians.cholesky, shape), (gaussians.rgb, rgb)):
-        target[g, :count] = torch.from_numpy(values.astype(np.float32))
+    attributes = [(gaussians.mu, place * steps.position, WAITING), (gaussians.cholesky, shape, (1.0, 0.0, 1.0))]
+    attributes += [(gaussians.rgb, rgb, 0.0)]
     if gaussians.motion is not None:
-        gaussians.motion[g] = 0
-        gaussians.motion[g, :count] = torch.from_numpy((group.motion.T * steps.motion).astype(np.float32))
+        attributes += [(gaussians.motion, group.motion.T * steps.motion, 0.0)]
+    for p, values, waiting in attributes:
+        rows(p)[:count], rows(p)[count:] = values, waiting
     for p, (step, values) in zip(model.field.parameters(), group.tensors, strict=True):
-        p[g] = torch.from_numpy((values * step).astype(np.float32)).view(p[g].shape)
+        np.multiply(values, step, out=rows(p).reshape(-1), casting="unsafe")
 
 
 class ResidualVQ:
