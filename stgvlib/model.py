@@ -85,7 +85,8 @@ class BatchedLinear(nn.Module):
         if more == (0, 0):
             return torch.baddbmm(self.bias, x, self.weight)
         weight = nn.functional.pad(self.weight, (0, more[1], 0, more[0]))
-        return torch.baddbmm(nn.functional.pad(self.bias, (0, more[1])), x, weight)
+        product = torch.bmm(x, weight)  # compiled, the sum is one with what follows; baddbmm would write it out first
+        return product + nn.functional.pad(self.bias, (0, more[1])).to(product.dtype)
 
 
 class DeformationField(nn.Module):
