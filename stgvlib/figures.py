@@ -40,7 +40,8 @@ def task_figure(records: dict[str, Record], profile: str, name: str) -> Path:
     first = next(iter(found.values()), None)
     panels = [("Given", first, "given")] if first else []
     panels += [(f"{LABELS[system]}, {record['psnr']:.2f} dB", record, "frame") for system, record in found.items()]
-    return _crops([*panels, *([("Ground truth", first, "truth")] if first else [])], name, profile, columns=4)
+    panels += [("Ground truth", first, "truth")] if first else []
+    return _crops(panels, name, profile, _columns(len(panels)))
 
 
 def method_figure(profile: str) -> Path:
@@ -99,6 +100,11 @@ def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, colum
     return _grid(shown, name, profile, columns)
 
 
+def _columns(pictures: int) -> int:
+    """Three or four, whichever leaves fewer places empty."""
+    return min((4, 3), key=lambda columns: -pictures % columns)
+
+
 def _grid(shown: list[tuple[str, np.ndarray]], name: str, profile: str, columns: int) -> Path:
     """Pictures [H, W, 3] with titles, in rows of `columns`."""
     rows, width = max(1, -(-len(shown) // columns)), 14 / columns
@@ -121,18 +127,18 @@ def systems_figure(records: dict[str, Record], profile: str, name: str) -> Path:
     shown = []
     if found:
         truth = next(iter(found.values())).image("truth")
-        pairs = [(("Ground truth", truth), ("error, white at 32 of 255", np.zeros_like(truth)))]
+        ramp = np.broadcast_to(np.linspace(0, 255, truth.shape[1])[:, None], truth.shape).astype(np.uint8)
+        pairs = [(("Ground truth", truth), ("error: from 0 to 32 of 255 and more", ramp))]
         for title, record in found.items():
             picture = record.image("frame")
             error = cv2.absdiff(picture, truth).max(2, keepdims=True).repeat(3, 2)
             error = np.minimum(error.astype(np.float32) / ERROR_RANGE, 1)
             pairs.append(((f"{title}, {record['psnr']:.2f} dB", picture), ("", (255 * error).astype(np.uint8))))
-        for start in range(0, len(pairs), 4):  # a row of crops, a row of errors
-            band = pairs[start : start + 4]
-            for row in zip(*band):
-                blank = [("", np.full_like(truth, 255))] * (4 - len(row))
-                shown += [*row, *blank]
-    return _grid(shown, name, profile, columns=4)
+        columns = _columns(len(pairs))
+        for start in range(0, len(pairs), columns):  # a row of crops, a row of errors
+            for row in zip(*pairs[start : start + columns]):
+                shown += [*row, *[("", np.full_like(truth, 255))] * (columns - len(row))]
+    return _grid(shown, name, profile, _columns(len(found) + 1))
 
 
 def cost_figure(records: dict[str, Record], profile: str, name: str = "quality_and_cost") -> Path:
