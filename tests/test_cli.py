@@ -155,19 +155,11 @@ def test_ctrl_c_keeps_finished_gops_and_resume_goes_on(tmp_path):
     write_video(tmp_path / "clip", rng.integers(0, 255, (32, 16, 24, 3), np.uint8))
     out = tmp_path / "m.safetensors"
     fit = [sys.executable, "-m", "stgvlib", "fit", str(tmp_path / "clip"), str(out), "--device", "cpu"]
-    fit += [
-        "--profile",
-        "paper",
-        "--gaussians",
-        "40",
-        "--coarse-steps",
-        "100",
-        "--motion-steps",
-        "20",
-        "--steps",
-        "1500",
-    ]
-    running = subprocess.Popen(fit, stderr=subprocess.PIPE, text=True)
+    fit += "--profile paper --gaussians 40 --coarse-steps 100 --motion-steps 20 --steps 1500".split()
+    heard = {
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    }  # background jobs inherit deafness to it
+    running = subprocess.Popen(fit, stderr=subprocess.PIPE, text=True, **heard)
     parts = tmp_path / "m.safetensors.parts"
     for _ in range(4800):
         if (parts / "gop_0000.safetensors").exists():
