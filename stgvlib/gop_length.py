@@ -65,7 +65,7 @@ def choose_gop_size(
         for clip in clips:
             first = Progress((0, len(clips)), len(clips), f"trying GoPs of {size}", done, total, 0.0)
             try:
-                result = fit(clip, trial, device, seed, progress=_trial_reporter(progress, first))
+                result = fit(clip, trial, device, seed, progress=_trial_reporter(progress, first, _steps(trial)))
             except StgvError:  # diverged, or too large: no length to choose
                 decibels.append(-math.inf)
                 continue
@@ -102,8 +102,8 @@ def settled(
     return choose_gop_size(video, config, device, seed, progress)
 
 
-def _trial_reporter(progress: Callback | None, first: Progress) -> Callback | None:
-    """Shows a trial's steps as part of all trials."""
+def _trial_reporter(progress: Callback | None, first: Progress, steps: int) -> Callback | None:
+    """Shows a trial's progress, on a CPU one GoP after the other, as `steps` of all trials'."""
     if progress is None:
         return None
-    return lambda p: progress(replace(first, done=first.done + p.done, psnr=p.psnr))
+    return lambda p: progress(replace(first, done=first.done + round(steps * p.done / p.total), psnr=p.psnr))

@@ -214,6 +214,7 @@ def test_the_length_of_gops_follows_the_video(device):
     assert settled == replace(config, gop_size=16) and set(scores) == {5, 8, 16}
     assert "GoPs of 16 frames" in told[-1].note and told[-1].done == told[-1].total
     assert all(0 < p.done <= p.total == 3 * (100 + 5) + 640 + 320 + 200 for p in told)
+    assert all(a.done <= b.done for a, b in zip(told, told[1:]))
     settled, scores = choose_gop_size(changing, config, device)
     assert settled.gop_size < 16 and settled.steps == 400 * settled.gop_size
     assert scores[settled.gop_size] > scores[16] + 0.2
