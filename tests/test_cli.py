@@ -15,20 +15,7 @@ from stgvlib.config import STGV
 from stgvlib.model import field_parameters
 from stgvlib.video import open_video, write_video
 
-FAST = [
-    "--gaussians",
-    "50",
-    "--coarse-steps",
-    "20",
-    "--motion-steps",
-    "10",
-    "--steps",
-    "30",
-    "--device",
-    "cpu",
-    "--profile",
-    "paper",
-]
+FAST = "--gaussians 50 --coarse-steps 20 --motion-steps 10 --steps 30 --device cpu --profile paper".split()
 
 
 def stgv(*arguments, **options):
@@ -156,9 +143,8 @@ def test_ctrl_c_keeps_finished_gops_and_resume_goes_on(tmp_path):
     out = tmp_path / "m.safetensors"
     fit = [sys.executable, "-m", "stgvlib", "fit", str(tmp_path / "clip"), str(out), "--device", "cpu"]
     fit += "--profile paper --gaussians 40 --coarse-steps 100 --motion-steps 20 --steps 1500".split()
-    heard = {
-        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    }  # background jobs inherit deafness to it
+    # A job in the background inherits that SIGINT is ignored.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     running = subprocess.Popen(fit, stderr=subprocess.PIPE, text=True, **heard)
     parts = tmp_path / "m.safetensors.parts"
     for _ in range(4800):
