@@ -9,8 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import cv2
-import numpy as np
 import torch
 import tyro
 
@@ -27,7 +25,7 @@ from stgvlib.gop_length import lengths_to_try, with_gop_size
 from stgvlib.gops import cut_gops
 from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
 from stgvlib.quantize import Steps
-from stgvlib.tasks import check_mask, check_scale
+from stgvlib.tasks import check_scale, read_mask
 from stgvlib.train import fit as fit_video
 from stgvlib.video import Video, open_video, write_video
 
@@ -98,7 +96,7 @@ def fit(
         video = video.with_(limit=frames)
     video = video.with_(resize=_size(size)) if size else video.scaled(to.scale)
     if mask:
-        video = video.with_(missing=_missing(mask, video, frames))
+        video = video.with_(missing=read_mask(mask, video, frames))
     config = scaled_steps(preset_named(preset), to)
     changes = {"gop_size": gop_size, "gaussians": gaussians}
     changes |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
@@ -338,21 +336,6 @@ def _fitted_video(name: str, model: VideoModel) -> Video:
         raise StgvError(f"{name} has {video.num_frames} frames, the model {frames}: give the video that was fitted")
     video = video.with_(limit=frames)
     return video if video.size == model.size else video.with_(resize=model.size)
-
-
-def _missing(name: str, video: Video, frames: int | None) -> np.ndarray:
-    """A mask as the video is seen, bool [T, H, W]."""
-    given = open_video(name)
-    if frames is not None:
-        given = given.with_(limit=frames)
-    if given.size != video.source.size and given.size != video.size:
-        raise StgvError(
-            f"the mask is {given.size[1]}x{given.size[0]}, expected {video.source.size[1]}x{video.source.size[0]}: "
-            "one picture a frame as large as the video's, white where pixels are missing"
-        )
-    white = [(frame.max(-1) > 127).astype(np.uint8) for frame in given.read()]
-    shown = [cv2.resize(frame, video.size[::-1], interpolation=cv2.INTER_AREA) > 0 for frame in white]
-    return check_mask(np.stack(shown), video.num_frames, video.size)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -178,11 +178,11 @@ class RateOptimizer(StraightThrough):
     def fit_into(self, most: int) -> LearnedSteps:
         """Coarsen all steps alike until the file has at most `most` bytes. What is rounded are the unrounded values:
         rounding what is rounded would cost several dB. Raises StgvError when even the coarsest steps give more."""
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             size = len(stream(self.model, self.steps()))
             if size <= most:
                 return self.steps()
-            self.coarsen(min(2.0, max(1.01, (size / max(most, 1)) ** 1.5)))
+            self.coarsen(min(2.0, max(1.01 ** (attempt + 1), (size / max(most, 1)) ** 1.5)))
             self._round()
         raise StgvError(
             f"{most:,} bytes are too few: with the coarsest steps this model takes {size:,}; fit fewer Gaussians"

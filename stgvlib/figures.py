@@ -122,7 +122,7 @@ def _grid(shown: list[tuple[str, np.ndarray]], name: str, profile: str, columns:
 
 def systems_figure(records: dict[str, Record], profile: str, name: str) -> Path:
     """Fig. 4 and Fig. 11: the same crop of the same frame by every system, each above its error against the ground
-    truth (white: 32 of 255 or more)."""
+    truth, and a scale of errors (white: 32 of 255 or more)."""
     found = {t: r for t, r in records.items() if r and r.picture("frame").exists()}
     shown = []
     if found:
@@ -236,6 +236,6 @@ def _save_figure(figure, name: str, profile: str, suffix: str = ".png") -> Path:
     folder = results_folder(profile) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{suffix}"
-    figure.savefig(path, bbox_inches="tight", **({"pil_kwargs": {"quality": 92}} if suffix == ".jpg" else {}))
+    figure.savefig(path, bbox_inches="tight", **({"pil_kwargs": {"quality": 75}} if suffix == ".jpg" else {}))
     plt.close(figure)
     return path

@@ -15,6 +15,7 @@ from torch import Tensor
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
 from stgvlib.splat import MIN_SCALE, splat
+from stgvlib.video import Video, open_video
 
 BOX = 50  # px, side of a box that is missing, in frames of 640 rows or more; smaller frames have smaller boxes
 BOX_ROWS = 640
@@ -81,6 +82,22 @@ def check_mask(missing: np.ndarray, frames: int, size: tuple[int, int]) -> np.nd
         whole = int(missing.reshape(frames, -1).all(1).argmax())
         raise StgvError(f"the mask hides all of frame {whole}: leave some pixels to fit")
     return missing.astype(bool)
+
+
+def read_mask(name: str, video: Video, frames: int | None = None) -> np.ndarray:
+    """The mask in a folder of pictures or a video, its first `frames` frames, as `video` is seen: bool [T, H, W], True
+    where pixels are missing. Raises StgvError where it does not match."""
+    given = open_video(name)
+    if frames is not None:
+        given = given.with_(limit=frames)
+    if given.size != video.source.size and given.size != video.size:
+        raise StgvError(
+            f"the mask is {given.size[1]}x{given.size[0]}, expected {video.source.size[1]}x{video.source.size[0]}: "
+            "one picture a frame as large as the video's, white where pixels are missing"
+        )
+    white = [(frame.max(-1) > 127).astype(np.uint8) for frame in given.read()]
+    shown = [cv2.resize(frame, video.size[::-1], interpolation=cv2.INTER_AREA) > 0 for frame in white]
+    return check_mask(np.stack(shown), video.num_frames, video.size)
 
 
 def add_noise(frames: np.ndarray, kind: str, seed: int = 0) -> np.ndarray:
