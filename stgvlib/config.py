@@ -113,7 +113,9 @@ STGV = FitConfig(
     last_rate=0.01,
     field_rate=4e-3,
     field_rate_last=2e-4,
-    field=FieldConfig(position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12)),
+    field=FieldConfig(
+        position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12), time_frequencies=2
+    ),
 )
 PRESETS = {"paper": PAPER, "stgv": STGV}
 

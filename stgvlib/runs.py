@@ -57,7 +57,9 @@ def _lever(about: str, field: dict | None = None, base: FitConfig = SKETCH, **ch
     return replace(base, field=replace(base.field, **(field or {})), **changes), about
 
 
-NO_FLOW = replace(STGV, keyframe="first", coarse_steps=10_000, motion_steps=0)
+NO_FLOW = replace(
+    STGV, keyframe="first", coarse_steps=10_000, motion_steps=0, field=replace(STGV.field, time_frequencies=6)
+)
 LEVERS = {
     "sketch": _lever("22-frame GoPs, gradient placement, Adam, cosine, frames in order"),
     "gop_10": _lever("GoPs of 10 frames", gop_size=10),
@@ -80,6 +82,7 @@ HARD_LEVERS = {
     "shape": _lever("base, and the Cholesky vector deformed too", {"deform_shape": True}, HARD),
     "table_12": _lever("base, and hash tables of 2^12 entries", {"log2_table_size": 12}, HARD),
     "time_cells": _lever("base, and 2 to 12 cells of time a level", {"time_cells": STGV.field.time_cells}, HARD),
+    "frequencies": _lever("base, and 2 frequencies of time instead of 6", {"time_frequencies": 2}, HARD),
     "low_end": _lever("base, and Gaussians' rates down to 1 %", base=HARD, last_rate=0.01),
     "position_rate": _lever("base, and a position rate of 0.2 px", base=HARD, position_rate=0.2),
     "betas": _lever("base, and decay rates 0.95, 0.99 of Adam instead of 0.9, 0.999", base=HARD, betas=STGV.betas),
@@ -122,7 +125,7 @@ RUNS = {
     },
     **{f"bunny/{key}": Run("bunny", config, ABOUT[key]) for key, (_, config) in SYSTEMS.items()},
     "bunny/no_flow": Run(
-        "bunny", replace(NO_FLOW, gop_size=16), "our preset without flow, first key frames", crop=None
+        "bunny", replace(NO_FLOW, gop_size=16), "without flow, 6 frequencies, first key frames", crop=None
     ),
     **{f"bunny/gop_{n}": Run("bunny", replace(STGV, gop_size=n), f"our preset, GoPs of {n}") for n in (5, 10, 20)},
     "bunny/gop_all": Run("bunny", replace(STGV, gop_size=10_000), "our preset, one GoP"),
@@ -147,7 +150,7 @@ RUNS = {
     **{f"hard/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in HARD_LEVERS.items()},
     **{
         f"davis/{sequence}/no_flow": Run(
-            f"davis/{sequence}", NO_FLOW, "our preset without flow, first key frames", None, True, crop=None
+            f"davis/{sequence}", NO_FLOW, "without flow, 6 frequencies, first key frames", None, True, crop=None
         )
         for sequence in (*ABLATED, "camel")
     },

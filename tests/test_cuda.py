@@ -125,7 +125,7 @@ def test_fused_step_has_the_gradients_of_the_reference(name, count, parametrizat
 
     size, lengths, number = (64, 96), [3, 5], 4
     field = replace(FIELDS[name], position_scale=4.0, zero_heads=False)
-    config = replace(STGV, field=field, parametrization=parametrization, additions=0)
+    config = replace(STGV, field=field, parametrization=parametrization, additions=0, motion_steps=0)
     model, frames = scene(config, lengths, count, size)
     exact = scene(config, lengths, count, size)[0].double()
     counts = torch.tensor(lengths)
