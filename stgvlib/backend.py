@@ -140,7 +140,12 @@ def fast_products(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def compile_module(module: torch.nn.Module) -> None:
-    """Let torch.compile fuse what a module does on a GPU, where Triton is installed; nothing changes elsewhere."""
-    if next(module.parameters()).is_cuda and find_spec("triton") is not None:
-        module.compile(dynamic=False)
+def compiled(what, device: torch.device):
+    """A module (in place) or function that torch.compile fuses on a GPU, where Triton is installed; nothing changes
+    elsewhere."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return what
+    if isinstance(what, torch.nn.Module):
+        what.compile(dynamic=False)
+        return what
+    return torch.compile(what, dynamic=False)

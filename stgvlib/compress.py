@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stgvlib.backend import fast_products
+from stgvlib.backend import compiled, fast_products
 from stgvlib.bitstream import stream
 from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
@@ -29,19 +29,21 @@ from stgvlib.optimizer import FlatOptimizer
 from stgvlib.placement import WAITING
 from stgvlib.quantize import AXIS_BITS, LearnedSteps, Steps
 from stgvlib.splat import MIN_SCALE
-from stgvlib.train import Progress, load_gops, run_stage
+from stgvlib.train import CHUNK, Progress, load_gops, run_stage
 from stgvlib.video import Video
 
 FINE_TUNING = 20_000  # steps
 SLOPE = 2e-3  # MSE a bit per pixel is worth where no target is given
 FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left out stays out
-SETTLED = 0.85  # part of the steps after which the slope stays
-LOOKS = 12  # at the file's size
+SETTLED = 0.7  # part of the steps after which the slope stays
+LOOKS = 10  # at the file's size until then
+LAST_LOOKS = (0.72, 0.77, 0.83, 0.88)  # parts of the steps where all quantiser steps are scaled to what is missing
+AIM = 0.997  # of the target: what is above it in the end costs more than what is left unused
 TRIES = 20  # to make the file small enough in the end
 PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
 EXCESS = 8.0  # energy of a pruned Gaussian over the price of its bits: its neighbours take over
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
-RATE_PART = 0.4  # of the preset's rates
+RATE_PART = 0.8  # of the preset's rates
 
 
 @dataclass
@@ -95,7 +97,9 @@ class RateOptimizer(StraightThrough):
             self.attributes.append(gaussians.motion)
         self.tensors = list(model.field.parameters())
         device = self.flat.device
-        self.masters = [self.unrounded(p) for p in (*self.attributes, *self.tensors)]
+        self.parameters = [*self.attributes, *self.tensors]
+        self.grads = [p.grad for p in self.parameters]
+        self.masters = [self.unrounded(p) for p in self.parameters]
         first = [steps.position, steps.cholesky, steps.color] + [steps.motion] * (gaussians.motion is not None)
         if isinstance(steps, LearnedSteps):
             first += steps.field
@@ -111,7 +115,10 @@ class RateOptimizer(StraightThrough):
         self.weights = 1 / (torch.tensor(model.num_frames, device=device, dtype=torch.float32) * pixels)  # [G]
         self.slope = torch.tensor(slope, device=device)
         total = len(self.rates)
-        self.step_rates = max(STEP_RATE, 30 / total) * torch.linspace(1, 0, total, device=device).clamp(min=0.02)
+        learning = max(1, round(SETTLED * total))
+        rates = max(STEP_RATE, 30 / total) * torch.linspace(1, 0, learning, device=device).clamp(min=0.02)
+        self.step_rates = torch.cat([rates, rates.new_zeros(total - learning)])
+        self.rounded, self.derivatives = (compiled(function, device) for function in (rounded, derivatives))
         self._round()
 
     @property
@@ -119,59 +126,27 @@ class RateOptimizer(StraightThrough):
         return [*super().state, self.log_steps, self.noise]
 
     def _round(self) -> None:
-        steps = self.log_steps.exp().unbind()
-        mu, cholesky, *others = self.masters
-        self.attributes[0].data.copy_(
-            torch.where(self.alive[..., None] > 0, (mu / steps[0]).round() * steps[0], WAITING)
-        )
-        l1, l2, l3 = cholesky.unbind(-1)
-        l1, l3 = (((v.clamp(min=MIN_SCALE).log() / steps[1]).round() * steps[1]).exp() for v in (l1, l3))
-        l2 = (l2 / l3 / steps[1]).round() * steps[1] * l3
-        self.attributes[1].data.copy_(torch.stack([l1, l2, l3], -1))
-        for p, master, step in zip([*self.attributes[2:], *self.tensors], others, steps[2:], strict=True):
-            p.data.copy_((master / step).round() * step)
+        values = self.rounded(self.masters, self.log_steps.exp(), self.alive)
+        torch._foreach_copy_([p.data for p in self.parameters], values)
 
     def _learn(self) -> None:
         """Add the rate's gradient to that of the distortion, and move the steps."""
-        parameters = [*self.attributes, *self.tensors]
-        noise = [(p.grad * (p.data - master)).sum() for p, master in zip(parameters, self.masters, strict=True)]
-        self.noise.lerp_(torch.stack(noise), 0.02)
         price = self.slope * self.weights  # [G], of a bit
-        steps = self.log_steps.exp()
-        alive, count = self.alive, self.alive.sum(1)
-        slopes = [-2 * (price * count).sum() / math.log(2)]  # the rate's derivative by the logarithm of the steps
-        pulls = [torch.zeros_like(self.masters[0])]  # positions: their rate hardly depends on where they are
-        mu, cholesky, rgb, *others = self.masters
-        l1, l2, l3 = cholesky.unbind(-1)
-        logs = torch.stack([l1.clamp(min=MIN_SCALE).log(), l2 / l3, l3.clamp(min=MIN_SCALE).log()], -1)
-        pull, slope = _rate(logs, steps[1], price, alive[..., None], count[:, None, None])
-        pulls.append(pull / torch.stack([l1, l3, l3], -1))
-        slopes.append(slope)
-        red, green, blue = rgb.unbind(-1)
-        sent = torch.stack([green, red - green, blue - green], -1)
-        pull, slope = _rate(sent, steps[2], price, alive[..., None], count[:, None, None])
-        pulls.append(torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1))
-        slopes.append(slope)
-        for k, (p, master) in enumerate(zip(parameters[3:], others, strict=True), 3):
-            values = master.reshape(len(master), -1, 1)
-            ones = torch.ones_like(values[..., :1])
-            number = torch.full_like(ones[:, :1], values.shape[1])
-            if k < len(self.attributes):  # motion: one kind of symbols a coefficient
-                values, ones, number = master, alive[..., None], count[:, None, None]
-            pull, slope = _rate(values, steps[k], price, ones, number)
-            pulls.append(pull.view_as(p))
-            slopes.append(slope)
+        shown = [p.data for p in self.parameters]
+        attributes = len(self.attributes)
+        pulls, slopes, noise = self.derivatives(
+            self.masters, shown, self.grads, self.log_steps.exp(), self.alive, price, attributes
+        )
+        self.noise.lerp_(noise, 0.02)
         if self.rate:
-            for p, pull in zip(parameters, pulls, strict=True):
-                p.grad += pull
+            torch._foreach_add_(self.grads, pulls)
         if self.learned:
-            rate = torch.stack(slopes)
-            part = (rate + self.noise) / (rate.abs() + self.noise.abs() + 1e-20)
+            part = (slopes + self.noise) / (slopes.abs() + self.noise.abs() + 1e-20)
             self.log_steps -= self.step_rates.index_select(0, self.step_number[None]) * part
             self._bound_steps()
 
     def coarsen(self, factor: float) -> None:
-        """All steps alike, where they are not learned."""
+        """All steps alike: where they are not learned, and where they are not any more."""
         self.log_steps += math.log(factor)
         self._bound_steps()
 
@@ -213,6 +188,57 @@ class RateOptimizer(StraightThrough):
         position, cholesky, color, *rest = self.log_steps.exp().tolist()
         motion = {"motion": rest.pop(0)} if self.model.gaussians.motion is not None else {}
         return LearnedSteps(position=position, cholesky=cholesky, color=color, **motion, field=tuple(rest))
+
+
+def rounded(masters: list[Tensor], steps: Tensor, alive: Tensor) -> list[Tensor]:
+    """What the file will hold of unrounded parameters: `quantize` rounds the same."""
+    steps = steps.unbind()
+    mu, cholesky, *others = masters
+    l1, l2, l3 = cholesky.unbind(-1)
+    l1, l3 = (((v.clamp(min=MIN_SCALE).log() / steps[1]).round() * steps[1]).exp() for v in (l1, l3))
+    l2 = (l2 / l3 / steps[1]).round() * steps[1] * l3
+    return [
+        torch.where(alive[..., None] > 0, (mu / steps[0]).round() * steps[0], WAITING),
+        torch.stack([l1, l2, l3], -1),
+        *((master / step).round() * step for master, step in zip(others, steps[2:], strict=True)),
+    ]
+
+
+def derivatives(
+    masters: list[Tensor],  # unrounded
+    shown: list[Tensor],  # rounded
+    grads: list[Tensor],  # of the distortion
+    steps: Tensor,
+    alive: Tensor,  # [G, N]
+    price: Tensor,  # [G], of a bit
+    attributes: int,  # how many of the tensors are Gaussians'; the rest are the field's
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The rate's by the parameters and by the steps' logarithms; the distortion's by the latter."""
+    noise = torch.stack([(g * (p - master)).sum() for g, p, master in zip(grads, shown, masters, strict=True)])
+    steps, count = steps.unbind(), alive.sum(1)
+    slopes = [-2 * (price * count).sum() / math.log(2)]
+    mu, cholesky, rgb, *others = masters
+    pulls = [torch.zeros_like(mu)]  # positions: their rate hardly depends on where they are
+    l1, l2, l3 = cholesky.unbind(-1)
+    logs = torch.stack([l1.clamp(min=MIN_SCALE).log(), l2 / l3, l3.clamp(min=MIN_SCALE).log()], -1)
+    pull, slope = _rate(logs, steps[1], price, alive[..., None], count[:, None, None])
+    pulls.append(pull / torch.stack([l1, l3, l3], -1))
+    slopes.append(slope)
+    red, green, blue = rgb.unbind(-1)
+    sent = torch.stack([green, red - green, blue - green], -1)
+    pull, slope = _rate(sent, steps[2], price, alive[..., None], count[:, None, None])
+    pulls.append(torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1))
+    slopes.append(slope)
+    for k, master in enumerate(others, 3):
+        values = master.reshape(len(master), -1, 1)
+        ones = torch.ones_like(values[..., :1])
+        number = torch.full_like(ones[:, :1], values.shape[1])
+        if k < attributes:  # motion: one kind of symbols a coefficient
+            values, ones, number = master, alive[..., None], count[:, None, None]
+        pull, slope = _rate(values, steps[k], price, ones, number)
+        pulls.append(pull.view_as(master))
+        slopes.append(slope)
+    return pulls, torch.stack(slopes), noise
 
 
 def _rate(values: Tensor, step: Tensor, price: Tensor, alive: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,13 +283,16 @@ def compress(
     pixels = video.num_frames * video.size[0] * video.size[1]
     made: list[RateOptimizer] = []
     first = slope or (SLOPE if bpp is None and psnr is None else FIRST_SLOPE if previous is None else previous.slope)
+    if bpp is not None and previous is not None:  # at high rates six times the noise for each bit a pixel less
+        first *= max(1.0, 8 * len(stream(model, previous.steps)) / pixels / bpp) ** 2
     coarse = Steps() if previous is None else previous.steps
 
     def make(segments, kind, betas) -> RateOptimizer:
         made.append(RateOptimizer(segments, kind, betas, model, coarse, first, learned, rate))
         return made[0]
 
-    looks = [round(fine_tuning * (k + 1) / LOOKS) for k in range(LOOKS)]
+    parts = [*(SETTLED * (k + 1) / LOOKS for k in range(LOOKS)), *LAST_LOOKS]
+    looks = [round(fine_tuning * part) for part in parts]
     before = int((original.gaussians.mu[..., 0] != WAITING).sum())
 
     def look(done: int, recent: Tensor) -> None:
@@ -273,14 +302,17 @@ def compress(
             while looks and done >= looks[0]:
                 looks.pop(0)
             size, off = 8 * len(stream(model, optimizer.steps())), 1.0
+            over = 1.0 if bpp is None else size / pixels / bpp / AIM
             if bpp is not None:
-                off = (size / pixels / bpp) ** 1.5
+                off = over**1.5
             elif psnr is not None:
                 off = 10 ** ((shown - psnr) / 6)
             if done <= SETTLED * fine_tuning:
                 optimizer.slope *= min(4.0, max(0.25, off))
                 if not learned:
                     optimizer.coarsen(min(2.0, max(0.5, off)) ** 0.5)
+            elif done < fine_tuning:
+                optimizer.coarsen(min(1.3, max(0.8, over**1.5)))
             if done <= PRUNED_UNTIL * fine_tuning and (bpp is None or size > bpp * pixels):
                 optimizer.prune(size / max(1.0, optimizer.alive.sum().item()), excess)
         if progress:
@@ -289,7 +321,8 @@ def compress(
     stage = "coarse" if model.field.hidden is None else "deformation"
     try:
         with fast_products(device):
-            _, diverged = run_stage(model, frames, stage, look, make_optimizer=make)
+            chunk = min(CHUNK, max(1, fine_tuning // 50))  # short fine-tunings look as often as long ones
+            _, diverged = run_stage(model, frames, stage, look, make_optimizer=make, chunk=chunk)
     except torch.OutOfMemoryError as error:
         told = "all groups at once do not fit in the GPU's memory: fine-tune on --device cpu, or encode without it"
         raise StgvError(told) from error

@@ -89,6 +89,36 @@ class BatchedLinear(nn.Module):
         return product + nn.functional.pad(self.bias, (0, more[1])).to(product.dtype)
 
 
+class FinelyWeighted(torch.autograd.Function):
+    """x W with x bfloat16 [G, N, in] and W float32 [G, in, out] -> float32 [G, N, out].
+
+    The last layer decides how finely positions are resolved, so W keeps 16 bits of its significand: it goes through the
+    tensor cores as a sum of two halves. So does the gradient where it becomes that of W."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        high, low = _product(x, _halves(weight)).chunk(2, 2)
+        return high + low
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        high, low = _product(x.mT, _halves(grad)).chunk(2, 2)
+        return torch.bmm(grad.to(x.dtype), weight.to(x.dtype).mT), high + low
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Of bfloat16 matrices, in float32."""
+    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.bmm(a.float(), b.float())
+
+
+def _halves(values: Tensor) -> Tensor:
+    """[..., n] -> bfloat16 [..., 2 n], whose halves add up to it."""
+    high = values.bfloat16()
+    return torch.cat([high, (values - high).bfloat16()], -1)
+
+
 class DeformationField(nn.Module):
     """f = (2D hash(mu), 3D hash(mu, t), gamma(t)) -> two-layer MLP -> linear heads for position, colour (eq. 6-8).
 
@@ -161,18 +191,29 @@ class DeformationField(nn.Module):
             encoded.append(code[..., : -self.hidden.weight.shape[1] % 8])
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
             features = self.features(self.hidden(torch.cat(encoded, -1), half).relu(), half).relu()
-        heads = (self.position_head, self.color_head, self.shape_head)
-        mu, rgb, shape = (None if head is None else self._out(head, features, half) for head in heads)
-        return mu * self.position_scale, rgb, None if shape is None else shape * self.shape_scale
+        heads = [head for head in (self.position_head, self.color_head, self.shape_head) if head is not None]
+        if half and self.config.head_layers == 2:
+            out = self._two_layers(heads, features)
+        else:
+            out = [head(features.to(self.hidden.weight.dtype)) for head in heads]
+        shape = out[2] * self.shape_scale if len(out) > 2 else None
+        return out[0] * self.position_scale, out[1], shape
 
     @staticmethod
-    def _out(head: nn.Module, features: Tensor, half: bool) -> Tensor:
-        """A head's output. Its last layer stays in float32: it decides how finely positions are resolved."""
-        if isinstance(head, nn.Sequential):
-            with torch.autocast("cuda", torch.bfloat16, enabled=half):
-                features = head[0](features, half).relu()
-            head = head[-1]
-        return head(features.to(head.weight.dtype))
+    def _two_layers(heads: list[nn.Sequential], features: Tensor) -> tuple[Tensor, ...]:
+        """What two-layer heads put out, all at once: features bfloat16 [G, N, width and padding] -> [G, N, .] each."""
+        first, last = [head[0] for head in heads], [head[2] for head in heads]
+        pad = -first[0].bias.shape[2] % 8
+        weight = torch.cat([nn.functional.pad(layer.weight, (0, pad, 0, pad)) for layer in first], 2)
+        bias = torch.cat([nn.functional.pad(layer.bias, (0, pad)) for layer in first], 2)
+        hidden = (torch.bmm(features, weight.to(features.dtype)) + bias.to(features.dtype)).relu()
+        sizes = [layer.bias.shape[2] for layer in last]
+        columns = [
+            nn.functional.pad(layer.weight, (sum(sizes[:k]), sum(sizes[k + 1 :]), 0, pad))
+            for k, layer in enumerate(last)
+        ]
+        product = FinelyWeighted.apply(hidden, torch.cat(columns, 1))
+        return (product + torch.cat([layer.bias for layer in last], 2)).split(sizes, 2)
 
     def motion_powers(self, t: Tensor) -> Tensor:
         """What a Gaussian's coefficients of motion are multiplied by at times t [G]: [G, 1, degree, 2], in px."""

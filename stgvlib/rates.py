@@ -56,7 +56,7 @@ class Curve:
     recipe: str = ""  # what is done
     levels: tuple[float, ...] = BITS_A_PARAMETER  # bits a parameter; of implicit networks: bits of the largest weight
     fine_tuning: int = FINE_TUNING  # steps of the first level; 0: only rounded
-    next_levels: float = 0.4  # part of these steps for each further level, which goes on from the level before
+    next_levels: float = 1.0  # part of these steps for each further level, which goes on from the level before
     runs: tuple[str, ...] = ()  # a run of its own for each level, which then names its Gaussians
     # parts of our recipe that can be left out
     excess: float = EXCESS  # how readily Gaussians are left out; 0: none are

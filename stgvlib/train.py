@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stgvlib.backend import compile_module, fast_products, kernels_for
+from stgvlib.backend import compiled, fast_products, kernels_for
 from stgvlib.config import FitConfig
 from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
@@ -219,6 +219,7 @@ def run_stage(
     report: Callable[[int, Tensor], None],
     generators: list[torch.Generator] | None = None,  # of each GoP, for Gaussians that are added
     make_optimizer: Callable[..., FlatOptimizer] = FlatOptimizer,
+    chunk: int = CHUNK,  # steps between two calls of `report`
 ) -> tuple[Tensor, list[Diverged]]:
     """Run one stage over a batch of GoPs. Returns the losses [steps, G] on the CPU, and the GoPs that diverged."""
     config, device = model.config, frames.device
@@ -234,7 +235,7 @@ def run_stage(
     step = fused = _fused_step(model, frames, optimizer, losses, counts, strides, keyframe, coarse)
     if fused is None:
         if not coarse:
-            compile_module(model.field)
+            compiled(model.field, device)
 
         def step() -> None:
             number = optimizer.step_number
@@ -258,7 +259,7 @@ def run_stage(
     # The state at a look is known to be good when the steps after it are finite too.
     good, newest, good_step, newest_step, done = optimizer.flat.clone(), optimizer.flat.clone(), 0, 0, 0
     while done < steps:
-        todo = min([CHUNK, steps - done, *(r - done for r in rounds if r > done)])
+        todo = min([chunk, steps - done, *(r - done for r in rounds if r > done)])
         for _ in range(todo):
             advance()
         recent = losses[done : done + todo]

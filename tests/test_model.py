@@ -11,7 +11,7 @@ from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
 from stgvlib.errors import StgvError
 from stgvlib.gop_length import with_gop_size
 from stgvlib.gops import split_gops
-from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
+from stgvlib.model import FinelyWeighted, VideoModel, gaussian_count, load_model, save_model
 
 BUNNY = (640, 1280)
 
@@ -86,17 +86,50 @@ def test_every_field_gives_every_parameter_a_gradient(field):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.field.parameters())
 
 
+def two_layer_heads():
+    config = FieldConfig(encoding="positional", width=13, deform_shape=True, head_layers=2, zero_heads=False)
+    torch.manual_seed(0)
+    return VideoModel(replace(STGV, motion_steps=0, field=config), [3, 3], (20, 30), 50).field
+
+
 def test_padded_layers_give_the_same_field():
     """What half-precision products on a GPU need: widths up to a multiple of eight, zeros that change nothing."""
-    config = FieldConfig(encoding="positional", width=13, deform_shape=True, head_layers=2, zero_heads=False)
-    field = VideoModel(replace(STGV, field=config), [3, 3], (20, 30), 5).field
+    field = two_layer_heads()
     x = torch.rand(2, 5, field.hidden.weight.shape[1])
     padded = torch.cat([x, torch.rand(2, 5, 1)], -1)
     hidden = field.hidden(padded, pad=True)
     assert hidden.shape == (2, 5, 16) and (hidden[..., 13:] == 0).all()
-    for head in (field.position_head, field.shape_head):
-        exact = head(field.features(field.hidden(x).relu()).relu())
-        assert torch.allclose(field._out(head, field.features(hidden.relu(), pad=True).relu(), False), exact, atol=1e-6)
+    exact = field.features(field.hidden(x).relu())
+    assert torch.allclose(field.features(hidden.relu(), pad=True)[..., :13], exact, atol=1e-6)
+
+
+def test_two_layer_heads_at_once_are_those_one_by_one(device):
+    """Values and gradients, with features and hidden layers in bfloat16. Padding is ignored whatever it holds."""
+    field = two_layer_heads().to(device)
+    heads = [field.position_head, field.color_head, field.shape_head]
+    features = torch.randn(2, 50, 16, device=device).relu().bfloat16()
+    wanted = [head(features[..., :13].float()) for head in heads]
+    parameters = [p for head in heads for p in head.parameters()]
+    weights = [torch.randn_like(w) for w in wanted]
+    found = field._two_layers(heads, features)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == torch.float32 and (a - b).norm() < 0.01 * b.norm()
+    grads = [torch.autograd.grad(sum((w * v).sum() for w, v in zip(weights, o)), parameters) for o in (found, wanted)]
+    assert all((a - b).norm() < 0.05 * b.norm() for a, b in zip(*grads, strict=True))
+
+
+def test_the_last_layer_keeps_its_weights_precision(device):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 64, 32, generator=generator).bfloat16().to(device)
+    weight = torch.randn(2, 32, 8, generator=generator).to(device).requires_grad_()
+    grad = torch.randn(2, 64, 8, generator=generator).to(device)
+    exact = x.double() @ weight.double()
+    found = FinelyWeighted.apply(x, weight)
+    assert (found - exact).norm() < 3e-5 * exact.norm()
+    assert (torch.bmm(x, weight.bfloat16()) - exact).norm() > 1e-3 * exact.norm()
+    found.backward(grad)
+    exact = x.mT.double() @ grad.double()
+    assert (weight.grad - exact).norm() < 3e-5 * exact.norm()
 
 
 def test_join_undoes_gop():

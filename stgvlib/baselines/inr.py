@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stgvlib.backend import compile_module, fast_products
+from stgvlib.backend import compiled, fast_products
 from stgvlib.baselines.e_nerv import ENerv
 from stgvlib.baselines.hnerv import HNerv
 from stgvlib.baselines.nerv import Nerv
@@ -148,7 +148,7 @@ def fit_inr(
             raise StgvError(f"{config.preset} cannot leave pixels out of its loss; NeRV and HNeRV can")
         weights = torch.from_numpy(video.weights(0, frames)).to(device)
     objective = Objective(network, config, weights).to(device)
-    compile_module(objective)
+    compiled(objective, device)
     chosen = _draws(config, images, per_epoch, generator.clone_state())[0]
 
     def step() -> None:
