@@ -4,9 +4,9 @@ What is minimised, for each GoP, is  MSE + slope * bits per pixel.  The renderer
 moves the unrounded ones by the gradient at the rounded (straight-through, Bengio et al. 2013). Steps are learned in
 their logarithm: the distortion's derivative is sum g (rounded - value) (learned step sizes, Esser et al. 2020), the
 rate's follows from the entropy model: symbols of one kind with mean distance b steps from their mean take
-log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large. Gaussians
-whose energy is worth less than their bits are left out. The slope follows the size of the real file, or the loss, until
-the target is met.
+log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large. Where the
+file has too few bits a Gaussian, those of least energy are left out. The slope follows the size of the real file, or
+the loss, for most of the steps; then all quantiser steps are scaled to what is missing, while there is training left.
 
 Attributes and their steps are those of quantize.py, so `bitstream.encode` with the steps that come back writes exactly
 what was trained.
@@ -41,7 +41,7 @@ LAST_LOOKS = (0.72, 0.77, 0.83, 0.88)  # parts of the steps where all quantiser 
 AIM = 0.997  # of the target: what is above it in the end costs more than what is left unused
 TRIES = 20  # to make the file small enough in the end
 PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
-EXCESS = 8.0  # energy of a pruned Gaussian over the price of its bits: its neighbours take over
+LEAST_BITS = 45.0  # of the file a Gaussian: where there are fewer, those of least energy are left out
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
 RATE_PART = 0.8  # of the preset's rates
 
@@ -167,14 +167,15 @@ class RateOptimizer(StraightThrough):
         self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
 
     @torch.no_grad()
-    def prune(self, bits: float, excess: float) -> None:
-        """Leave out Gaussians whose energy, the integral of (colour * weight)^2, is below `excess` times the price of
-        `bits` bits."""
+    def keep(self, count: int) -> None:
+        """Leave out all but the `count` Gaussians of most energy: the integral of (colour * weight)^2, all frames."""
         mu, cholesky, rgb = self.masters[:3]
-        energy = rgb.square().sum(-1) * math.pi * cholesky[..., 0] * cholesky[..., 2] / 3
-        frames = torch.tensor(self.model.num_frames, device=mu.device)[:, None]
-        out = (energy < excess * self.slope * bits / frames) & (self.alive > 0)
-        out &= self.alive.sum(1, keepdim=True) > out.sum(1, keepdim=True)  # a GoP keeps something
+        energy = rgb.square().sum(-1) * cholesky[..., 0] * cholesky[..., 2] / self.weights[:, None]
+        energy = torch.where(self.alive > 0, energy, -1.0)
+        kept = energy.flatten().topk(min(max(count, 1), energy.numel())).indices
+        out = torch.ones_like(self.alive, dtype=torch.bool)
+        out.view(-1)[kept] = False
+        out &= energy < energy.amax(1, keepdim=True)  # a GoP keeps something
         self.alive.masked_fill_(out, 0.0)
         for master, fill in ((mu, WAITING), (cholesky, (1.0, 0.0, 1.0)), (rgb, 0.0)):
             master.copy_(torch.where(out[..., None], torch.tensor(fill, device=mu.device), master))
@@ -259,7 +260,7 @@ def compress(
     psnr: float | None = None,  # dB that it shall reach
     slope: float | None = None,  # MSE that a bit per pixel is worth, without a target
     fine_tuning: int = FINE_TUNING,
-    excess: float = EXCESS,  # 0: no Gaussian is left out
+    least_bits: float = LEAST_BITS,  # a Gaussian; 0: none is left out
     learned: bool = True,  # steps of the quantisers; else all are scaled alike
     rate: bool = True,  # is part of the loss; else steps alone meet the target
     previous: Compressed | None = None,  # of the same model at a higher rate: go on from there
@@ -313,8 +314,12 @@ def compress(
                     optimizer.coarsen(min(2.0, max(0.5, off)) ** 0.5)
             elif done < fine_tuning:
                 optimizer.coarsen(min(1.3, max(0.8, over**1.5)))
-            if done <= PRUNED_UNTIL * fine_tuning and (bpp is None or size > bpp * pixels):
-                optimizer.prune(size / max(1.0, optimizer.alive.sum().item()), excess)
+            left, pruning = int(optimizer.alive.sum()), PRUNED_UNTIL * fine_tuning
+            if done <= pruning and least_bits > 0:
+                most = (size if bpp is None else bpp * pixels) / least_bits
+                to_come = sum(done < look <= pruning for look in looks) + 1
+                if most < left:
+                    optimizer.keep(round(left * (most / left) ** (1 / to_come)))
         if progress:
             progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))
 
