@@ -41,9 +41,20 @@ LAST_LOOKS = (0.72, 0.77, 0.83, 0.88)  # parts of the steps where all quantiser 
 AIM = 0.997  # of the target: what is above it in the end costs more than what is left unused
 TRIES = 20  # to make the file small enough in the end
 PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
-LEAST_BITS = 45.0  # of the file a Gaussian: where there are fewer, those of least energy are left out
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
-RATE_PART = 0.8  # of the preset's rates
+UNAIMED = 5.5  # bits a parameter that are expected where no size is given
+
+
+def least_bits(bpp: float) -> float:
+    """Of the file a Gaussian, at a number of bits a pixel: where there are fewer, those of least energy are left out.
+    Found on Bunny, where 35, 45 and 60 were tried at three rates (docs/REPRODUCTION.md)."""
+    return min(60.0, 30.0 + 340.0 * bpp)
+
+
+def rate_part(bits: float) -> float:
+    """Part of the preset's learning rates, at a number of bits a parameter: near the fitted model little has to change,
+    far from it as much as in the fit."""
+    return min(1.5, max(0.2, 1.5 * (3.2 / bits) ** 2.4))
 
 
 @dataclass
@@ -260,7 +271,7 @@ def compress(
     psnr: float | None = None,  # dB that it shall reach
     slope: float | None = None,  # MSE that a bit per pixel is worth, without a target
     fine_tuning: int = FINE_TUNING,
-    least_bits: float = LEAST_BITS,  # a Gaussian; 0: none is left out
+    prune: bool = True,  # leave Gaussians out where there are few bits for each
     learned: bool = True,  # steps of the quantisers; else all are scaled alike
     rate: bool = True,  # is part of the loss; else steps alone meet the target
     previous: Compressed | None = None,  # of the same model at a higher rate: go on from there
@@ -278,7 +289,8 @@ def compress(
         )
     began = time.perf_counter()
     device, original = model.gaussians.mu.device, model
-    model = to_pixels(model if previous is None else previous.model, fine_tuning)
+    bits = UNAIMED if bpp is None else bpp * video.num_frames * math.prod(video.size) / max(1, model.num_parameters())
+    model = to_pixels(model if previous is None else previous.model, fine_tuning, rate_part(bits))
     starts = [sum(model.num_frames[:g]) for g in range(len(model.num_frames) + 1)]
     frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
     pixels = video.num_frames * video.size[0] * video.size[1]
@@ -315,8 +327,9 @@ def compress(
             elif done < fine_tuning:
                 optimizer.coarsen(min(1.3, max(0.8, over**1.5)))
             left, pruning = int(optimizer.alive.sum()), PRUNED_UNTIL * fine_tuning
-            if done <= pruning and least_bits > 0:
-                most = (size if bpp is None else bpp * pixels) / least_bits
+            if prune and done <= pruning:
+                bits = size if bpp is None else bpp * pixels
+                most = bits / least_bits(bits / pixels)
                 to_come = sum(done < look <= pruning for look in looks) + 1
                 if most < left:
                     optimizer.keep(round(left * (most / left) ** (1 / to_come)))
@@ -340,8 +353,8 @@ def compress(
 
 
 @torch.no_grad()
-def to_pixels(model: VideoModel, steps: int) -> VideoModel:
-    """A copy in px parametrisation with the settings for fine-tuning: Adam, small rates, frames in golden order."""
+def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
+    """A copy in px parametrisation with the settings for fine-tuning: Adam, part of our preset's rates."""
     config = model.config
     ours = FitConfig(
         preset=config.preset,
@@ -353,13 +366,13 @@ def to_pixels(model: VideoModel, steps: int) -> VideoModel:
         parametrization="pixel",
         optimizer="adam",
         betas=(0.95, 0.99),
-        position_rate=0.2 * RATE_PART,
-        cholesky_rate=0.06 * RATE_PART,
-        color_rate=4e-3 * RATE_PART,
+        position_rate=0.2 * part,
+        cholesky_rate=0.06 * part,
+        color_rate=4e-3 * part,
         gaussian_schedule="cosine",
         last_rate=0.01,
-        field_rate=4e-3 * RATE_PART,
-        field_rate_last=2e-4 * RATE_PART,
+        field_rate=4e-3 * part,
+        field_rate_last=2e-4 * part,
         field=config.field,
     )
     copy = VideoModel(ours, model.num_frames, model.size, model.count).to(model.gaussians.mu.device)

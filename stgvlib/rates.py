@@ -22,7 +22,7 @@ from stgvlib.backend import resolve_device
 from stgvlib.baselines.inr import InrModel
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
-from stgvlib.compress import FINE_TUNING, LEAST_BITS, Compressed, compress
+from stgvlib.compress import FINE_TUNING, Compressed, compress
 from stgvlib.config import changes, profile
 from stgvlib.errors import StgvError
 from stgvlib.experiments import (
@@ -59,7 +59,7 @@ class Curve:
     next_levels: float = 1.0  # part of these steps for each further level, which goes on from the level before
     runs: tuple[str, ...] = ()  # a run of its own for each level, which then names its Gaussians
     # parts of our recipe that can be left out
-    least_bits: float = LEAST_BITS  # a Gaussian; 0: none are left out
+    prune: bool = True  # Gaussians, where there are few bits for each
     learned: bool = True  # steps of the quantisers
     rate: bool = True  # is part of the loss
 
@@ -79,7 +79,7 @@ CURVES = {
     "hnerv": Curve("hnerv", "rounded, entropy-coded", WEIGHT_BITS, 0),
     "nerv": Curve("nerv", "rounded, entropy-coded", WEIGHT_BITS, 0),
     "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(7.2, 6.0, 5.0, 4.3), fine_tuning=0),
-    "stgv_kept": Curve("stgv", "our recipe, no Gaussian left out", least_bits=0.0),
+    "stgv_kept": Curve("stgv", "our recipe, no Gaussian left out", prune=False),
     "stgv_fixed": Curve("stgv", "our recipe, steps not learned", learned=False),
     "stgv_no_rate": Curve("stgv", "our recipe, rate not in the loss", rate=False),
 }
@@ -158,7 +158,7 @@ def _write(
         bitstream.encode(model, file, bitstream.steps_for(model, most))
         return {}, bitstream.parse, None
     steps = tuning if previous is None else max(1, round(tuning * setting.next_levels))
-    parts = {"least_bits": setting.least_bits, "learned": setting.learned, "rate": setting.rate}
+    parts = {"prune": setting.prune, "learned": setting.learned, "rate": setting.rate}
     made = compress(video, model, bpp=bpp, fine_tuning=steps, previous=previous, **parts)
     bitstream.encode(made.model, file, made.steps)
     point = {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}

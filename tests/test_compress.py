@@ -97,14 +97,14 @@ def test_the_rates_gradient_is_that_of_its_model():
 
 
 @pytest.mark.parametrize(
-    "left_out", [{"least_bits": 0.0}, {"learned": False}, {"rate": False}], ids=lambda d: next(iter(d))
+    "left_out", [{"prune": False}, {"learned": False}, {"rate": False}], ids=lambda d: next(iter(d))
 )
 def test_parts_of_the_recipe_can_be_left_out(left_out, video):
     model = fit(video, FITS["stgv"]).model
     target = 0.6 * 8 * len(bitstream.stream(model)) / (video.num_frames * 48 * 80)
     made = compress(video, model, bpp=target, fine_tuning=150, **left_out)
     assert 8 * len(bitstream.stream(made.model, made.steps)) <= target * video.num_frames * 48 * 80
-    if "least_bits" in left_out:
+    if "prune" in left_out:
         assert made.kept == 1
     if "learned" in left_out:
         start = Steps()
@@ -116,12 +116,17 @@ def test_the_last_bytes_cost_little(video, monkeypatch):
     more would cost several dB."""
     model = fit(video, FITS["stgv"]).model
     monkeypatch.setattr("stgvlib.compress.LOOKS", 0)  # the slope stays where it began
-    monkeypatch.setattr("stgvlib.compress.FIRST_SLOPE", 1e-4)
-    free = compress(video, model, slope=1e-4, fine_tuning=200, least_bits=0)
-    most = int(0.95 * len(bitstream.stream(free.model, free.steps)))
-    made = compress(video, model, bpp=8 * most / (video.num_frames * 48 * 80), fine_tuning=200, least_bits=0)
-    assert len(bitstream.stream(made.model, made.steps)) <= most
-    twice = bitstream.stream(free.model, bitstream.steps_for(free.model, most, free.steps))
+
+    def at(bytes_, **more):
+        bpp = bytes_ and 8 * bytes_ / (video.num_frames * 48 * 80)
+        made = compress(video, model, bpp=bpp, fine_tuning=200, prune=False, **more)
+        return made, len(bitstream.stream(made.model, made.steps))
+
+    most = at(None, slope=2e-4)[1]
+    free, size = at(most)
+    made, smaller = at(int(0.95 * size))
+    assert smaller <= int(0.95 * size) < size <= most
+    twice = bitstream.stream(free.model, bitstream.steps_for(free.model, smaller, free.steps))
     lost = quality(free.model, video) - quality(made.model, video)
     assert lost < 1 and lost < 0.2 * (quality(free.model, video) - quality(bitstream.parse(twice).model, video))
 

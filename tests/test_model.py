@@ -104,18 +104,23 @@ def test_padded_layers_give_the_same_field():
 
 
 def test_two_layer_heads_at_once_are_those_one_by_one(device):
-    """Values and gradients, with features and hidden layers in bfloat16. Padding is ignored whatever it holds."""
+    """Values and gradients, both with hidden layers in bfloat16. Padding is ignored whatever it holds."""
     field = two_layer_heads().to(device)
     heads = [field.position_head, field.color_head, field.shape_head]
     features = torch.randn(2, 50, 16, device=device).relu().bfloat16()
-    wanted = [head(features[..., :13].float()) for head in heads]
+    layers = [[(layer.weight, layer.bias) for layer in (head[0], head[2])] for head in heads]
+    wanted = []
+    for (w, b), (last, last_bias) in layers:
+        hidden = (torch.bmm(features[..., :13], w.bfloat16()) + b.bfloat16()).relu()
+        wanted.append(torch.bmm(hidden.float(), last) + last_bias)
     parameters = [p for head in heads for p in head.parameters()]
     weights = [torch.randn_like(w) for w in wanted]
     found = field._two_layers(heads, features)
     for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == torch.float32 and (a - b).norm() < 0.01 * b.norm()
+        assert a.dtype == torch.float32 and (a - b).norm() < 1e-3 * b.norm()
     grads = [torch.autograd.grad(sum((w * v).sum() for w, v in zip(weights, o)), parameters) for o in (found, wanted)]
-    assert all((a - b).norm() < 0.05 * b.norm() for a, b in zip(*grads, strict=True))
+    errors = [((a - b).norm() / b.norm()).item() for a, b in zip(*grads, strict=True)]
+    assert max(errors) < 0.02, errors
 
 
 def test_the_last_layer_keeps_its_weights_precision(device):
