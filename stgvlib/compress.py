@@ -32,15 +32,15 @@ from stgvlib.splat import MIN_SCALE
 from stgvlib.train import CHUNK, Progress, load_gops, run_stage
 from stgvlib.video import Video
 
-FINE_TUNING = 20_000  # steps
+FINE_TUNING = 24_000  # steps
 SLOPE = 2e-3  # MSE a bit per pixel is worth where no target is given
 FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left out stays out
-SETTLED = 0.7  # part of the steps after which the slope stays
-LOOKS = 10  # at the file's size until then
-LAST_LOOKS = (0.72, 0.77, 0.83, 0.88)  # parts of the steps where all quantiser steps are scaled to what is missing
-AIM = 0.997  # of the target: what is above it in the end costs more than what is left unused
+SETTLED = 0.75  # part of the steps after which the slope stays
+LOOKS = 15  # at the file's size until then
+LAST_LOOKS = (0.77, 0.82, 0.88)  # parts of the steps where all quantiser steps are scaled to what is missing
+AIM = 1.0  # of the target: what is above it in the end costs more than what is left unused
 TRIES = 20  # to make the file small enough in the end
-PRUNED_UNTIL = 0.5  # part of the steps after which no Gaussians are left out
+PRUNED_UNTIL = 0.3  # part of the steps after which no Gaussians are left out
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
 UNAIMED = 5.5  # bits a parameter that are expected where no size is given
 
@@ -274,7 +274,6 @@ def compress(
     prune: bool = True,  # leave Gaussians out where there are few bits for each
     learned: bool = True,  # steps of the quantisers; else all are scaled alike
     rate: bool = True,  # is part of the loss; else steps alone meet the target
-    previous: Compressed | None = None,  # of the same model at a higher rate: go on from there
     progress: Callable[[Progress], None] | None = None,
 ) -> Compressed:
     """Fine-tune `model` of `video` so that its file has a target size or quality, or else a slope's trade-off.
@@ -290,51 +289,55 @@ def compress(
     began = time.perf_counter()
     device, original = model.gaussians.mu.device, model
     bits = UNAIMED if bpp is None else bpp * video.num_frames * math.prod(video.size) / max(1, model.num_parameters())
-    model = to_pixels(model if previous is None else previous.model, fine_tuning, rate_part(bits))
+    model = to_pixels(model, fine_tuning, rate_part(bits))
     starts = [sum(model.num_frames[:g]) for g in range(len(model.num_frames) + 1)]
     frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
     pixels = video.num_frames * video.size[0] * video.size[1]
     made: list[RateOptimizer] = []
-    first = slope or (SLOPE if bpp is None and psnr is None else FIRST_SLOPE if previous is None else previous.slope)
-    if bpp is not None and previous is not None:  # at high rates six times the noise for each bit a pixel less
-        first *= max(1.0, 8 * len(stream(model, previous.steps)) / pixels / bpp) ** 2
-    coarse = Steps() if previous is None else previous.steps
+    first = slope or (SLOPE if bpp is None and psnr is None else FIRST_SLOPE)
 
     def make(segments, kind, betas) -> RateOptimizer:
-        made.append(RateOptimizer(segments, kind, betas, model, coarse, first, learned, rate))
+        made.append(RateOptimizer(segments, kind, betas, model, Steps(), first, learned, rate))
         return made[0]
 
-    parts = [*(SETTLED * (k + 1) / LOOKS for k in range(LOOKS)), *LAST_LOOKS]
-    looks = [round(fine_tuning * part) for part in parts]
+    looks = [*(SETTLED * (k + 1) / LOOKS for k in range(LOOKS)), *LAST_LOOKS]
     before = int((original.gaussians.mu[..., 0] != WAITING).sum())
 
+    def control(part: float) -> None:
+        """Look at the file after a part of the steps."""
+        optimizer, size = made[0], 8 * len(stream(model, made[0].steps()))
+        pruning, off = prune and part <= PRUNED_UNTIL, 1.0
+        if bpp is not None:
+            off = size / pixels / bpp / AIM
+            if pruning:  # what is left out makes the file smaller at first, until the rest has settled
+                off = max(1.0, off)
+        elif psnr is not None:
+            off = 10 ** ((quality - psnr) / 6)
+        if part <= SETTLED:
+            gain = 1.0 if bpp is None else min(4.0, max(1.0, 0.6 * bits))  # at high rates slopes matter little
+            optimizer.slope *= min(4.0, max(0.25, off**gain))
+            if not learned:
+                optimizer.coarsen(min(2.0, max(0.5, off)))
+        elif bpp is not None:
+            optimizer.coarsen(min(1.3, max(0.8, off**1.5)))
+        if pruning:
+            left, wanted = int(optimizer.alive.sum()), size if bpp is None else bpp * pixels
+            most = wanted / least_bits(wanted / pixels)
+            to_come = sum(part < look <= PRUNED_UNTIL for look in looks) + 1
+            if most < left:
+                optimizer.keep(round(left * (most / left) ** (1 / to_come)))
+
+    quality = 0.0
+
     def look(done: int, recent: Tensor) -> None:
-        optimizer = made[0]
-        shown = -10 * math.log10(max(recent.mean().item(), 1e-12)) if len(recent) else 0.0
-        if looks and done >= looks[0]:
-            while looks and done >= looks[0]:
-                looks.pop(0)
-            size, off = 8 * len(stream(model, optimizer.steps())), 1.0
-            over = 1.0 if bpp is None else size / pixels / bpp / AIM
-            if bpp is not None:
-                off = over**1.5
-            elif psnr is not None:
-                off = 10 ** ((shown - psnr) / 6)
-            if done <= SETTLED * fine_tuning:
-                optimizer.slope *= min(4.0, max(0.25, off))
-                if not learned:
-                    optimizer.coarsen(min(2.0, max(0.5, off)) ** 0.5)
-            elif done < fine_tuning:
-                optimizer.coarsen(min(1.3, max(0.8, over**1.5)))
-            left, pruning = int(optimizer.alive.sum()), PRUNED_UNTIL * fine_tuning
-            if prune and done <= pruning:
-                bits = size if bpp is None else bpp * pixels
-                most = bits / least_bits(bits / pixels)
-                to_come = sum(done < look <= pruning for look in looks) + 1
-                if most < left:
-                    optimizer.keep(round(left * (most / left) ** (1 / to_come)))
+        nonlocal quality
+        quality = -10 * math.log10(max(recent.mean().item(), 1e-12)) if len(recent) else 0.0
+        due = [part for part in looks if round(part * fine_tuning) <= done < fine_tuning]
+        if due:
+            del looks[: len(due)]
+            control(due[-1])
         if progress:
-            progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))
+            progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, quality))
 
     stage = "coarse" if model.field.hidden is None else "deformation"
     try:

@@ -22,7 +22,7 @@ from stgvlib.backend import resolve_device
 from stgvlib.baselines.inr import InrModel
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
-from stgvlib.compress import FINE_TUNING, Compressed, compress
+from stgvlib.compress import FINE_TUNING, compress
 from stgvlib.config import changes, profile
 from stgvlib.errors import StgvError
 from stgvlib.experiments import (
@@ -55,8 +55,7 @@ class Curve:
     system: str = ""  # a key of baselines.SYSTEMS
     recipe: str = ""  # what is done
     levels: tuple[float, ...] = BITS_A_PARAMETER  # bits a parameter; of implicit networks: bits of the largest weight
-    fine_tuning: int = FINE_TUNING  # steps of the first level; 0: only rounded
-    next_levels: float = 1.0  # part of these steps for each further level, which goes on from the level before
+    fine_tuning: int = FINE_TUNING  # steps of a level; 0: only rounded
     runs: tuple[str, ...] = ()  # a run of its own for each level, which then names its Gaussians
     # parts of our recipe that can be left out
     prune: bool = True  # Gaussians, where there are few bits for each
@@ -117,7 +116,7 @@ def curve(
         return Record(f"{dataset}/rate_{name}", path, None, reason)
     if tuning and to.name == "paper" and resolve_device(device).type == "cpu":
         return Record(f"{dataset}/rate_{name}", path, None, "not run: fine-tuning at the paper's size needs a CUDA GPU")
-    points, previous, records = [], None, []
+    points, records = [], []
     with tempfile.TemporaryDirectory() as folder:
         bar = tqdm(levels, desc=path.stem, unit="rate", file=sys.stderr, disable=not show_progress)
         for level, name_ in zip(bar, setting.runs or [setting.system] * len(levels)):
@@ -128,7 +127,7 @@ def curve(
                 records.append(record)
             file = Path(folder) / "video.stgv"
             began = time.perf_counter()
-            more, read, previous = _write(video, model, setting, level, tuning, file, previous)
+            more, read = _write(video, model, setting, level, tuning, file)
             seconds = time.perf_counter() - began
             points.append({"level": level} | _judged(file, read, video, resolve_device(device)) | more)
             points[-1]["encode_seconds"] = round(seconds, 2)
@@ -141,28 +140,25 @@ def curve(
     return _finish(about | {"hash": digest} | key | {"points": points}, path, profile_name, resolve_device(device))
 
 
-def _write(
-    video: Video, model, setting: Curve, level: float, tuning: int, file: Path, previous: Compressed | None
-) -> tuple[dict, Callable, Compressed | None]:
-    """Compress a model to one level: what else a point says, what reads such a file, where the next level goes on."""
+def _write(video: Video, model, setting: Curve, level: float, tuning: int, file: Path) -> tuple[dict, Callable]:
+    """Compress a model to one level: what else a point says, what reads such a file."""
     if isinstance(model, InrModel):
         file.write_bytes(encode_inr(model, round(level)))
-        return {}, lambda data, _: decode_inr(data), None
+        return {}, lambda data, _: decode_inr(data)
     if setting.runs:
         made = compress_paper(video, model, tuning)
         file.write_bytes(encode_paper(made))
-        return {"fine_tuning_seconds": round(made.seconds, 2)}, lambda data, _: decode_paper(data), None
+        return {"fine_tuning_seconds": round(made.seconds, 2)}, lambda data, _: decode_paper(data)
     bpp = level * model.num_parameters() / (video.num_frames * math.prod(video.size))
     if tuning == 0:
         most = int(bpp * video.num_frames * math.prod(video.size) / 8)
         bitstream.encode(model, file, bitstream.steps_for(model, most))
-        return {}, bitstream.parse, None
-    steps = tuning if previous is None else max(1, round(tuning * setting.next_levels))
+        return {}, bitstream.parse
     parts = {"prune": setting.prune, "learned": setting.learned, "rate": setting.rate}
-    made = compress(video, model, bpp=bpp, fine_tuning=steps, previous=previous, **parts)
+    made = compress(video, model, bpp=bpp, fine_tuning=tuning, **parts)
     bitstream.encode(made.model, file, made.steps)
     point = {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
-    return point, bitstream.parse, made
+    return point, bitstream.parse
 
 
 def _judged(file: Path, read: Callable, video: Video, device: torch.device) -> dict:
