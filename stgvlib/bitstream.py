@@ -213,12 +213,12 @@ def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, 
 
 
 def _empty(config: FitConfig, frames: list[int], size: tuple[int, int], count: int) -> VideoModel:
-    """A model of zeros: drawing a starting point for every GoP would take longer than decoding does."""
+    """A model whose numbers are yet to be written: drawing, or zeroing, them would take longer than decoding does."""
     model = VideoModel(config, frames[:1], size, 1)
     for p in model.field.parameters():
-        p.data = torch.zeros(len(frames), *p.shape[1:])
+        p.data = torch.empty(len(frames), *p.shape[1:])
     for p in model.gaussians.parameters():
-        p.data = torch.zeros(len(frames), count, p.shape[2])
+        p.data = torch.empty(len(frames), count, p.shape[2])
     model.num_frames, model.count = frames, count
     return model
 

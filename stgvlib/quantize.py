@@ -120,24 +120,19 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
 @torch.no_grad()
 def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
     """Set GoP g of a CPU's model in px parametrisation; Gaussians beyond the group's wait where nobody sees them."""
-    count = len(group.gaps)
+    from stgvlib.quantize_cpu import set_gaussians
+
     gaussians = model.gaussians
 
     def rows(p: torch.Tensor) -> np.ndarray:  # torch would start threads of its own in each of the decoder's
         return p.detach().numpy()[g]
 
-    place = deinterleave(np.cumsum(group.gaps)) + np.array(group.origin)
-    l1, l2, l3 = group.cholesky
-    l1, l3 = (np.exp(np.clip(v * steps.cholesky, *LOG_SCALES)) for v in (l1, l3))
-    shape = np.stack([l1, l2 * steps.cholesky * l3, l3], 1)
-    green, red, blue = group.color
-    rgb = np.stack([red + green, green, blue + green], 1) * steps.color
-    attributes = [(gaussians.mu, place * steps.position, WAITING), (gaussians.cholesky, shape, (1.0, 0.0, 1.0))]
-    attributes += [(gaussians.rgb, rgb, 0.0)]
+    integers = (group.gaps, group.cholesky, group.color, group.origin)
+    sizes = (steps.position, steps.cholesky, steps.color)
+    set_gaussians(*integers, sizes, LOG_SCALES, WAITING, *map(rows, (gaussians.mu, gaussians.cholesky, gaussians.rgb)))
     if gaussians.motion is not None:
-        attributes += [(gaussians.motion, group.motion.T * steps.motion, 0.0)]
-    for p, values, waiting in attributes:
-        rows(p)[:count], rows(p)[count:] = values, waiting
+        count = len(group.gaps)
+        rows(gaussians.motion)[:count], rows(gaussians.motion)[count:] = group.motion.T * steps.motion, 0
     for p, (step, values) in zip(model.field.parameters(), group.tensors, strict=True):
         np.multiply(values, step, out=rows(p).reshape(-1), casting="unsafe")
 
@@ -209,11 +204,3 @@ def interleave(place: np.ndarray) -> np.ndarray:
     for shift, mask in ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555)):
         spread = (spread | spread << shift) & mask
     return spread[:, 0] | spread[:, 1] << 1
-
-
-def deinterleave(code: np.ndarray) -> np.ndarray:
-    """Z-order codes [N] -> (x, y) [N, 2]."""
-    bits = np.stack([code, code >> 1], -1) & 0x55555555
-    for shift, mask in ((1, 0x33333333), (2, 0x0F0F0F0F), (4, 0x00FF00FF), (8, 0x0000FFFF)):
-        bits = (bits | bits >> shift) & mask
-    return bits

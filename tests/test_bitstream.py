@@ -22,7 +22,8 @@ from stgvlib.entropy import CodingError, decode_integers, encode_integers
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
 from stgvlib.placement import WAITING
-from stgvlib.quantize import Steps, deinterleave, dequantize, interleave, quantize
+from stgvlib.quantize import Steps, dequantize, interleave, quantize
+from stgvlib.quantize_cpu import deinterleave
 
 TINY = FieldConfig(levels=2, log2_table_size=4, width=8, base_resolution=4)
 
@@ -74,7 +75,8 @@ def test_integers_that_are_not_there_are_refused():
 
 def test_z_order_is_its_own_inverse():
     place = np.random.default_rng(0).integers(0, 2**16, (500, 2))
-    assert np.array_equal(deinterleave(interleave(place)), place)
+    codes = interleave(place).tolist()
+    assert [[deinterleave(code), deinterleave(code >> 1)] for code in codes] == place.tolist()
     assert interleave(np.array([[1, 0], [0, 1], [3, 3], [65535, 65535]])).tolist() == [1, 2, 15, 2**32 - 1]
 
 
