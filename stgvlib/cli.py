@@ -191,7 +191,7 @@ def encode(
         output: Name ending in .stgv.
         video: The video that was fitted: fine-tune for it, with learned steps, rate in the loss and pruning.
         target_bpp: Bits a pixel that the file may have. Without --video, all steps are scaled alike to meet it.
-        quality: PSNR in dB that fine-tuning aims at, instead of a size.
+        quality: PSNR in dB that fine-tuning aims at, instead of a size; takes up to three times as long.
         fine_tuning: Steps of fine-tuning.
         steps: How coarsely each attribute is rounded without --video.
     """

@@ -15,7 +15,7 @@ what was trained.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,11 +38,14 @@ FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left ou
 SETTLED = 0.75  # part of the steps after which the slope stays
 LOOKS = 15  # at the file's size until then
 LAST_LOOKS = (0.77, 0.82, 0.88)  # parts of the steps where all quantiser steps are scaled to what is missing
-AIM = 1.0  # of the target: what is above it in the end costs more than what is left unused
 TRIES = 20  # to make the file small enough in the end
 PRUNED_UNTIL = 0.3  # part of the steps after which no Gaussians are left out
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
 UNAIMED = 5.5  # bits a parameter that are expected where no size is given
+SOUGHT = (0.6, 12.0)  # bits a parameter between which the size of a given quality is sought, ...
+FIRST_GUESS = 3.2  # ... beginning here ...
+ATTEMPTS, CLOSE = 3, 0.3  # ... with so many fine-tunings, or until it is so close, dB
+DECADE = 12.0  # dB that ten times the bits are worth, until two attempts say more
 
 
 def least_bits(bpp: float) -> float:
@@ -66,6 +69,7 @@ class Compressed:
     slope: float
     kept: float  # part of the Gaussians
     seconds: float
+    psnr: float  # dB, of the last frames seen
 
 
 class StraightThrough(FlatOptimizer):
@@ -99,7 +103,7 @@ class StraightThrough(FlatOptimizer):
 class RateOptimizer(StraightThrough):
     """Learns the steps that it rounds to, prices bits, and leaves Gaussians out."""
 
-    def __init__(self, segments, kind, betas, model: VideoModel, steps: Steps, slope: float, learned: bool, rate: bool):
+    def __init__(self, segments, kind, betas, model: VideoModel, slope: float, learned: bool, rate: bool):
         super().__init__(segments, kind, betas)
         self.model, self.learned, self.rate = model, learned, rate
         gaussians = model.gaussians
@@ -111,12 +115,10 @@ class RateOptimizer(StraightThrough):
         self.parameters = [*self.attributes, *self.tensors]
         self.grads = [p.grad for p in self.parameters]
         self.masters = [self.unrounded(p) for p in self.parameters]
+        steps = Steps()
         first = [steps.position, steps.cholesky, steps.color] + [steps.motion] * (gaussians.motion is not None)
-        if isinstance(steps, LearnedSteps):
-            first += steps.field
-        else:
-            levels = 2 ** (steps.field_bits - 1) - 1
-            first += [p.detach().abs().max().item() / levels + 1e-8 for p in self.tensors]
+        levels = 2 ** (steps.field_bits - 1) - 1
+        first += [p.detach().abs().max().item() / levels + 1e-8 for p in self.tensors]
         self.log_steps = torch.tensor(first, device=device).log()
         self.finest = torch.full_like(self.log_steps, math.log(1e-5))
         self.finest[0] = math.log(4 * max(model.size) / 2**AXIS_BITS)  # positions have to be coded
@@ -268,7 +270,7 @@ def compress(
     video: Video,
     model: VideoModel,
     bpp: float | None = None,  # bits per pixel that the file may have
-    psnr: float | None = None,  # dB that it shall reach
+    psnr: float | None = None,  # dB that it shall reach: up to three fine-tunings find the size
     slope: float | None = None,  # MSE that a bit per pixel is worth, without a target
     fine_tuning: int = FINE_TUNING,
     prune: bool = True,  # leave Gaussians out where there are few bits for each
@@ -286,6 +288,46 @@ def compress(
             f"the video has {video.num_frames} frames of {video.size[0]}x{video.size[1]}, the model "
             f"{sum(model.num_frames)} of {model.size[0]}x{model.size[1]}: give the video that was fitted"
         )
+    began, parts = time.perf_counter(), {"prune": prune, "learned": learned, "rate": rate}
+    if psnr is None:
+        return _fine_tune(video, model, bpp, slope, fine_tuning, progress or (lambda p: None), **parts)
+    each = model.num_parameters() / (video.num_frames * math.prod(video.size))
+    bits, tried, decade, newest = FIRST_GUESS, [], DECADE, None
+
+    def report(p: Progress) -> None:
+        nonlocal newest
+        newest = replace(p, done=len(tried) * fine_tuning + p.done, total=ATTEMPTS * fine_tuning)
+        if progress:
+            progress(newest)
+
+    for _ in range(ATTEMPTS):
+        made = _fine_tune(video, model, bits * each, None, fine_tuning, report, **parts)
+        tried.append((math.log10(bits), made))
+        if abs(made.psnr - psnr) < CLOSE:
+            break
+        if len(tried) > 1:
+            (x, one), (y, other) = tried[-2:]
+            decade = min(2 * DECADE, max(DECADE / 3, (one.psnr - other.psnr) / (x - y or 1.0)))
+        before, bits = bits, min(SOUGHT[1], max(SOUGHT[0], bits * 10 ** ((psnr - made.psnr) / decade)))
+        if bits == before:
+            break
+    if progress:
+        progress(replace(newest, done=newest.total))
+    closest = min((made for _, made in tried), key=lambda made: abs(made.psnr - psnr))
+    return replace(closest, seconds=time.perf_counter() - began)
+
+
+def _fine_tune(
+    video: Video,
+    model: VideoModel,
+    bpp: float | None,
+    slope: float | None,
+    fine_tuning: int,
+    progress: Callable[[Progress], None],
+    prune: bool,
+    learned: bool,
+    rate: bool,
+) -> Compressed:
     began = time.perf_counter()
     device, original = model.gaussians.mu.device, model
     bits = UNAIMED if bpp is None else bpp * video.num_frames * math.prod(video.size) / max(1, model.num_parameters())
@@ -294,10 +336,10 @@ def compress(
     frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
     pixels = video.num_frames * video.size[0] * video.size[1]
     made: list[RateOptimizer] = []
-    first = slope or (SLOPE if bpp is None and psnr is None else FIRST_SLOPE)
+    first = slope or (SLOPE if bpp is None else FIRST_SLOPE)
 
     def make(segments, kind, betas) -> RateOptimizer:
-        made.append(RateOptimizer(segments, kind, betas, model, Steps(), first, learned, rate))
+        made.append(RateOptimizer(segments, kind, betas, model, first, learned, rate))
         return made[0]
 
     looks = [*(SETTLED * (k + 1) / LOOKS for k in range(LOOKS)), *LAST_LOOKS]
@@ -305,24 +347,20 @@ def compress(
 
     def control(part: float) -> None:
         """Look at the file after a part of the steps."""
-        optimizer, size = made[0], 8 * len(stream(model, made[0].steps()))
-        pruning, off = prune and part <= PRUNED_UNTIL, 1.0
-        if bpp is not None:
-            off = size / pixels / bpp / AIM
-            if pruning:  # what is left out makes the file smaller at first, until the rest has settled
-                off = max(1.0, off)
-        elif psnr is not None:
-            off = 10 ** ((quality - psnr) / 6)
+        optimizer, size = made[0], 8 * len(stream(model, made[0].steps())) / pixels
+        pruning, off = prune and part <= PRUNED_UNTIL, size / (bpp or size)
+        if pruning:  # what is left out makes the file smaller at first, until the rest has settled
+            off = max(1.0, off)
         if part <= SETTLED:
-            gain = 1.0 if bpp is None else min(4.0, max(1.0, 0.6 * bits))  # at high rates slopes matter little
+            gain = min(4.0, max(1.0, 0.6 * bits))  # at high rates the slope matters little
             optimizer.slope *= min(4.0, max(0.25, off**gain))
             if not learned:
                 optimizer.coarsen(min(2.0, max(0.5, off)))
-        elif bpp is not None:
+        else:
             optimizer.coarsen(min(1.3, max(0.8, off**1.5)))
         if pruning:
-            left, wanted = int(optimizer.alive.sum()), size if bpp is None else bpp * pixels
-            most = wanted / least_bits(wanted / pixels)
+            left, wanted = int(optimizer.alive.sum()), bpp or size
+            most = wanted * pixels / least_bits(wanted)
             to_come = sum(part < look <= PRUNED_UNTIL for look in looks) + 1
             if most < left:
                 optimizer.keep(round(left * (most / left) ** (1 / to_come)))
@@ -336,14 +374,13 @@ def compress(
         if due:
             del looks[: len(due)]
             control(due[-1])
-        if progress:
-            progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, quality))
+        progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, quality))
 
     stage = "coarse" if model.field.hidden is None else "deformation"
     try:
         with fast_products(device):
-            chunk = min(CHUNK, max(1, fine_tuning // 50))  # short fine-tunings look as often as long ones
-            _, diverged = run_stage(model, frames, stage, look, make_optimizer=make, chunk=chunk)
+            often = min(CHUNK, max(1, fine_tuning // 50))  # so that short fine-tunings look as often as long ones
+            _, diverged = run_stage(model, frames, stage, look, make_optimizer=make, chunk=often)
     except torch.OutOfMemoryError as error:
         told = "all groups at once do not fit in the GPU's memory: fine-tune on --device cpu, or encode without it"
         raise StgvError(told) from error
@@ -352,7 +389,7 @@ def compress(
     optimizer = made[0]
     steps = optimizer.steps() if bpp is None else optimizer.fit_into(int(bpp * pixels / 8))
     kept = optimizer.alive.sum().item() / max(before, 1)
-    return Compressed(model, steps, optimizer.slope.item(), kept, time.perf_counter() - began)
+    return Compressed(model, steps, optimizer.slope.item(), kept, time.perf_counter() - began, quality)
 
 
 @torch.no_grad()
