@@ -24,7 +24,7 @@ LAYERS = [
     ["cuda.step"],
     ["video"],
     ["datasets", "gops"],
-    ["splat_cpu", "entropy_cpu"],
+    ["splat_cpu", "entropy_cpu", "quantize_cpu"],
     ["splat", "encoding_cpu"],
     ["encoding", "optimizer"],
     ["model"],
