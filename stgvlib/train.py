@@ -219,7 +219,7 @@ def run_stage(
     report: Callable[[int, Tensor], None],
     generators: list[torch.Generator] | None = None,  # of each GoP, for Gaussians that are added
     make_optimizer: Callable[..., FlatOptimizer] = FlatOptimizer,
-    chunk: int = CHUNK,  # steps between two calls of `report`
+    chunk: int | None = None,  # steps between two calls of `report`; None: CHUNK
 ) -> tuple[Tensor, list[Diverged]]:
     """Run one stage over a batch of GoPs. Returns the losses [steps, G] on the CPU, and the GoPs that diverged."""
     config, device = model.config, frames.device
@@ -259,7 +259,7 @@ def run_stage(
     # The state at a look is known to be good when the steps after it are finite too.
     good, newest, good_step, newest_step, done = optimizer.flat.clone(), optimizer.flat.clone(), 0, 0, 0
     while done < steps:
-        todo = min([chunk, steps - done, *(r - done for r in rounds if r > done)])
+        todo = min([chunk or CHUNK, steps - done, *(r - done for r in rounds if r > done)])
         for _ in range(todo):
             advance()
         recent = losses[done : done + todo]
