@@ -1,12 +1,8 @@
-"""Fine-tune a fitted model for its bitstream: learned quantisers, rate in the loss, pruning, rate control.
+"""Fine-tune a fitted model for its bitstream: pruning and rate control around `rate_optimizer.py`.
 
-What is minimised, for each GoP, is  MSE + slope * bits per pixel.  The renderer sees rounded parameters; the optimiser
-moves the unrounded ones by the gradient at the rounded (straight-through, Bengio et al. 2013). Steps are learned in
-their logarithm: the distortion's derivative is sum g (rounded - value) (learned step sizes, Esser et al. 2020), the
-rate's follows from the entropy model: symbols of one kind with mean distance b steps from their mean take
-log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large. Where the
-file has too few bits a Gaussian, those of least energy are left out. The slope follows the size of the real file, or
-the loss, for most of the steps; then all quantiser steps are scaled to what is missing, while there is training left.
+Where the file has too few bits a Gaussian, those of least energy are left out early. The slope, what a bit is worth,
+follows the size of the real file for most of the steps; then all quantiser steps are scaled to what is missing, while
+there is training left. A quality is met by finding its size.
 
 Attributes and their steps are those of quantize.py, so `bitstream.encode` with the steps that come back writes exactly
 what was trained.
@@ -20,27 +16,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stgvlib.backend import compiled, fast_products
+from stgvlib.backend import fast_products
 from stgvlib.bitstream import stream
 from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
-from stgvlib.optimizer import FlatOptimizer
 from stgvlib.placement import WAITING
-from stgvlib.quantize import AXIS_BITS, LearnedSteps, Steps
-from stgvlib.splat import MIN_SCALE
+from stgvlib.quantize import LearnedSteps
+from stgvlib.rate_optimizer import SETTLED, RateOptimizer
 from stgvlib.train import CHUNK, Progress, load_gops, run_stage
 from stgvlib.video import Video
 
 FINE_TUNING = 24_000  # steps
 SLOPE = 2e-3  # MSE a bit per pixel is worth where no target is given
 FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left out stays out
-SETTLED = 0.75  # part of the steps after which the slope stays
 LOOKS = 15  # at the file's size until then
 LAST_LOOKS = (0.77, 0.82, 0.88)  # parts of the steps where all quantiser steps are scaled to what is missing
-TRIES = 20  # to make the file small enough in the end
 PRUNED_UNTIL = 0.3  # part of the steps after which no Gaussians are left out
-STEP_RATE = 0.02  # of the logarithm of quantiser steps
 UNAIMED = 5.5  # bits a parameter that are expected where no size is given
 SOUGHT = (0.6, 12.0)  # bits a parameter between which the size of a given quality is sought, ...
 FIRST_GUESS = 3.2  # ... beginning here ...
@@ -70,200 +62,6 @@ class Compressed:
     kept: float  # part of the Gaussians
     seconds: float
     psnr: float  # dB, of the last frames seen
-
-
-class StraightThrough(FlatOptimizer):
-    """Adam or Adan on unrounded parameters; the model's own are the rounded ones after each step (`_round`), and
-    `_learn` adds to their gradients. `unrounded(p)` are a parameter's unrounded values, as a view."""
-
-    def __init__(self, segments, kind, betas):
-        super().__init__(segments, kind, betas)
-        self.shown = self.flat
-        self.flat = self.shown.clone()
-
-    @property
-    def state(self) -> list[Tensor]:
-        return [*super().state, self.shown]
-
-    def unrounded(self, p: Tensor) -> Tensor:
-        return self.part_of(self.flat, p)
-
-    def part_of(self, buffer: Tensor, p: Tensor) -> Tensor:
-        """What belongs to a parameter in a buffer laid out as all of them are, as a view of the parameter's shape."""
-        start = (p.data_ptr() - self.shown.data_ptr()) // self.shown.element_size()
-        return buffer[start : start + p.numel()].view(p.shape)
-
-    @torch.no_grad()
-    def step(self) -> None:
-        self._learn()
-        super().step()
-        self._round()
-
-
-class RateOptimizer(StraightThrough):
-    """Learns the steps that it rounds to, prices bits, and leaves Gaussians out."""
-
-    def __init__(self, segments, kind, betas, model: VideoModel, slope: float, learned: bool, rate: bool):
-        super().__init__(segments, kind, betas)
-        self.model, self.learned, self.rate = model, learned, rate
-        gaussians = model.gaussians
-        self.attributes = [gaussians.mu, gaussians.cholesky, gaussians.rgb]
-        if gaussians.motion is not None:
-            self.attributes.append(gaussians.motion)
-        self.tensors = list(model.field.parameters())
-        device = self.flat.device
-        self.parameters = [*self.attributes, *self.tensors]
-        self.grads = [p.grad for p in self.parameters]
-        self.masters = [self.unrounded(p) for p in self.parameters]
-        steps = Steps()
-        first = [steps.position, steps.cholesky, steps.color] + [steps.motion] * (gaussians.motion is not None)
-        levels = 2 ** (steps.field_bits - 1) - 1
-        first += [p.detach().abs().max().item() / levels + 1e-8 for p in self.tensors]
-        self.log_steps = torch.tensor(first, device=device).log()
-        self.finest = torch.full_like(self.log_steps, math.log(1e-5))
-        self.finest[0] = math.log(4 * max(model.size) / 2**AXIS_BITS)  # positions have to be coded
-        self.noise = torch.zeros_like(self.log_steps)  # mean derivative of the distortion by them
-        self.alive = (gaussians.mu[..., 0] != WAITING).float()  # [G, N]
-        pixels = model.size[0] * model.size[1]
-        self.weights = 1 / (torch.tensor(model.num_frames, device=device, dtype=torch.float32) * pixels)  # [G]
-        self.slope = torch.tensor(slope, device=device)
-        total = len(self.rates)
-        learning = max(1, round(SETTLED * total))
-        rates = max(STEP_RATE, 30 / total) * torch.linspace(1, 0, learning, device=device).clamp(min=0.02)
-        self.step_rates = torch.cat([rates, rates.new_zeros(total - learning)])
-        self.rounded, self.derivatives = (compiled(function, device) for function in (rounded, derivatives))
-        self._round()
-
-    @property
-    def state(self) -> list[Tensor]:
-        return [*super().state, self.log_steps, self.noise]
-
-    def _round(self) -> None:
-        values = self.rounded(self.masters, self.log_steps.exp(), self.alive)
-        torch._foreach_copy_([p.data for p in self.parameters], values)
-
-    def _learn(self) -> None:
-        """Add the rate's gradient to that of the distortion, and move the steps."""
-        price = self.slope * self.weights  # [G], of a bit
-        shown = [p.data for p in self.parameters]
-        attributes = len(self.attributes)
-        pulls, slopes, noise = self.derivatives(
-            self.masters, shown, self.grads, self.log_steps.exp(), self.alive, price, attributes
-        )
-        self.noise.lerp_(noise, 0.02)
-        if self.rate:
-            torch._foreach_add_(self.grads, pulls)
-        if self.learned:
-            part = (slopes + self.noise) / (slopes.abs() + self.noise.abs() + 1e-20)
-            self.log_steps -= self.step_rates.index_select(0, self.step_number[None]) * part
-            self._bound_steps()
-
-    def coarsen(self, factor: float) -> None:
-        """All steps alike: where they are not learned, and where they are not any more."""
-        self.log_steps += math.log(factor)
-        self._bound_steps()
-
-    def fit_into(self, most: int) -> LearnedSteps:
-        """Coarsen all steps alike until the file has at most `most` bytes. What is rounded are the unrounded values:
-        rounding what is rounded would cost several dB. Raises StgvError when even the coarsest steps give more."""
-        for attempt in range(TRIES):
-            size = len(stream(self.model, self.steps()))
-            if size <= most:
-                return self.steps()
-            self.coarsen(min(2.0, max(1.01 ** (attempt + 1), (size / max(most, 1)) ** 1.5)))
-            self._round()
-        raise StgvError(
-            f"{most:,} bytes are too few: with the coarsest steps this model takes {size:,}; fit fewer Gaussians"
-        )
-
-    def _bound_steps(self) -> None:
-        self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
-
-    @torch.no_grad()
-    def keep(self, count: int) -> None:
-        """Leave out all but the `count` Gaussians of most energy: the integral of (colour * weight)^2, all frames."""
-        mu, cholesky, rgb = self.masters[:3]
-        energy = rgb.square().sum(-1) * cholesky[..., 0] * cholesky[..., 2] / self.weights[:, None]
-        energy = torch.where(self.alive > 0, energy, -1.0)
-        kept = energy.flatten().topk(min(max(count, 1), energy.numel())).indices
-        out = torch.ones_like(self.alive, dtype=torch.bool)
-        out.view(-1)[kept] = False
-        out &= energy < energy.amax(1, keepdim=True)  # a GoP keeps something
-        self.alive.masked_fill_(out, 0.0)
-        for master, fill in ((mu, WAITING), (cholesky, (1.0, 0.0, 1.0)), (rgb, 0.0)):
-            master.copy_(torch.where(out[..., None], torch.tensor(fill, device=mu.device), master))
-        for p in self.attributes:
-            for moment in self.moments:
-                self.part_of(moment, p).masked_fill_(out[..., None], 0.0)  # or they drift
-        self._round()
-
-    def steps(self) -> LearnedSteps:
-        """What `bitstream.encode` takes."""
-        position, cholesky, color, *rest = self.log_steps.exp().tolist()
-        motion = {"motion": rest.pop(0)} if self.model.gaussians.motion is not None else {}
-        return LearnedSteps(position=position, cholesky=cholesky, color=color, **motion, field=tuple(rest))
-
-
-def rounded(masters: list[Tensor], steps: Tensor, alive: Tensor) -> list[Tensor]:
-    """What the file will hold of unrounded parameters: `quantize` rounds the same."""
-    steps = steps.unbind()
-    mu, cholesky, *others = masters
-    l1, l2, l3 = cholesky.unbind(-1)
-    l1, l3 = (((v.clamp(min=MIN_SCALE).log() / steps[1]).round() * steps[1]).exp() for v in (l1, l3))
-    l2 = (l2 / l3 / steps[1]).round() * steps[1] * l3
-    return [
-        torch.where(alive[..., None] > 0, (mu / steps[0]).round() * steps[0], WAITING),
-        torch.stack([l1, l2, l3], -1),
-        *((master / step).round() * step for master, step in zip(others, steps[2:], strict=True)),
-    ]
-
-
-def derivatives(
-    masters: list[Tensor],  # unrounded
-    shown: list[Tensor],  # rounded
-    grads: list[Tensor],  # of the distortion
-    steps: Tensor,
-    alive: Tensor,  # [G, N]
-    price: Tensor,  # [G], of a bit
-    attributes: int,  # how many of the tensors are Gaussians'; the rest are the field's
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The rate's by the parameters and by the steps' logarithms; the distortion's by the latter."""
-    noise = torch.stack([(g * (p - master)).sum() for g, p, master in zip(grads, shown, masters, strict=True)])
-    steps, count = steps.unbind(), alive.sum(1)
-    slopes = [-2 * (price * count).sum() / math.log(2)]
-    mu, cholesky, rgb, *others = masters
-    pulls = [torch.zeros_like(mu)]  # positions: their rate hardly depends on where they are
-    l1, l2, l3 = cholesky.unbind(-1)
-    logs = torch.stack([l1.clamp(min=MIN_SCALE).log(), l2 / l3, l3.clamp(min=MIN_SCALE).log()], -1)
-    pull, slope = _rate(logs, steps[1], price, alive[..., None], count[:, None, None])
-    pulls.append(pull / torch.stack([l1, l3, l3], -1))
-    slopes.append(slope)
-    red, green, blue = rgb.unbind(-1)
-    sent = torch.stack([green, red - green, blue - green], -1)
-    pull, slope = _rate(sent, steps[2], price, alive[..., None], count[:, None, None])
-    pulls.append(torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1))
-    slopes.append(slope)
-    for k, master in enumerate(others, 3):
-        values = master.reshape(len(master), -1, 1)
-        ones = torch.ones_like(values[..., :1])
-        number = torch.full_like(ones[:, :1], values.shape[1])
-        if k < attributes:  # motion: one kind of symbols a coefficient
-            values, ones, number = master, alive[..., None], count[:, None, None]
-        pull, slope = _rate(values, steps[k], price, ones, number)
-        pulls.append(pull.view_as(master))
-        slopes.append(slope)
-    return pulls, torch.stack(slopes), noise
-
-
-def _rate(values: Tensor, step: Tensor, price: Tensor, alive: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Derivatives of price [G] times bits: by values [G, N, K], each k coded for itself; by the step's logarithm."""
-    count = count.clamp(min=1)
-    centred = (values - (values * alive).sum(1, keepdim=True) / count) * alive
-    b = centred.abs().sum(1, keepdim=True) / count / step  # [G, 1, K]
-    part = 2 * math.e * b / (1 + 2 * math.e * b) / math.log(2)
-    worth = price[:, None, None]
-    pull = worth * part / (b.clamp(min=1e-6) * step) * centred.sign()
-    return pull, -(worth * count * part).sum()
 
 
 def compress(

@@ -9,13 +9,14 @@ import torch
 from stgvlib import bitstream
 from stgvlib.baselines import GSVR, TWO_DGS
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
-from stgvlib.compress import _rate, compress
+from stgvlib.compress import compress
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
 from stgvlib.placement import WAITING
 from stgvlib.quantize import ResidualVQ, Steps
+from stgvlib.rate_optimizer import _rate
 from stgvlib.train import fit
 from stgvlib.video import open_video, write_video
 

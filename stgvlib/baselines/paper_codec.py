@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from stgvlib.backend import fast_products
-from stgvlib.compress import StraightThrough
 from stgvlib.config import FitConfig, changes, from_dict
 from stgvlib.entropy import decode_integers, encode_integers
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
 from stgvlib.optimizer import Segment, schedule
 from stgvlib.quantize import ResidualVQ
+from stgvlib.rate_optimizer import StraightThrough
 from stgvlib.train import Progress, load_gops, run_stage
 from stgvlib.video import Video
 
