@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from stgvlib.config import FieldConfig, FitConfig, changes, from_dict
-from stgvlib.entropy import CodingError, decode_integers, encode_integers
+from stgvlib.entropy import CodingError, decode_integers, encode_integers, pack, unpack
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel, write_atomically
-from stgvlib.quantize import AXIS_BITS, Group, Steps, dequantize, quantize
+from stgvlib.quantize import AXIS_BITS, SIZES, Group, Steps, dequantize, quantize
 
-MAGIC, VERSION = b"\x89STGV\r\n\n", 2
+MAGIC, VERSION = b"\x89STGV\r\n\n", 3
 PREFIX = struct.Struct("<8sHHI")  # magic, version, sections, CRC of the table
 SECTION = struct.Struct("<BHII")  # kind, GoP, bytes, CRC-32
 HEADER, GOP = 1, 2  # kinds of section
@@ -93,7 +93,7 @@ def stream(model: VideoModel, steps: Steps = STEPS, fps: float = 25.0) -> bytes:
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise StgvError("the model has parameters that are not finite; fit it again")
     header = {"size": list(model.size), "fps": fps, "frames": model.num_frames}
-    header |= {"field": changes(model.config.field), "steps": {f.name: getattr(steps, f.name) for f in fields(Steps)}}
+    header |= {"field": changes(model.config.field), "steps": _written(steps)}
     groups = [quantize(model, g, steps) for g in range(len(model.num_frames))]
     header["gaussians"] = max(len(group.gaps) for group in groups)
     payloads = [(HEADER, 0, json.dumps(header, separators=(",", ":")).encode())]
@@ -103,13 +103,27 @@ def stream(model: VideoModel, steps: Steps = STEPS, fps: float = 25.0) -> bytes:
     return prefix + table + b"".join(data for _, _, data in payloads)
 
 
+def _written(steps: Steps) -> dict:
+    """What the header says of them; the field's tensors have theirs in each GoP."""
+    values = {f.name: getattr(steps, f.name) for f in fields(Steps)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _of_sizes(sizes: np.ndarray) -> list[np.ndarray]:
+    """Which Gaussians have each size: they are coded together."""
+    return [np.flatnonzero(sizes == size) for size in range(SIZES + 1) if (sizes == size).any()]
+
+
 def _unit(group: Group) -> dict[str, bytes]:
     """The parts of a GoP's section, in their order."""
     head = UNIT.pack(group.frames, len(group.gaps), *group.origin)
+    alike = _of_sizes(group.sizes)
+    finer = (pack(v.ravel(), np.tile(bits, len(v))) for bits, v in zip(group.bits, group.finer, strict=True))
     return {
         "position": head + encode_integers(group.gaps),
         "shape": b"".join(map(encode_integers, group.cholesky)),
-        "color": b"".join(map(encode_integers, group.color)),
+        "color": b"".join(encode_integers(row[of]) for row in group.color for of in alike),
+        "finer": b"".join(finer),
         "motion": b"".join(map(encode_integers, group.motion)),
         "field": b"".join(STEP.pack(step) + encode_integers(values) for step, values in group.tensors),
     }
@@ -149,7 +163,7 @@ def parse(data: bytes, threads: int | None = None) -> Content:
                 raise CodingError("is cut off")
             if zlib.crc32(unit) != crc:
                 raise CodingError("fails its checksum")
-            group, parts = _read_unit(unit, model, g)
+            group, parts = _read_unit(unit, model, g, steps)
         except CodingError as error:
             return str(error)
         dequantize(group, model, g, steps)
@@ -192,7 +206,7 @@ def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, 
         header = json.loads(text)
         size, frames = tuple(map(_whole, header["size"])), list(map(_whole, header["frames"]))
         count, fps = _whole(header["gaussians"]), float(header["fps"])
-        steps = Steps(**{name: _number(value) for name, value in header["steps"].items()})
+        steps = _steps(header["steps"])
         field = _field(header["field"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StgvError) as error:
         raise StgvError(f"is damaged: its header makes no sense ({str(error).splitlines()[0][:100]})") from error
@@ -235,6 +249,11 @@ def _number(value) -> float:
     return value
 
 
+def _steps(values: dict) -> Steps:
+    lowest = {"lowest": tuple(map(_whole, values["lowest"]))} if "lowest" in values else {}
+    return Steps(**{name: _number(value) for name, value in values.items() if name != "lowest"}, **lowest)
+
+
 def _field(values: dict) -> FieldConfig:
     field = from_dict(FieldConfig, values)
     for name, (least, most) in LIMITS.items():
@@ -260,14 +279,16 @@ def _field(values: dict) -> FieldConfig:
     return field
 
 
-def _read_unit(unit: memoryview, model: VideoModel, g: int) -> tuple[Group, dict[str, int]]:
+def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tuple[Group, dict[str, int]]:
     """A GoP's integers, and the bytes of its parts. Raises CodingError."""
+    from stgvlib.quantize_cpu import finer_bits, size_classes
+
     if len(unit) < UNIT.size:
         raise CodingError("is cut off")
     frames, count, *origin = UNIT.unpack_from(unit)
     if frames != model.num_frames[g] or count > model.count:
         raise CodingError(f"has {frames} frames and {count} Gaussians, not what the header says")
-    at, marks = UNIT.size, [0]
+    at, begin, parts = UNIT.size, 0, dict.fromkeys(PARTS, 0)
 
     def read(n: int) -> np.ndarray:
         nonlocal at
@@ -275,14 +296,37 @@ def _read_unit(unit: memoryview, model: VideoModel, g: int) -> tuple[Group, dict
         return values
 
     def rows(n: int) -> np.ndarray:
-        values = np.stack([read(count) for _ in range(n)]) if n else np.zeros((0, count), np.int64)
-        marks.append(at)
-        return values
+        return np.stack([read(count) for _ in range(n)]) if n else np.zeros((0, count), np.int64)
+
+    def ends(part: str) -> None:
+        nonlocal begin
+        parts[part] += at - begin
+        begin = at
 
     gaps = rows(1)[0]
     if (gaps < 0).any() or gaps.sum() >= 2 ** (2 * AXIS_BITS):
         raise CodingError("has positions out of range")
-    shape, color, motion = rows(3), rows(3), rows(2 * model.config.field.polynomial)
+    ends("position")
+    sizes_from, shape_from, position_from = steps.bounds
+    shape = rows(3)
+    ends("shape")
+    sizes = size_classes(shape[0], shape[2], sizes_from)
+    color = np.zeros((3, count), np.int64)
+    alike = _of_sizes(sizes)
+    for row in color:
+        for of in alike:
+            row[of] = read(len(of))
+    ends("color")
+    green, red, blue = color
+    rgb = np.stack([red + green, green, blue + green])
+    bits = finer_bits(rgb, sizes, position_from), finer_bits(rgb, np.zeros_like(sizes), shape_from)
+    finer = []
+    for part, own, n in zip(PARTS, bits, (2, 3)):
+        values, at = unpack(unit, at, own, n)
+        finer.append(values)
+        ends(part)
+    motion = rows(2 * model.config.field.polynomial)
+    ends("motion")
     tensors = []
     for p in model.field.parameters():
         if len(unit) - at < STEP.size:
@@ -294,8 +338,8 @@ def _read_unit(unit: memoryview, model: VideoModel, g: int) -> tuple[Group, dict
         tensors.append((step, read(p[g].numel())))
     if at != len(unit):
         raise CodingError("has bytes too many")
-    sizes = np.diff([*marks, at]).tolist()
-    return Group(frames, tuple(origin), gaps, shape, color, motion, tensors), dict(zip(PARTS, sizes, strict=True))
+    ends("field")
+    return Group(frames, tuple(origin), gaps, shape, color, sizes, bits, tuple(finer), motion, tensors), parts
 
 
 @torch.no_grad()

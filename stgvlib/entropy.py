@@ -44,7 +44,7 @@ def _encode(unsigned: np.ndarray, origin: int, kind: int) -> bytes:
     frequencies = _frequencies(np.bincount(token, minlength=1))
     words = encode_tokens(token, frequencies) if len(token) and len(frequencies) > 1 else np.empty(0)
     head = HEAD.pack(len(unsigned), len(words), origin, kind, len(frequencies))
-    return head + _varints(frequencies) + words.astype("<u2").tobytes() + _pack(unsigned, bits)
+    return head + _varints(frequencies) + words.astype("<u2").tobytes() + pack(unsigned, bits)
 
 
 def _frequencies(counts: np.ndarray) -> np.ndarray:
@@ -83,6 +83,16 @@ def decode_integers(data: memoryview, start: int, count: int) -> tuple[np.ndarra
     return values, start + taken
 
 
+def unpack(data: memoryview, start: int, bits: np.ndarray, rows: int) -> tuple[np.ndarray, int]:
+    """(int64 [rows, n] of `bits` [n] raw bits each, where the next begins): what `pack` made of them, row by row."""
+    from stgvlib.entropy_cpu import read_bits
+
+    values, taken = read_bits(np.frombuffer(data, np.uint8)[start:], bits, rows)
+    if taken < 0:
+        raise CodingError("finer bits are cut off")
+    return values, start + taken
+
+
 def _zigzag(values: np.ndarray) -> np.ndarray:
     return np.where(values >= 0, 2 * values, -2 * values - 1)
 
@@ -95,7 +105,7 @@ def _tokens(unsigned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(small, unsigned, large), np.where(small, 0, exponent - 2)
 
 
-def _pack(unsigned: np.ndarray, bits: np.ndarray) -> bytes:
+def pack(unsigned: np.ndarray, bits: np.ndarray) -> bytes:
     """The low `bits` of each integer, lowest first, in one string of bits; bytes fill from their lowest bit."""
     owner = np.repeat(np.arange(len(bits)), bits)
     place = np.arange(len(owner)) - np.repeat(np.cumsum(bits) - bits, bits)

@@ -93,3 +93,17 @@ def read_varints(data, count):
             if byte < 128:
                 break
     return values, at
+
+
+@numba.njit(cache=True, nogil=True)
+def read_bits(raw, bits, rows):
+    """uint8 raw -> (integers [rows, n] of bits [n] each, row after row, lowest first; bytes taken, -1 if too few)."""
+    out, place, most = np.zeros((rows, len(bits)), np.int64), np.int64(0), 8 * len(raw)
+    for row in range(rows):
+        for i in range(len(bits)):
+            if place + bits[i] > most:
+                return out, -1
+            for k in range(bits[i]):
+                out[row, i] |= np.int64(raw[place >> 3] >> (place & 7) & 1) << k
+                place += 1
+    return out, (place + 7) >> 3

@@ -4,6 +4,11 @@ Positions lie on a grid, and Gaussians are put in Z-order of it: their order mea
 have to be sent. l1 and l3 are rounded in their logarithm and l2 relative to l3: a Gaussian's shape then has an error
 relative to its size. Colours are rounded, and sent as green and differences to it. Each tensor of the field has a step
 of its own, a part of its largest value.
+
+With adaptive steps (`Steps.lowest`) rounding any attribute of any Gaussian changes the picture about as much: a colour's
+step is inverse to the root of the Gaussian's area, a shape's to its energy, a position's to its colour. A decoder knows
+them all from integers that it already has: coarse shapes come first, then colours with steps by the coarse shapes'
+areas, then what positions and shapes have of finer bits, as many as the colours say.
 """
 
 import math
@@ -19,6 +24,8 @@ from stgvlib.splat import MIN_SCALE
 
 LOG_SCALES = (math.log(MIN_SCALE) - 1, 14.0)  # of l1 and l3, px, that a file can ask for
 AXIS_BITS = 16  # of a position on one axis
+SIZES = 5  # octaves of the root of an area in px, from 1 px up: what a colour's adaptive step halves with
+POSITION_BITS, SHAPE_BITS = 3, 4  # that adaptive steps add at most
 
 
 @dataclass(frozen=True)
@@ -30,22 +37,49 @@ class Steps:
     color: float = 1 / 256
     motion: float = 1 / 512  # of a coefficient, in units of the position head
     field_bits: int = 10  # of the largest value of each tensor of the field
+    # Adaptive steps: powers of two of the amplitude, in steps of the colour, from which shape and position have finer
+    # bits. Position, Cholesky and colour steps are then those of a Gaussian of 1 px whose colour is 1.
+    lowest: tuple[int, int] | None = None
 
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name == "field":  # of LearnedSteps
+            if f.name in ("field", "lowest"):  # the former of LearnedSteps
                 continue
             if f.name == "field_bits":
                 if not 2 <= value <= 16:
                     raise StgvError(f"field_bits must be from 2 to 16, got {value}")
             elif not 1e-6 <= value <= 1e3:
                 raise StgvError(f"the step of {f.name} must be from 1e-6 to 1000, got {value}")
+        if self.lowest is not None:
+            if len(self.lowest) != 2 or not all(isinstance(v, int) and -32 <= v <= 32 for v in self.lowest):
+                raise StgvError(f"lowest must be two whole numbers from -32 to 32, got {self.lowest}")
+            if not all(1e-6 <= base <= 1e6 for base in self.bases):
+                raise StgvError(f"steps are out of range where there are no finer bits: {self.bases}")
+
+    @property
+    def bases(self) -> tuple[float, float]:
+        """Steps of positions and shapes without finer bits."""
+        if self.lowest is None:
+            return self.position, self.cholesky
+        shape, position = self.lowest
+        return self.position / (self.color * 2.0**position), self.cholesky / (self.color * 2.0**shape)
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """From where on, sum of l1's and l3's integers, a Gaussian's size is one more; from where on, energy in steps of
+        the colour, a shape has one bit more; the same for positions, energy over area."""
+        if self.lowest is None:
+            return np.empty(0), np.empty(0), np.empty(0)
+        sizes = (np.arange(SIZES) + 0.5) * 2 * math.log(2) / self.bases[1]
+        shape, position = self.lowest
+        return sizes, 4.0 ** (shape + np.arange(SHAPE_BITS)), 4.0 ** (position + np.arange(POSITION_BITS))
 
     def scaled(self, factor: float) -> "Steps":
         """Coarser by a factor; the field loses four bits where everything else loses five."""
         bits = min(16, max(2, round(self.field_bits - 0.8 * math.log2(factor))))
-        others = {f.name: getattr(self, f.name) * factor for f in fields(Steps) if f.name != "field_bits"}
+        kept = ("field_bits", "lowest")
+        others = {f.name: getattr(self, f.name) * factor for f in fields(Steps) if f.name not in kept}
         return replace(self, **others, field_bits=bits)
 
 
@@ -68,8 +102,16 @@ class Group:
     gaps: np.ndarray  # [N] of the Z-order, the first from zero
     cholesky: np.ndarray  # [3, N]
     color: np.ndarray  # [3, N]: green, red - green, blue - green
+    sizes: np.ndarray  # [N], 0 to SIZES
+    bits: tuple[np.ndarray, np.ndarray]  # [N] that positions and shapes have more
+    finer: tuple[np.ndarray, np.ndarray]  # [2, N] and [3, N], of so many bits
     motion: np.ndarray  # [2 * degree, N]
     tensors: list[tuple[float, np.ndarray]]  # (step, integers) of the field's parameters, in their order
+
+
+def in_cells(values: np.ndarray, base: float, bits: np.ndarray) -> np.ndarray:
+    """The cell of each value [..., N]: 2^bits for each step of `base`, which lie around its multiples."""
+    return np.floor((values / base + 0.5) * 2.0**bits).astype(np.int64)
 
 
 @torch.no_grad()
@@ -78,24 +120,32 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
 
     Raises StgvError when positions spread over more than 65,536 steps.
     """
+    from stgvlib.quantize_cpu import finer_bits, size_classes
+
     mu, cholesky = (v[g].double().cpu() for v in model.gaussians.pixels())
     kept = mu[:, 0] != WAITING
-    mu, cholesky, rgb = mu[kept], cholesky[kept], model.gaussians.rgb[g].double().cpu()[kept]
-    place = (mu / steps.position).round().long().numpy()
-    origin = place.min(0) if len(place) else np.zeros(2, np.int64)
-    place -= origin
-    if len(place) and place.max() >= 2**AXIS_BITS:
+    mu, cholesky, rgb = (v[kept].numpy().T for v in (mu, cholesky, model.gaussians.rgb[g].double().cpu()))
+    position, shape = steps.bases
+    sizes_from, shape_from, position_from = steps.bounds
+    l1, l3 = (np.log(np.maximum(v, MIN_SCALE)) for v in (cholesky[0], cholesky[2]))
+    first, last = (in_cells(v, shape, 0) for v in (l1, l3))
+    sizes = size_classes(first, last, sizes_from)
+    red, green, blue = color = np.round(rgb / (steps.color * 0.5**sizes)).astype(np.int64)
+    bits = finer_bits(color, sizes, position_from), finer_bits(color, np.zeros_like(sizes), shape_from)
+    place = in_cells(mu, position, bits[0])
+    coarse = place >> bits[0]
+    origin = coarse.min(1) if coarse.size else np.zeros(2, np.int64)
+    coarse -= origin[:, None]
+    if coarse.size and coarse.max() >= 2**AXIS_BITS:
         raise StgvError(
-            f"GoP {g}: positions spread over {place.max()} steps of {steps.position:g} px, at most {2**AXIS_BITS} "
+            f"GoP {g}: positions spread over {coarse.max()} steps of {position:g} px, at most {2**AXIS_BITS} "
             "can be coded; take a larger step"
         )
-    code = interleave(place)
+    last = in_cells(l3, shape, bits[1])
+    l2 = cholesky[1] / np.exp(((last + 0.5) * 0.5 ** bits[1] - 0.5) * shape)
+    shapes = np.stack([in_cells(l1, shape, bits[1]), in_cells(l2, shape, bits[1]), last])
+    code = interleave(coarse.T)
     order = np.argsort(code, kind="stable")
-    code = code[order]
-    l1, l2, l3 = cholesky.numpy()[order].T
-    l1, l3 = (np.round(np.log(np.maximum(v, MIN_SCALE)) / steps.cholesky).astype(np.int64) for v in (l1, l3))
-    l2 = np.round(l2 / np.exp(l3 * steps.cholesky) / steps.cholesky).astype(np.int64)
-    red, green, blue = np.round(rgb.numpy()[order].T / steps.color).astype(np.int64)
     motion = model.gaussians.motion
     moved = np.zeros((0, len(code)), np.int64)
     if motion is not None:
@@ -109,9 +159,12 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
     return Group(
         model.num_frames[g],
         (int(origin[0]), int(origin[1])),
-        np.diff(code, prepend=0),
-        np.stack([l1, l2, l3]),
-        np.stack([green, red - green, blue - green]),
+        np.diff(code[order], prepend=0),
+        (shapes >> bits[1])[:, order],
+        np.stack([green, red - green, blue - green])[:, order],
+        sizes[order],
+        (bits[0][order], bits[1][order]),
+        ((place & ((1 << bits[0]) - 1))[:, order], (shapes & ((1 << bits[1]) - 1))[:, order]),
         moved,
         tensors,
     )
@@ -127,14 +180,39 @@ def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
     def rows(p: torch.Tensor) -> np.ndarray:  # torch would start threads of its own in each of the decoder's
         return p.detach().numpy()[g]
 
-    integers = (group.gaps, group.cholesky, group.color, group.origin)
-    sizes = (steps.position, steps.cholesky, steps.color)
+    integers = (group.gaps, group.cholesky, group.color, group.sizes, group.bits, group.finer, group.origin)
+    sizes = (*steps.bases, steps.color)
     set_gaussians(*integers, sizes, LOG_SCALES, WAITING, *map(rows, (gaussians.mu, gaussians.cholesky, gaussians.rgb)))
     if gaussians.motion is not None:
         count = len(group.gaps)
         rows(gaussians.motion)[:count], rows(gaussians.motion)[count:] = group.motion.T * steps.motion, 0
     for p, (step, values) in zip(model.field.parameters(), group.tensors, strict=True):
         np.multiply(values, step, out=rows(p).reshape(-1), casting="unsafe")
+
+
+@torch.no_grad()
+def adapted(model: VideoModel, steps: Steps) -> Steps:
+    """Adaptive steps that change the pictures of `model` as much as `steps`, which are not, do."""
+    gaussians = model.gaussians
+    placed = gaussians.mu[..., 0] != WAITING
+    if not placed.any():
+        return replace(steps, lowest=(0, 0))
+    cholesky, rgb = gaussians.pixels()[1][placed], gaussians.rgb[placed]
+    area = cholesky[:, 0] * cholesky[:, 2]
+    color = rgb.square().sum(1)
+    energy = color * area
+    step = steps.color * area.mean().sqrt().item()
+    mean = {
+        name: v.clamp(min=(step / 2) ** 2).sqrt().div(step).log2().mean().item()
+        for name, v in (("shape", energy), ("position", color))
+    }
+    return replace(
+        steps,
+        position=steps.position * color.mean().sqrt().item(),
+        cholesky=steps.cholesky * energy.mean().sqrt().item(),
+        color=step,
+        lowest=(math.floor(mean["shape"]), math.floor(mean["position"])),
+    )
 
 
 class ResidualVQ:
@@ -178,8 +256,8 @@ class ResidualVQ:
 
     def _follow(self, k: int, left: torch.Tensor, index: torch.Tensor) -> None:
         counts, sums = self.counts[:, k], self.sums[:, k]
-        counts.lerp_(torch.zeros_like(counts).scatter_add_(1, index, torch.ones_like(left[..., 0])), 1 - self.decay)
-        total = torch.zeros_like(sums).scatter_add_(1, index[..., None].expand_as(left), left)
+        of_each, total = _totals(left, index, counts.shape[1])
+        counts.lerp_(of_each, 1 - self.decay)
         sums.lerp_(total, 1 - self.decay)
         whole, entries = counts.sum(1, keepdim=True), counts.shape[1]
         smooth = (counts + 1e-5) / (whole + entries * 1e-5) * whole
@@ -192,10 +270,17 @@ def _k_means(values: torch.Tensor, entries: int, generator: torch.Generator | No
     book = torch.gather(values, 1, draws.long()[..., None].expand(-1, -1, values.shape[2])).clone()
     for _ in range(rounds):
         index = ResidualVQ._nearest(values, book)[1]
-        counts = torch.zeros_like(book[..., 0]).scatter_add_(1, index, torch.ones_like(values[..., 0]))[..., None]
-        sums = torch.zeros_like(book).scatter_add_(1, index[..., None].expand_as(values), values)
+        counts, sums = _totals(values, index, entries)
+        counts = counts[..., None]
         book = torch.where(counts > 0, sums / counts.clamp(min=1), book)
     return book
+
+
+def _totals(values: torch.Tensor, index: torch.Tensor, entries: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(how many of [G, N, C] have each index [G, entries], their sums [G, entries, C]). As a product: adding hundreds
+    of thousands to a few places, a GPU would wait for itself."""
+    own = (index[:, None] == torch.arange(entries, device=index.device)[:, None]).to(values.dtype)
+    return own.sum(-1), own @ values
 
 
 def interleave(place: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from stgvlib.entropy import CodingError, decode_integers, encode_integers
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
 from stgvlib.placement import WAITING
-from stgvlib.quantize import Steps, dequantize, interleave, quantize
+from stgvlib.quantize import Steps, adapted, dequantize, interleave, quantize
 from stgvlib.quantize_cpu import deinterleave
 
 TINY = FieldConfig(levels=2, log2_table_size=4, width=8, base_resolution=4)
@@ -90,9 +90,12 @@ CONFIGS = {
 }
 
 
+@pytest.mark.parametrize("adaptive", (False, True))
 @pytest.mark.parametrize("name", CONFIGS)
-def test_symbols_survive_and_frames_nearly(name, tmp_path):
+def test_symbols_survive_and_frames_nearly(name, adaptive, tmp_path):
     model, fine = model_of(CONFIGS[name]), Steps(1 / 64, 0.002, 1 / 2048, 1 / 4096, 14)
+    if adaptive:
+        fine = adapted(model, fine)
     size = encode(model, tmp_path / "m.stgv", fine, fps=12.5)
     assert size == (tmp_path / "m.stgv").stat().st_size
     content = decode(tmp_path / "m.stgv")
@@ -102,6 +105,8 @@ def test_symbols_survive_and_frames_nearly(name, tmp_path):
         first, again = quantize(model, g, fine), quantize(content.model, g, fine)
         assert np.array_equal(first.gaps, again.gaps) and first.origin == again.origin
         assert np.array_equal(first.color, again.color) and np.array_equal(first.motion, again.motion)
+        for one, other in zip((*first.bits, *first.finer), (*again.bits, *again.finer), strict=True):
+            assert np.array_equal(one, other) and one.any() == adaptive
     before, after = (torch.stack(list(Decoder(m, dtype=torch.float32))) for m in (model, content.model))
     assert (before - after).abs().max() < 0.03 and (before - after).abs().mean() < 0.002
 
@@ -140,7 +145,7 @@ def test_files_that_are_none_say_what_they_are(tmp_path):
         (b"RIFF" + data[4:], "is no .stgv file"),
         (
             data[:8] + struct.pack("<H", 7) + data[10:],
-            "has format version 7, this stgvlib reads 2: use the stgvlib that wrote it",
+            "has format version 7, this stgvlib reads 3: use the stgvlib that wrote it",
         ),
         (data[:20], "section table is cut off"),
         (data[:60], "header is cut off"),
