@@ -74,6 +74,7 @@ def compress(
     prune: bool = True,  # leave Gaussians out where there are few bits for each
     learned: bool = True,  # steps of the quantisers; else all are scaled alike
     rate: bool = True,  # is part of the loss; else steps alone meet the target
+    adaptive: bool = True,  # steps differ by Gaussian: `quantize.Steps.lowest`
     progress: Callable[[Progress], None] | None = None,
 ) -> Compressed:
     """Fine-tune `model` of `video` so that its file has a target size or quality, or else a slope's trade-off.
@@ -86,7 +87,7 @@ def compress(
             f"the video has {video.num_frames} frames of {video.size[0]}x{video.size[1]}, the model "
             f"{sum(model.num_frames)} of {model.size[0]}x{model.size[1]}: give the video that was fitted"
         )
-    began, parts = time.perf_counter(), {"prune": prune, "learned": learned, "rate": rate}
+    began, parts = time.perf_counter(), {"prune": prune, "learned": learned, "rate": rate, "adaptive": adaptive}
     if psnr is None:
         return _fine_tune(video, model, bpp, slope, fine_tuning, progress or (lambda p: None), **parts)
     each = model.num_parameters() / (video.num_frames * math.prod(video.size))
@@ -125,6 +126,7 @@ def _fine_tune(
     prune: bool,
     learned: bool,
     rate: bool,
+    adaptive: bool,
 ) -> Compressed:
     began = time.perf_counter()
     device, original = model.gaussians.mu.device, model
@@ -137,7 +139,7 @@ def _fine_tune(
     first = slope or (SLOPE if bpp is None else FIRST_SLOPE)
 
     def make(segments, kind, betas) -> RateOptimizer:
-        made.append(RateOptimizer(segments, kind, betas, model, first, learned, rate))
+        made.append(RateOptimizer(segments, kind, betas, model, first, learned, rate, adaptive))
         return made[0]
 
     looks = [*(SETTLED * (k + 1) / LOOKS for k in range(LOOKS)), *LAST_LOOKS]
@@ -145,7 +147,9 @@ def _fine_tune(
 
     def control(part: float) -> None:
         """Look at the file after a part of the steps."""
-        optimizer, size = made[0], 8 * len(stream(model, made[0].steps())) / pixels
+        optimizer = made[0]
+        optimizer.place_bits()
+        size = 8 * len(stream(model, optimizer.steps())) / pixels
         pruning, off = prune and part <= PRUNED_UNTIL, size / (bpp or size)
         if pruning:  # what is left out makes the file smaller at first, until the rest has settled
             off = max(1.0, off)

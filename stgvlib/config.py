@@ -68,6 +68,7 @@ class FitConfig:
     last_rate: float = 0.05  # cosine: part of the rate that is left at the end
     field_rate: float = 1.6e-4
     field_rate_last: float = 1.6e-5
+    mlp_rate: float = 1.0  # of the field's MLP, in units of its tables' [ours]
     field_decay: float = 0.0  # of the field's parameters, times which joins their gradient: a smoother motion [ours]
     field: FieldConfig = field(default_factory=FieldConfig)
 

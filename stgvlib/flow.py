@@ -19,7 +19,7 @@ from stgvlib.backend import kernels_for
 from stgvlib.config import FitConfig
 from stgvlib.gops import keyframe_of
 from stgvlib.model import VideoModel
-from stgvlib.optimizer import FlatOptimizer, Segment, captured, schedule
+from stgvlib.optimizer import FlatOptimizer, captured, field_segments
 
 SIDE = 512  # px, the longer side of the frames that flow is computed on
 BETAS = (0.9, 0.99)  # decay rates of Adam
@@ -108,9 +108,7 @@ def follow(model: VideoModel, targets: Tensor, report: Callable[[int], None] | N
     config, field, device = model.config, model.field, targets.device
     steps, counts = config.motion_steps, torch.tensor(model.num_frames, device=device)
     strides = counts - 1  # neighbours in turn: here it helps that momentum follows the time
-    rates = schedule("cosine", config.field_rate, config.field_rate_last, steps)
-    parameters = [*field.encoding_parameters(), *field.mlp_parameters()]
-    optimizer = FlatOptimizer([Segment("field", parameters, rates)], "adam", BETAS)
+    optimizer = FlatOptimizer(field_segments(model, "cosine", steps), "adam", BETAS)
     losses, of_gop = torch.zeros(steps, len(targets), device=device), torch.arange(len(targets), device=device)
     step = _fused_follow(model, targets, optimizer, losses, counts, strides, of_gop)
     if step is None:

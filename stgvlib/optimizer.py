@@ -29,6 +29,17 @@ class Segment:
     decay: float = 0.0  # times the parameters, added to their gradient
 
 
+def field_segments(model, kind: str, steps: int) -> list[Segment]:
+    """Those of a VideoModel's field: encodings, and its MLP."""
+    config = model.config
+    rates = schedule(kind, config.field_rate, config.field_rate_last, steps)
+    parts = {
+        "encoding": (model.field.encoding_parameters(), 1.0),
+        "mlp": (model.field.mlp_parameters(), config.mlp_rate),
+    }
+    return [Segment(name, p, rates * part, decay=config.field_decay) for name, (p, part) in parts.items() if p]
+
+
 def flatten(segments: list[Segment]) -> tuple[Tensor, Tensor]:
     """Move all parameters into one buffer, and their gradients into another, as views. Returns both."""
     parts = [p for segment in segments for p in segment.parameters]

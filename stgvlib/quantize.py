@@ -5,10 +5,10 @@ have to be sent. l1 and l3 are rounded in their logarithm and l2 relative to l3:
 relative to its size. Colours are rounded, and sent as green and differences to it. Each tensor of the field has a step
 of its own, a part of its largest value.
 
-With adaptive steps (`Steps.lowest`) rounding any attribute of any Gaussian changes the picture about as much: a colour's
-step is inverse to the root of the Gaussian's area, a shape's to its energy, a position's to its colour. A decoder knows
-them all from integers that it already has: coarse shapes come first, then colours with steps by the coarse shapes'
-areas, then what positions and shapes have of finer bits, as many as the colours say.
+With adaptive steps (`Steps.lowest`) rounding any Gaussian's attributes changes the picture about as much: a colour's
+step is inverse to the root of the Gaussian's area, a shape's to that of its energy, a position's to its colour. A
+decoder knows them from integers that it already has: coarse shapes come first, then colours in steps by the coarse
+shapes' areas, then finer bits of positions and shapes, as many as the colours say.
 """
 
 import math
@@ -67,8 +67,8 @@ class Steps:
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """From where on, sum of l1's and l3's integers, a Gaussian's size is one more; from where on, energy in steps of
-        the colour, a shape has one bit more; the same for positions, energy over area."""
+        """What a Gaussian has to reach: l1's and l3's integers together for one size more, energy in steps of the
+        colour for one bit more of its shape, and energy over 4^size for one of its position."""
         if self.lowest is None:
             return np.empty(0), np.empty(0), np.empty(0)
         sizes = (np.arange(SIZES) + 0.5) * 2 * math.log(2) / self.bases[1]
@@ -193,26 +193,30 @@ def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
 @torch.no_grad()
 def adapted(model: VideoModel, steps: Steps) -> Steps:
     """Adaptive steps that change the pictures of `model` as much as `steps`, which are not, do."""
-    gaussians = model.gaussians
-    placed = gaussians.mu[..., 0] != WAITING
-    if not placed.any():
+    placed = model.gaussians.mu[..., 0] != WAITING
+    cholesky, rgb = model.gaussians.pixels()[1][placed], model.gaussians.rgb[placed]
+    if len(rgb) == 0:
         return replace(steps, lowest=(0, 0))
-    cholesky, rgb = gaussians.pixels()[1][placed], gaussians.rgb[placed]
-    area = cholesky[:, 0] * cholesky[:, 2]
-    color = rgb.square().sum(1)
-    energy = color * area
-    step = steps.color * area.mean().sqrt().item()
-    mean = {
-        name: v.clamp(min=(step / 2) ** 2).sqrt().div(step).log2().mean().item()
-        for name, v in (("shape", energy), ("position", color))
-    }
+    area, energy = cholesky[:, 0] * cholesky[:, 2], rgb.square().sum(1)
+    color = steps.color * area.mean().sqrt()
     return replace(
         steps,
-        position=steps.position * color.mean().sqrt().item(),
-        cholesky=steps.cholesky * energy.mean().sqrt().item(),
-        color=step,
-        lowest=(math.floor(mean["shape"]), math.floor(mean["position"])),
+        position=steps.position * energy.mean().sqrt().item(),
+        cholesky=steps.cholesky * (energy * area).mean().sqrt().item(),
+        color=color.item(),
+        lowest=lowest_bits(cholesky, rgb, color),
     )
+
+
+def lowest_bits(cholesky: torch.Tensor, rgb: torch.Tensor, color: torch.Tensor) -> tuple[int, int]:
+    """`Steps.lowest` for Gaussians' shapes in px and colours, [N, 3] each, and the colours' step: half of what is
+    usual, so that one Gaussian in eight at most has too coarse a step."""
+    if len(rgb) == 0:
+        return 0, 0
+    octaves = rgb.square().sum(1).clamp(min=1e-12).log2() / 2
+    larger = (cholesky[:, 0] * cholesky[:, 2]).clamp(min=1).log2() / 2
+    means = torch.stack([(octaves + larger).mean(), octaves.mean()]) - color.log2()
+    return tuple(min(32, max(-32, math.floor(mean))) for mean in means.tolist())
 
 
 class ResidualVQ:

@@ -4,7 +4,8 @@ What is minimised, for each GoP, is  MSE + slope * bits per pixel.  The renderer
 moves the unrounded ones by the gradient at the rounded (straight-through, Bengio et al. 2013). Steps are learned in
 their logarithm: the distortion's derivative is sum g (rounded - value) (learned step sizes, Esser et al. 2020), the
 rate's follows from the entropy model: symbols of one kind with mean distance b steps from their mean take
-log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large.
+log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large. Adaptive
+steps (quantize.py) differ by Gaussian; how they follow from shapes and colours is not differentiated.
 """
 
 import math
@@ -18,7 +19,7 @@ from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
 from stgvlib.optimizer import FlatOptimizer
 from stgvlib.placement import WAITING
-from stgvlib.quantize import AXIS_BITS, LearnedSteps, Steps
+from stgvlib.quantize import AXIS_BITS, POSITION_BITS, SHAPE_BITS, SIZES, LearnedSteps, Steps, adapted, lowest_bits
 from stgvlib.splat import MIN_SCALE
 
 SETTLED = 0.75  # part of the steps after which slope and quantiser steps are no longer learned
@@ -57,7 +58,9 @@ class StraightThrough(FlatOptimizer):
 class RateOptimizer(StraightThrough):
     """Learns the steps that it rounds to, prices bits, and leaves Gaussians out."""
 
-    def __init__(self, segments, kind, betas, model: VideoModel, slope: float, learned: bool, rate: bool):
+    def __init__(
+        self, segments, kind, betas, model: VideoModel, slope: float, learned: bool, rate: bool, adaptive: bool
+    ):
         super().__init__(segments, kind, betas)
         self.model, self.learned, self.rate = model, learned, rate
         gaussians = model.gaussians
@@ -69,7 +72,8 @@ class RateOptimizer(StraightThrough):
         self.parameters = [*self.attributes, *self.tensors]
         self.grads = [p.grad for p in self.parameters]
         self.masters = [self.unrounded(p) for p in self.parameters]
-        steps = Steps()
+        steps = adapted(model, Steps()) if adaptive else Steps()
+        self.lowest = steps.lowest
         first = [steps.position, steps.cholesky, steps.color] + [steps.motion] * (gaussians.motion is not None)
         levels = 2 ** (steps.field_bits - 1) - 1
         first += [p.detach().abs().max().item() / levels + 1e-8 for p in self.tensors]
@@ -86,24 +90,35 @@ class RateOptimizer(StraightThrough):
         rates = max(STEP_RATE, 30 / total) * torch.linspace(1, 0, learning, device=device).clamp(min=0.02)
         self.step_rates = torch.cat([rates, rates.new_zeros(total - learning)])
         self.rounded, self.derivatives = (compiled(function, device) for function in (rounded, derivatives))
-        self._round()
+        self.energies = torch.ones(2, device=device) if adaptive else None  # 4^lowest
+        # of each Gaussian: [G, N, 1] of positions, shapes, colours
+        self.own = [torch.zeros_like(self.alive[..., None] if adaptive else self.log_steps[0]) for _ in range(3)]
+        self.place_bits()
 
     @property
     def state(self) -> list[Tensor]:
-        return [*super().state, self.log_steps, self.noise]
+        return [*super().state, self.log_steps, self.noise, *self.own]
 
     def _round(self) -> None:
-        values = self.rounded(self.masters, self.log_steps.exp(), self.alive)
-        torch._foreach_copy_([p.data for p in self.parameters], values)
+        values, own = self.rounded(self.masters, self.log_steps.exp(), self.alive, self.energies)
+        torch._foreach_copy_([*(p.data for p in self.parameters), *self.own], [*values, *own])
+
+    @torch.no_grad()
+    def place_bits(self) -> None:
+        """Round again, with the finer bits of adaptive steps where amplitudes are now."""
+        if self.energies is not None:
+            alive = self.alive > 0
+            self.lowest = lowest_bits(self.masters[1][alive], self.masters[2][alive], self.log_steps[2].exp())
+            self.energies.copy_(4.0 ** torch.tensor(self.lowest, dtype=torch.float64))
+        self._round()
 
     def _learn(self) -> None:
         """Add the rate's gradient to that of the distortion, and move the steps."""
         price = self.slope * self.weights  # [G], of a bit
         shown = [p.data for p in self.parameters]
         attributes = len(self.attributes)
-        pulls, slopes, noise = self.derivatives(
-            self.masters, shown, self.grads, self.log_steps.exp(), self.alive, price, attributes
-        )
+        steps = [*self.own, *self.log_steps.exp()[3:].unbind()]
+        pulls, slopes, noise = self.derivatives(self.masters, shown, self.grads, steps, self.alive, price, attributes)
         self.noise.lerp_(noise, 0.02)
         if self.rate:
             torch._foreach_add_(self.grads, pulls)
@@ -116,6 +131,7 @@ class RateOptimizer(StraightThrough):
         """All steps alike: where they are not learned, and where they are not any more."""
         self.log_steps += math.log(factor)
         self._bound_steps()
+        self.place_bits()
 
     def fit_into(self, most: int) -> LearnedSteps:
         """Coarsen all steps alike until the file has at most `most` bytes. What is rounded are the unrounded values:
@@ -125,13 +141,16 @@ class RateOptimizer(StraightThrough):
             if size <= most:
                 return self.steps()
             self.coarsen(min(2.0, max(1.01 ** (attempt + 1), (size / max(most, 1)) ** 1.5)))
-            self._round()
         raise StgvError(
             f"{most:,} bytes are too few: with the coarsest steps this model takes {size:,}; fit fewer Gaussians"
         )
 
     def _bound_steps(self) -> None:
-        self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(self.finest))
+        finest = self.finest
+        if self.energies is not None:  # of positions without finer bits
+            finest = finest.clone()
+            finest[0] += self.log_steps[2] + self.energies[1].log() / 2
+        self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(finest))
 
     @torch.no_grad()
     def keep(self, count: int) -> None:
@@ -155,48 +174,81 @@ class RateOptimizer(StraightThrough):
         """What `bitstream.encode` takes."""
         position, cholesky, color, *rest = self.log_steps.exp().tolist()
         motion = {"motion": rest.pop(0)} if self.model.gaussians.motion is not None else {}
-        return LearnedSteps(position=position, cholesky=cholesky, color=color, **motion, field=tuple(rest))
+        return LearnedSteps(position, cholesky, color, **motion, lowest=self.lowest, field=tuple(rest))
 
 
-def rounded(masters: list[Tensor], steps: Tensor, alive: Tensor) -> list[Tensor]:
-    """What the file will hold of unrounded parameters: `quantize` rounds the same."""
-    steps = steps.unbind()
-    mu, cholesky, *others = masters
+def rounded(
+    masters: list[Tensor], steps: Tensor, alive: Tensor, energies: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What the file will hold of unrounded parameters, `quantize` rounds the same; and the steps of each Gaussian's
+    position, shape and colour. `energies`: 4^lowest of shape and position where steps are adaptive."""
+    position, shape, color, *others_steps = steps.unbind()
+    mu, cholesky, rgb, *others = masters
     l1, l2, l3 = cholesky.unbind(-1)
-    l1, l3 = (((v.clamp(min=MIN_SCALE).log() / steps[1]).round() * steps[1]).exp() for v in (l1, l3))
-    l2 = (l2 / l3 / steps[1]).round() * steps[1] * l3
-    return [
-        torch.where(alive[..., None] > 0, (mu / steps[0]).round() * steps[0], WAITING),
+    l1, l3 = (v.clamp(min=MIN_SCALE).log() for v in (l1, l3))
+    if energies is None:
+        own, cells = [position, shape, color], [1.0, 1.0]
+    else:
+        bases = position / (color * energies[1].sqrt()), shape / (color * energies[0].sqrt())
+        coarse = (l1 / bases[1] + 0.5).floor() + (l3 / bases[1] + 0.5).floor()
+        area = torch.ones_like(coarse)  # powers of 4
+        for size in range(SIZES):
+            area = torch.where(coarse >= (2 * size + 1) * math.log(2) / bases[1], 4.0 ** (size + 1), area)
+        color = color / area.sqrt()[..., None]
+        energy = (rgb / color).round().square().sum(-1)
+        cells = [torch.ones_like(coarse), torch.ones_like(coarse)]
+        for bit in range(POSITION_BITS):
+            cells[0] = torch.where(energy >= energies[1] * 4.0**bit * area, 2.0 ** (bit + 1), cells[0])
+        for bit in range(SHAPE_BITS):
+            cells[1] = torch.where(energy >= energies[0] * 4.0**bit, 2.0 ** (bit + 1), cells[1])
+        own = [base / cell[..., None] for base, cell in zip(bases, cells, strict=True)] + [color]
+        position, shape, cells[0] = *bases, cells[0][..., None]
+
+    def in_cells(values: Tensor, base: Tensor, cells) -> Tensor:
+        return (((values / base + 0.5) * cells).floor() + 0.5) / cells * base - 0.5 * base
+
+    l1, l3 = (in_cells(v, shape, cells[1]).exp() for v in (l1, l3))
+    l2 = in_cells(l2 / l3, shape, cells[1]) * l3
+    values = [
+        torch.where(alive[..., None] > 0, in_cells(mu, position, cells[0]), WAITING),
         torch.stack([l1, l2, l3], -1),
-        *((master / step).round() * step for master, step in zip(others, steps[2:], strict=True)),
+        (rgb / color).round() * color,
+        *((master / step).round() * step for master, step in zip(others, others_steps, strict=True)),
     ]
+    return values, own
 
 
 def derivatives(
     masters: list[Tensor],  # unrounded
     shown: list[Tensor],  # rounded
     grads: list[Tensor],  # of the distortion
-    steps: Tensor,
+    steps: list[Tensor],
     alive: Tensor,  # [G, N]
     price: Tensor,  # [G], of a bit
     attributes: int,  # how many of the tensors are Gaussians'; the rest are the field's
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The rate's by the parameters and by the steps' logarithms; the distortion's by the latter."""
     noise = torch.stack([(g * (p - master)).sum() for g, p, master in zip(grads, shown, masters, strict=True)])
-    steps, count = steps.unbind(), alive.sum(1)
+    count = alive.sum(1)
     slopes = [-2 * (price * count).sum() / math.log(2)]
     mu, cholesky, rgb, *others = masters
     pulls = [torch.zeros_like(mu)]  # positions: their rate hardly depends on where they are
     l1, l2, l3 = cholesky.unbind(-1)
     logs = torch.stack([l1.clamp(min=MIN_SCALE).log(), l2 / l3, l3.clamp(min=MIN_SCALE).log()], -1)
-    pull, slope = _rate(logs, steps[1], price, alive[..., None], count[:, None, None])
-    pulls.append(pull / torch.stack([l1, l3, l3], -1))
-    slopes.append(slope)
+    by_logs, shape_slope = _rate(logs, steps[1], price, alive[..., None], count[:, None, None])
     red, green, blue = rgb.unbind(-1)
     sent = torch.stack([green, red - green, blue - green], -1)
-    pull, slope = _rate(sent, steps[2], price, alive[..., None], count[:, None, None])
-    pulls.append(torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1))
-    slopes.append(slope)
+    pull, color_slope = _rate(sent, steps[2], price, alive[..., None], count[:, None, None])
+    by_color = torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1)
+    slopes += [shape_slope.sum(), color_slope.sum()]
+    if steps[0].dim():  # a larger amplitude has finer steps of position and shape, a larger Gaussian of colour
+        finer = [-step_slope * ((step < step.amax(1, keepdim=True)) & (step > step.amin(1, keepdim=True)))[..., 0]
+                 for step_slope, step in ((-2 / math.log(2) * price[:, None] * alive, steps[0]), (shape_slope, steps[1]), (color_slope, steps[2]))]
+        square = rgb.square().sum(-1).maximum(steps[2][..., 0].square())
+        by_color = by_color + ((finer[0] + finer[1]) / square)[..., None] * rgb
+        larger = (finer[1] + finer[2]) / 2
+        by_logs = by_logs + torch.stack([larger, torch.zeros_like(larger), larger], -1)
+    pulls += [by_logs / torch.stack([l1, l3, l3], -1), by_color]
     for k, master in enumerate(others, 3):
         values = master.reshape(len(master), -1, 1)
         ones = torch.ones_like(values[..., :1])
@@ -205,16 +257,18 @@ def derivatives(
             values, ones, number = master, alive[..., None], count[:, None, None]
         pull, slope = _rate(values, steps[k], price, ones, number)
         pulls.append(pull.view_as(master))
-        slopes.append(slope)
+        slopes.append(slope.sum())
     return pulls, torch.stack(slopes), noise
 
 
 def _rate(values: Tensor, step: Tensor, price: Tensor, alive: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Derivatives of price [G] times bits: by values [G, N, K], each k coded for itself; by the step's logarithm."""
+    """Derivatives of price [G] times bits: by values [G, N, K], each k coded for itself; by the logarithm of the step,
+    one for all or one a value [G, N, 1]."""
     count = count.clamp(min=1)
     centred = (values - (values * alive).sum(1, keepdim=True) / count) * alive
-    b = centred.abs().sum(1, keepdim=True) / count / step  # [G, 1, K]
-    part = 2 * math.e * b / (1 + 2 * math.e * b) / math.log(2)
+    distance = centred.abs().sum(1, keepdim=True) / count  # [G, 1, K]
+    b = distance / step
+    part = 2 * math.e * b / (1 + 2 * math.e * b) / math.log(2) * alive
     worth = price[:, None, None]
-    pull = worth * part / (b.clamp(min=1e-6) * step) * centred.sign()
-    return pull, -(worth * count * part).sum()
+    pull = worth * part.sum(1, keepdim=True) / count / distance.clamp(min=1e-6 * step.mean()) * centred.sign()
+    return pull, -(worth * part).sum(-1)

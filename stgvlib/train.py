@@ -22,7 +22,7 @@ from stgvlib.errors import StgvError
 from stgvlib.flow import begin_flow, follow, targets_of
 from stgvlib.gops import cut_gops, frame_stride, load_gops
 from stgvlib.model import VideoModel, gaussian_count, save_model
-from stgvlib.optimizer import FlatOptimizer, Segment, captured, schedule
+from stgvlib.optimizer import FlatOptimizer, Segment, captured, field_segments, schedule
 from stgvlib.parts import finished_gops, identity, open_parts, part
 from stgvlib.placement import add_gaussians, generator_for, initial_model, sort_gaussians
 from stgvlib.splat import splat_mse
@@ -318,9 +318,7 @@ def _segments(model: VideoModel, stage: str, steps: int) -> list[Segment]:
     if stage == "deformation":
         if gaussians.motion is not None:
             segments.append(Segment("motion", [gaussians.motion], rates(config.position_rate)))
-        field = schedule("exponential", config.field_rate, config.field_rate_last, steps)
-        parameters = [*model.field.encoding_parameters(), *model.field.mlp_parameters()]
-        segments += [Segment("field", parameters, field, decay=config.field_decay)]
+        segments += field_segments(model, "exponential", steps)
     return segments
 
 

@@ -15,7 +15,7 @@ from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
 from stgvlib.placement import WAITING
-from stgvlib.quantize import ResidualVQ, Steps
+from stgvlib.quantize import ResidualVQ, Steps, adapted
 from stgvlib.rate_optimizer import _rate
 from stgvlib.train import fit
 from stgvlib.video import open_video, write_video
@@ -95,10 +95,16 @@ def test_the_rates_gradient_is_that_of_its_model():
     bits.backward()
     pull, slope = _rate(values.detach(), log_step.detach().exp(), price, alive, count)
     assert torch.allclose(pull, values.grad) and torch.allclose(slope, log_step.grad)
+    own = torch.rand(2, 50, 1, generator=generator).double() + 0.5  # a step for each value
+    values.grad = log_step.grad = None
+    b = ((values - mean) * alive).abs().sum(1, keepdim=True) / count / (own * log_step.exp())
+    (price[:, None, None] * alive * torch.log2(1 + 2 * np.e * b)).sum().backward()
+    pull, slope = _rate(values.detach(), own * log_step.detach().exp(), price, alive, count)
+    assert torch.allclose(pull, values.grad) and torch.allclose(slope, log_step.grad)
 
 
 @pytest.mark.parametrize(
-    "left_out", [{"prune": False}, {"learned": False}, {"rate": False}], ids=lambda d: next(iter(d))
+    "left_out", [{"prune": False}, {"learned": False}, {"rate": False}, {"adaptive": False}], ids=lambda d: next(iter(d))
 )
 def test_parts_of_the_recipe_can_be_left_out(left_out, video):
     model = fit(video, FITS["stgv"]).model
@@ -107,8 +113,9 @@ def test_parts_of_the_recipe_can_be_left_out(left_out, video):
     assert 8 * len(bitstream.stream(made.model, made.steps)) <= target * video.num_frames * 48 * 80
     if "prune" in left_out:
         assert made.kept == 1
+    assert (made.steps.lowest is None) == ("adaptive" in left_out)
     if "learned" in left_out:
-        start = Steps()
+        start = adapted(model, Steps())
         assert made.steps.cholesky / start.cholesky == pytest.approx(made.steps.color / start.color, rel=1e-3)
 
 
