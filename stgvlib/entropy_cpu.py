@@ -79,20 +79,57 @@ def decode_values(words, frequencies, count, raw, small, origin, signed):
 
 @numba.njit(cache=True, nogil=True)
 def read_varints(data, count):
-    """uint8 bytes -> (int64 [count], bytes taken); -1 bytes where they are cut off, -2 for one of more than 21 bits."""
+    """uint8 bytes -> (int64 [count], bytes taken); -1 bytes where they are cut off or one has more than 35 bits."""
     values, at = np.zeros(count, np.int64), 0
     for k in range(count):
-        for part in range(4):
-            if at == len(data):
+        for part in range(6):
+            if at == len(data) or part == 5:
                 return values, -1
-            if part == 3:
-                return values, -2
             byte = np.int64(data[at])
             at += 1
             values[k] |= (byte & 127) << (7 * part)
             if byte < 128:
                 break
     return values, at
+
+
+@numba.njit(cache=True, nogil=True)
+def read_levels(data, count):
+    """Levels of a histogram (docs/FORMAT.md): (int64 [count], bytes taken, -1 where they are cut off)."""
+    levels, place, level = np.zeros(count, np.int64), 0, np.int64(0)
+    for k in range(count):
+        nibbles = 1
+        if place < 2 * len(data) and data[place >> 1] >> 4 * (place & 1) & 15 == 15:
+            nibbles = 3
+        if place + nibbles > 2 * len(data):
+            return levels, -1
+        first = np.int64(data[place >> 1] >> 4 * (place & 1) & 15)
+        if nibbles == 1:
+            level += first - 7
+        else:
+            low, high = place + 1, place + 2
+            level = (
+                np.int64(data[low >> 1] >> 4 * (low & 1) & 15) | np.int64(data[high >> 1] >> 4 * (high & 1) & 15) << 4
+            )
+        place += nibbles
+        levels[k] = level
+    return levels, (place + 1) >> 1
+
+
+@numba.njit(cache=True, nogil=True)
+def frequencies_of(weights):
+    """Integers in proportion to weights [A] that sum to 2^14; what has a weight has at least one."""
+    total = max(weights.sum(), 1)
+    frequencies = np.zeros(len(weights), np.int64)
+    for k in range(len(weights)):
+        if weights[k] > 0:
+            frequencies[k] = max(1, (weights[k] << PRECISION) // total)
+    off = (1 << PRECISION) - frequencies.sum()
+    while off != 0:
+        most = frequencies.argmax()
+        frequencies[most] += max(off, -(frequencies[most] // 2))
+        off = (1 << PRECISION) - frequencies.sum()
+    return frequencies
 
 
 @numba.njit(cache=True, nogil=True)

@@ -242,8 +242,14 @@ def derivatives(
     by_color = torch.stack([pull[..., 1], pull[..., 0] - pull[..., 1:].sum(-1), pull[..., 2]], -1)
     slopes += [shape_slope.sum(), color_slope.sum()]
     if steps[0].dim():  # a larger amplitude has finer steps of position and shape, a larger Gaussian of colour
-        finer = [-step_slope * ((step < step.amax(1, keepdim=True)) & (step > step.amin(1, keepdim=True)))[..., 0]
-                 for step_slope, step in ((-2 / math.log(2) * price[:, None] * alive, steps[0]), (shape_slope, steps[1]), (color_slope, steps[2]))]
+        finer = [
+            -step_slope * ((step < step.amax(1, keepdim=True)) & (step > step.amin(1, keepdim=True)))[..., 0]
+            for step_slope, step in (
+                (-2 / math.log(2) * price[:, None] * alive, steps[0]),
+                (shape_slope, steps[1]),
+                (color_slope, steps[2]),
+            )
+        ]
         square = rgb.square().sum(-1).maximum(steps[2][..., 0].square())
         by_color = by_color + ((finer[0] + finer[1]) / square)[..., None] * rgb
         larger = (finer[1] + finer[2]) / 2

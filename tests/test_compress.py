@@ -16,7 +16,7 @@ from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
 from stgvlib.placement import WAITING
 from stgvlib.quantize import ResidualVQ, Steps, adapted
-from stgvlib.rate_optimizer import _rate
+from stgvlib.rate_optimizer import _rate, derivatives
 from stgvlib.train import fit
 from stgvlib.video import open_video, write_video
 
@@ -94,17 +94,45 @@ def test_the_rates_gradient_is_that_of_its_model():
     bits = (price[:, None, None] * count * torch.log2(1 + 2 * np.e * b)).sum()
     bits.backward()
     pull, slope = _rate(values.detach(), log_step.detach().exp(), price, alive, count)
-    assert torch.allclose(pull, values.grad) and torch.allclose(slope, log_step.grad)
+    assert torch.allclose(pull, values.grad) and torch.allclose(slope.sum(), log_step.grad)
     own = torch.rand(2, 50, 1, generator=generator).double() + 0.5  # a step for each value
     values.grad = log_step.grad = None
     b = ((values - mean) * alive).abs().sum(1, keepdim=True) / count / (own * log_step.exp())
     (price[:, None, None] * alive * torch.log2(1 + 2 * np.e * b)).sum().backward()
     pull, slope = _rate(values.detach(), own * log_step.detach().exp(), price, alive, count)
-    assert torch.allclose(pull, values.grad) and torch.allclose(slope, log_step.grad)
+    assert torch.allclose(pull, values.grad) and torch.allclose(slope.sum(), log_step.grad)
+
+
+def test_adaptive_steps_have_a_rate_of_their_own():
+    """Against autograd through all bits, with steps that follow shape and colour without bounds."""
+    generator = torch.Generator().manual_seed(0)
+    alive, price = (torch.rand(2, 60, generator=generator) > 0.2).double(), torch.tensor([0.5, 2.0]).double()
+    mu, cholesky, rgb = (torch.rand(2, 60, n, generator=generator).double() + 0.5 for n in (2, 3, 3))
+    cholesky.requires_grad_(), rgb.requires_grad_()
+    l1, l2, l3 = cholesky.unbind(-1)
+    area, amplitude = (l1 * l3).sqrt()[..., None], rgb.norm(dim=-1, keepdim=True)
+    steps = [0.1 / amplitude, 0.05 / (amplitude * area), 0.2 / area]
+    logs = torch.stack([l1.log(), l2 / l3.detach(), l3.log()], -1)
+    sent = torch.stack([rgb[..., 1], rgb[..., 0] - rgb[..., 1], rgb[..., 2] - rgb[..., 1]], -1)
+    bits, count = -2 * torch.log2(steps[0][..., 0]), alive.sum(1)[:, None, None]
+    for values, step in ((logs, steps[1]), (sent, steps[2])):
+        mean = ((values * alive[..., None]).sum(1, keepdim=True) / count).detach()
+        distance = ((values - mean) * alive[..., None]).abs().sum(1, keepdim=True) / count
+        bits = bits + torch.log2(1 + 2 * np.e * distance / step).sum(-1)
+    (price[:, None] * alive * bits).sum().backward()
+    masters, steps = [mu, cholesky.detach(), rgb.detach()], [step.detach() for step in steps]
+    grads = [torch.zeros_like(master) for master in masters]
+    pulls, _, _ = derivatives(masters, masters, grads, steps, alive, price, 3)
+    inner = [(step > step.amin(1, keepdim=True)) & (step < step.amax(1, keepdim=True)) for step in steps]
+    inner = (inner[0] & inner[1] & inner[2])[..., 0]  # the finest and the coarsest could not follow
+    assert inner.sum() > 100
+    assert torch.allclose(pulls[1][inner], cholesky.grad[inner]) and torch.allclose(pulls[2][inner], rgb.grad[inner])
 
 
 @pytest.mark.parametrize(
-    "left_out", [{"prune": False}, {"learned": False}, {"rate": False}, {"adaptive": False}], ids=lambda d: next(iter(d))
+    "left_out",
+    [{"prune": False}, {"learned": False}, {"rate": False}, {"adaptive": False}],
+    ids=lambda d: next(iter(d)),
 )
 def test_parts_of_the_recipe_can_be_left_out(left_out, video):
     model = fit(video, FITS["stgv"]).model
