@@ -5,7 +5,7 @@ moves the unrounded ones by the gradient at the rounded (straight-through, Bengi
 their logarithm: the distortion's derivative is sum g (rounded - value) (learned step sizes, Esser et al. 2020), the
 rate's follows from the entropy model: symbols of one kind with mean distance b steps from their mean take
 log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large. Adaptive
-steps (quantize.py) differ by Gaussian; how they follow from shapes and colours is not differentiated.
+steps (quantize.py) differ by Gaussian, and what shape and colour cost besides by making them finer is in the gradient.
 """
 
 import math

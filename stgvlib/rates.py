@@ -61,10 +61,12 @@ class Curve:
     prune: bool = True  # Gaussians, where there are few bits for each
     learned: bool = True  # steps of the quantisers
     rate: bool = True  # is part of the loss
+    adaptive: bool = False  # steps differ by Gaussian
 
 
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
+    "stgv_adaptive": Curve("stgv", "our recipe, steps by Gaussian", adaptive=True),
     "paper_recipe": Curve(
         "paper",
         "its own recipe",
@@ -154,7 +156,7 @@ def _write(video: Video, model, setting: Curve, level: float, tuning: int, file:
         most = int(bpp * video.num_frames * math.prod(video.size) / 8)
         bitstream.encode(model, file, bitstream.steps_for(model, most))
         return {}, bitstream.parse
-    parts = {"prune": setting.prune, "learned": setting.learned, "rate": setting.rate}
+    parts = {name: getattr(setting, name) for name in ("prune", "learned", "rate", "adaptive")}
     made = compress(video, model, bpp=bpp, fine_tuning=tuning, **parts)
     bitstream.encode(made.model, file, made.steps)
     point = {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
