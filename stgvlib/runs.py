@@ -83,6 +83,7 @@ HARD_LEVERS = {
     "table_12": _lever("base, and hash tables of 2^12 entries", {"log2_table_size": 12}, HARD),
     "time_cells": _lever("base, and 2 to 12 cells of time a level", {"time_cells": STGV.field.time_cells}, HARD),
     "frequencies": _lever("base, and 2 frequencies of time instead of 6", {"time_frequencies": 2}, HARD),
+    "mlp_rate": _lever("base, and half the learning rate for the MLP", base=HARD, mlp_rate=0.5),
     "low_end": _lever("base, and Gaussians' rates down to 1 %", base=HARD, last_rate=0.01),
     "position_rate": _lever("base, and a position rate of 0.2 px", base=HARD, position_rate=0.2),
     "betas": _lever("base, and decay rates 0.95, 0.99 of Adam instead of 0.9, 0.999", base=HARD, betas=STGV.betas),
