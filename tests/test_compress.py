@@ -172,7 +172,7 @@ def test_few_bits_leave_fewer_gaussians(video, monkeypatch):
     model = fit(video, FITS["stgv"]).model
     pixels = video.num_frames * 48 * 80
     whole = 8 * len(bitstream.stream(model))
-    monkeypatch.setattr("stgvlib.compress.least_bits", lambda bpp: 0.5 * whole / 100)
+    monkeypatch.setattr("stgvlib.compress.least_bits", lambda bpp, adaptive: 0.5 * whole / 100)
     made = compress(video, model, bpp=0.5 * whole / pixels, fine_tuning=150)
     alive = (made.model.gaussians.mu[..., 0] != WAITING).sum(1)
     assert alive.sum() == 100 == round(made.kept * 300) and alive.min() >= 1
