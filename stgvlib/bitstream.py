@@ -321,7 +321,7 @@ def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tup
     rgb = np.stack([red + green, green, blue + green])
     bits = finer_bits(rgb, sizes, position_from), finer_bits(rgb, np.zeros_like(sizes), shape_from)
     finer = []
-    for part, own, n in zip(PARTS, bits, (2, 3)):
+    for part, own, n in zip(("position", "shape"), bits, (2, 3), strict=True):
         values, at = unpack(unit, at, own, n)
         finer.append(values)
         ends(part)

@@ -109,7 +109,7 @@ def unpack(data: memoryview, start: int, bits: np.ndarray, rows: int) -> tuple[n
 
     values, taken = read_bits(np.frombuffer(data, np.uint8)[start:], bits, rows)
     if taken < 0:
-        raise CodingError("finer bits are cut off")
+        raise CodingError("raw bits are cut off")
     return values, start + taken
 
 
