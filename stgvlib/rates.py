@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 
 from stgvlib import anchors, bitstream
 from stgvlib.anchors import ANCHORS
-from stgvlib.backend import resolve_device
+from stgvlib.backend import device_name, resolve_device
 from stgvlib.baselines.inr import InrModel
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
@@ -96,7 +97,10 @@ def curve(
     refresh: bool = False,
     show_progress: bool = True,
 ) -> Record:
-    """The curve of one of CURVES on a dataset: `points` from high rate to low. Raises StgvError for an unknown name."""
+    """The curve of one of CURVES on a dataset: `points` from high rate to low. One that was interrupted goes on.
+
+    Raises StgvError for an unknown name.
+    """
     if name not in CURVES:
         raise StgvError(f"curve must be one of {', '.join(CURVES)}, got {name!r}")
     setting, to = CURVES[name], profile(profile_name)
@@ -110,36 +114,39 @@ def curve(
     levels = some(setting.levels, profile_name)
     key = {"config": asdict(setting), "fine_tuning": tuning, "levels": levels, "dataset": data}
     digest = record_hash(key | {"config": changes(setting), "record_version": RECORD_VERSION})
-    fitted_runs = some(setting.runs, profile_name) or [setting.system]
-    fits = [identified(RUNS[f"{dataset}/{name_}"], to, data)[2] for name_ in fitted_runs]
+    runs = [f"{dataset}/{fit}" for fit in some(setting.runs, profile_name) or [setting.system]]
+    fits = [identified(RUNS[fit], to, data)[2] for fit in runs]
     if not refresh and found is not None and (found.get("hash"), found.get("run_hash")) == (digest, fits):
         return Record(f"{dataset}/rate_{name}", path, found)
     if video is None:
         return Record(f"{dataset}/rate_{name}", path, None, reason)
     if tuning and to.name == "paper" and resolve_device(device).type == "cpu":
         return Record(f"{dataset}/rate_{name}", path, None, "not run: fine-tuning at the paper's size needs a CUDA GPU")
-    points, records = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        bar = tqdm(levels, desc=path.stem, unit="rate", file=sys.stderr, disable=not show_progress)
-        for level, name_ in zip(bar, setting.runs or [setting.system] * len(levels)):
-            if not records or setting.runs:
-                model, record = fitted(f"{dataset}/{name_}", profile_name, device, show_progress)
+    begun, points, model = path.with_suffix(".points"), [], None
+    key_begun = {"hash": digest, "run_hash": fits, "device": device_name(resolve_device(device))}
+    if not refresh and (known := load_record(begun)) and known.items() >= key_begun.items():  # it was interrupted
+        points = known["points"]
+    bar = tqdm(total=len(levels), desc=path.stem, unit="rate", file=sys.stderr, disable=not show_progress)
+    with tempfile.TemporaryDirectory() as folder, bar:
+        bar.update(len(points))
+        for level, fit in list(zip(levels, cycle(runs)))[len(points) :]:
+            if model is None or setting.runs:
+                model, record = fitted(fit, profile_name, device, show_progress)
                 if model is None:
                     return Record(f"{dataset}/rate_{name}", path, None, record.reason)
-                records.append(record)
             file = Path(folder) / "video.stgv"
             began = time.perf_counter()
             more, read = _write(video, model, setting, level, tuning, file)
             seconds = time.perf_counter() - began
             points.append({"level": level} | _judged(file, read, video, resolve_device(device)) | more)
-            points[-1]["encode_seconds"] = round(seconds, 2)
-    about = {
-        "name": f"{dataset}/rate_{name}",
-        "run": [record.name for record in records],
-        "run_hash": [record["hash"] for record in records],
-        "parameters": records[0]["parameters"],
-    }
-    return _finish(about | {"hash": digest} | key | {"points": points}, path, profile_name, resolve_device(device))
+            points[-1] |= {"parameters": record["parameters"], "encode_seconds": round(seconds, 2)}
+            save_record(path.stem, begun, key_begun | {"points": points})
+            bar.update()
+    about = {"name": f"{dataset}/rate_{name}", "run": runs, "run_hash": fits, "parameters": points[0]["parameters"]}
+    record = about | {"hash": digest} | key | {"points": points}
+    made = _finish(record, path, profile_name, resolve_device(device))
+    begun.unlink()
+    return made
 
 
 def _write(video: Video, model, setting: Curve, level: float, tuning: int, file: Path) -> tuple[dict, Callable]:

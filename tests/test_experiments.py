@@ -194,7 +194,18 @@ def test_models_become_files_of_several_rates(results, monkeypatch):
         monkeypatch.setitem(rates.CURVES, name, setting)
     monkeypatch.setattr(rates, "some", lambda names, _: list(names))
     monkeypatch.setattr(train, "CHUNK", 10)
-    curves = {}
+    curves, write, written = {}, rates._write, []
+
+    def write_once(video, model, setting, level, *rest):
+        if setting.system == "stgv" and setting.fine_tuning == 0:
+            written.append(level)
+            if written == [8.0, 6.5]:  # it goes on at the second level
+                raise KeyboardInterrupt
+        return write(video, model, setting, level, *rest)
+
+    monkeypatch.setattr(rates, "_write", write_once)
+    with pytest.raises(KeyboardInterrupt):
+        rates.curve("stgv_rounded", "bunny", "smoke", "cpu", show_progress=False)
     for name in ("stgv", "stgv_rounded", "hnerv"):
         curves[name] = rates.curve(name, "bunny", "smoke", "cpu", show_progress=False)
         fine, coarse = curves[name]["points"]
@@ -206,6 +217,7 @@ def test_models_become_files_of_several_rates(results, monkeypatch):
             assert sum(fine["sections"].values()) == fine["bytes"]
             bits = fine["level"] * curves[name]["parameters"]
             assert 0.3 * bits < 8 * fine["bytes"] <= bits
+    assert written == [8.0, 6.5, 6.5] and not list(results.rglob("*.points"))
     monkeypatch.setattr(rates, "fitted", lambda *_: pytest.fail("compressed again"))
     assert rates.curve("stgv", "bunny", "smoke", "cpu").data == curves["stgv"].data
     with monkeypatch.context() as patch:  # another fit of the same name: its curve is not this one
