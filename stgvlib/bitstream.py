@@ -218,23 +218,17 @@ def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, 
     config = FitConfig(preset="decoded", parametrization="pixel", field=field, steps=0)
     allowed = max(PARAMETERS_A_BYTE * len(data), ALWAYS_ALLOWED)
     tables = field.levels * 2**field.log2_table_size * (field.spatial_features + field.temporal_features)
-    with torch.device("cpu" if tables <= allowed else "meta"):  # torch loads a second's worth of modules for the latter
-        each = sum(p.numel() for p in VideoModel(config, [1], size, 1).parameters())
-    needed = len(frames) * (each + count * (8 + 2 * field.polynomial))
-    if needed > allowed:
+    model = VideoModel(config, frames[:1], size, 1) if tables <= allowed else None
+    each = tables if model is None else sum(p.numel() for p in model.parameters())
+    if len(frames) * (each + count * (8 + 2 * field.polynomial)) > allowed:
         raise StgvError("is damaged: its header asks for more parameters than such a file can hold")
-    return header | {"fps": fps}, _empty(config, frames, size, count), steps
-
-
-def _empty(config: FitConfig, frames: list[int], size: tuple[int, int], count: int) -> VideoModel:
-    """A model whose numbers are yet to be written: drawing, or zeroing, them would take longer than decoding does."""
-    model = VideoModel(config, frames[:1], size, 1)
+    # The numbers are yet to be written: drawing, or zeroing, them would take longer than decoding does.
     for p in model.field.parameters():
         p.data = torch.empty(len(frames), *p.shape[1:])
     for p in model.gaussians.parameters():
         p.data = torch.empty(len(frames), count, p.shape[2])
     model.num_frames, model.count = frames, count
-    return model
+    return header | {"fps": fps}, model, steps
 
 
 def _whole(value) -> int:
@@ -280,7 +274,7 @@ def _field(values: dict) -> FieldConfig:
 
 
 def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tuple[Group, dict[str, int]]:
-    """A GoP's integers, and the bytes of its parts. Raises CodingError."""
+    """A GoP's integers, and the bytes of its parts; those of the field go right into the model. Raises CodingError."""
     from stgvlib.quantize_cpu import finer_bits, size_classes
 
     if len(unit) < UNIT.size:
@@ -327,19 +321,18 @@ def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tup
         ends(part)
     motion = rows(2 * model.config.field.polynomial)
     ends("motion")
-    tensors = []
     for p in model.field.parameters():
         if len(unit) - at < STEP.size:
             raise CodingError("is cut off")
         (step,) = STEP.unpack_from(unit, at)
         if not 0 <= step < 1e6:
             raise CodingError("has a step that is out of range")
-        at += STEP.size
-        tensors.append((step, read(p[g].numel())))
+        numbers = p.detach().numpy()[g].reshape(-1)  # a view
+        _, at = decode_integers(unit, at + STEP.size, numbers.size, numbers, step)
     if at != len(unit):
         raise CodingError("has bytes too many")
     ends("field")
-    return Group(frames, tuple(origin), gaps, shape, color, sizes, bits, tuple(finer), motion, tensors), parts
+    return Group(frames, tuple(origin), gaps, shape, color, sizes, bits, tuple(finer), motion, []), parts
 
 
 @torch.no_grad()

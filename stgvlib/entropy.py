@@ -15,6 +15,14 @@ SMALL = 16  # integers below it are their own token
 TOKENS = SMALL + 28 * 4  # of 32-bit integers
 WEIGHTS = np.array([0, *(int(16 * 2 ** (level / 3) + 0.5) for level in range(43))])  # of a histogram's levels
 SIGNED, FROM_LEAST, RAW = 0, 1, 2  # kinds
+WRONG = (  # in the order of decode_values
+    "integers are cut off",
+    "integers of an unknown kind",
+    "raw integers of more than 32 bits",
+    "a histogram of too many tokens or none",
+    "a histogram has levels out of range",
+    "tokens or raw bits do not decode",
+)
 
 
 class CodingError(StgvError):
@@ -69,48 +77,32 @@ def _frequencies(levels: np.ndarray) -> np.ndarray:
     return frequencies_of(WEIGHTS[levels])
 
 
-def decode_integers(data: memoryview, start: int, count: int) -> tuple[np.ndarray, int]:
-    """(int64 [count], where the next begins). Raises CodingError for what `encode_integers` did not write."""
-    from stgvlib.entropy_cpu import decode_values, read_levels, read_varints
+def decode_integers(
+    data: memoryview, start: int, count: int, out: np.ndarray | None = None, scale: float = 1.0
+) -> tuple[np.ndarray, int]:
+    """(int64 [count], where the next begins); an `out` [count] of float32 is filled with them times `scale`.
 
-    bytes_ = np.frombuffer(data, np.uint8)[start:]
-    kind = int(bytes_[0]) if len(bytes_) else -1
-    if not SIGNED <= kind <= RAW:
-        raise CodingError(f"integers of kind {kind}" if len(bytes_) else "integers are cut off")
-    head, taken = read_varints(bytes_[1:], 2 if kind == RAW else 3)
-    if taken < 0:
-        raise CodingError("integers are cut off")
-    start, bytes_ = start + 1 + taken, bytes_[1 + taken :]
-    origin = int(head[0] >> 1) ^ -int(head[0] & 1)
-    if kind == RAW:
-        if head[1] > 32:
-            raise CodingError(f"integers of {head[1]} bits")
-        values, start = unpack(data, start, np.full(count, head[1]), 1)
-        return values[0] + origin, start
-    alphabet, size = int(head[1]), int(head[2])
-    if not 1 <= alphabet <= TOKENS:
-        raise CodingError(f"integers of {alphabet} tokens")
-    levels, taken = read_levels(bytes_, alphabet)
-    if taken < 0 or levels.min() < 0 or levels.max() >= len(WEIGHTS) or levels.max() == 0:
-        raise CodingError("histogram is cut off" if taken < 0 else "histogram has levels out of range")
-    start, bytes_ = start + taken, bytes_[taken:]
-    if 2 * size > len(bytes_):
-        raise CodingError("integers are cut off")
-    words, raw = np.frombuffer(data, "<u2", size, start), bytes_[2 * size :]
-    values, taken = decode_values(words, _frequencies(levels), count, raw, SMALL, origin, kind == SIGNED)
-    if taken < 0:
-        raise CodingError("tokens or raw bits do not decode")
-    return values, start + 2 * size + taken
+    Raises CodingError for what `encode_integers` did not write.
+    """
+    from stgvlib.entropy_cpu import decode_values
+
+    factor = np.int64(1) if out is None else np.float64(scale)
+    values = np.empty(count, np.int64) if out is None else out
+    kinds = (SMALL, TOKENS, SIGNED, RAW)
+    end = decode_values(np.frombuffer(data, np.uint8), start, values, factor, WEIGHTS, kinds)
+    if end < 0:
+        raise CodingError(WRONG[-1 - end])
+    return values, end
 
 
 def unpack(data: memoryview, start: int, bits: np.ndarray, rows: int) -> tuple[np.ndarray, int]:
     """(int64 [rows, n] of `bits` [n] raw bits each, where the next begins): what `pack` made of them, row by row."""
     from stgvlib.entropy_cpu import read_bits
 
-    values, taken = read_bits(np.frombuffer(data, np.uint8)[start:], bits, rows)
-    if taken < 0:
+    values, end = read_bits(np.frombuffer(data, np.uint8), start, bits, rows)
+    if end < 0:
         raise CodingError("raw bits are cut off")
-    return values, start + taken
+    return values, end
 
 
 def _zigzag(values: np.ndarray) -> np.ndarray:

@@ -28,75 +28,118 @@ def encode_tokens(token, frequencies):
 
 
 @numba.njit(cache=True, nogil=True)
-def decode_values(words, frequencies, count, raw, small, origin, signed):
-    """What `encode_tokens` wrote, with the raw bits of large integers: (int64 [count], bytes of raw bits that it took).
+def decode_values(data, at, out, scale, weights, kinds):
+    """Integers that begin at byte `at` of uint8 data, times scale, into all of `out`: returns where the next begins.
 
-    Takes nothing beyond either array; -1 bytes say that they do not hold `count` integers.
+    Weights of a histogram's levels; kinds: (integers that are their own token, tokens, signed, raw). Reads nothing
+    beyond the data: where they do not hold so many integers, the result is the negative of what is wrong, from 1 as in
+    `entropy.WRONG`.
     """
+    small, most_tokens, signed, raw = kinds
+    if at >= len(data):
+        return -1
+    kind, at = np.int64(data[at]), at + 1
+    origin, at = read_varint(data, at)
+    first, at = read_varint(data, at)
+    if kind > max(signed, raw):
+        return -2
+    if at < 0:
+        return -1
+    origin = (origin >> 1) ^ -(origin & 1)
+    held, have = np.int64(0), np.int64(0)  # raw bits that were read and not taken
+    if kind == raw:
+        bits = first
+        if bits > 32:
+            return -3
+        for i in range(len(out)):
+            while have < bits:
+                if at == len(data):
+                    return -1
+                held |= np.int64(data[at]) << have
+                at, have = at + 1, have + 8
+            out[i] = (origin + (held & ((1 << bits) - 1))) * scale
+            held, have = held >> bits, have - bits
+        return at
+    alphabet = first
+    size, at = read_varint(data, at)
+    if at < 0:
+        return -1
+    if not 1 <= alphabet <= most_tokens:
+        return -4
+    levels, at = read_levels(data, at, alphabet)
+    if at < 0:
+        return -1
+    if levels.min() < 0 or levels.max() >= len(weights) or levels.max() == 0:
+        return -5
+    frequencies = frequencies_of(weights[levels])
+    word, at = at, at + 2 * size  # raw bits follow the words
+    end = at
+    if end > len(data):
+        return -1
     mask = (1 << PRECISION) - 1
-    # A slot's token, and what the state becomes: frequency and distance from the token's start.
-    tokens = np.empty(1 << PRECISION, np.uint8)
+    tokens = np.empty(1 << PRECISION, np.uint8)  # of each slot
     start = 0
-    for k in range(len(frequencies)):
+    for k in range(alphabet):
         tokens[start : start + frequencies[k]] = k
         start += frequencies[k]
     starts = np.cumsum(frequencies) - frequencies
-    out = np.empty(count, np.int64)
-    coded = len(frequencies) > 1 and count > 0
-    state, at, place, most = np.int64(LEAST), 0, np.int64(0), 8 * len(raw)
+    coded = alphabet > 1 and len(out) > 0
+    state = np.int64(LEAST)
     if coded:
-        if len(words) < 2:
-            return out, -1
-        state, at = (np.int64(words[0]) << 16) | np.int64(words[1]), 2
-    for i in range(count):
+        if size < 2:
+            return -6
+        for _ in range(2):
+            state = (state & 0xFFFF) << 16 | np.int64(data[word]) | np.int64(data[word + 1]) << 8
+            word += 2
+    for i in range(len(out)):
         value = np.int64(0)
         if coded:
             slot = state & mask
             value = np.int64(tokens[slot])
             state = frequencies[value] * (state >> PRECISION) + slot - starts[value]
             if state < LEAST:
-                if at == len(words):
-                    return out, -1
-                state = state << 16 | np.int64(words[at])
-                at += 1
+                if word == end:
+                    return -6
+                state = state << 16 | np.int64(data[word]) | np.int64(data[word + 1]) << 8
+                word += 2
         if value >= small:
-            exponent = (value - small) // 4 + 4
-            bits = exponent - 2
-            if place + bits > most:
-                return out, -1
-            low = np.int64(0)
-            for k in range(bits):
-                low |= np.int64(raw[place >> 3] >> (place & 7) & 1) << k
-                place += 1
-            value = ((4 + (value - small) % 4) << bits) + low
-        if signed:
-            value = -((value + 1) // 2) if value & 1 else value // 2
-        out[i] = origin + value
-    if state != LEAST or at != len(words):
-        return out, -1
-    return out, (place + 7) >> 3
+            bits = ((value - small) >> 2) + 2
+            while have < bits:
+                if at == len(data):
+                    return -6
+                held |= np.int64(data[at]) << have
+                at, have = at + 1, have + 8
+            value = ((4 + ((value - small) & 3)) << bits) + (held & ((1 << bits) - 1))
+            held, have = held >> bits, have - bits
+        if kind == signed:
+            value = (value >> 1) ^ -(value & 1)
+        out[i] = (origin + value) * scale
+    if state != LEAST or word != end:
+        return -6
+    return at
 
 
 @numba.njit(cache=True, nogil=True)
-def read_varints(data, count):
-    """uint8 bytes -> (int64 [count], bytes taken); -1 bytes where they are cut off or one has more than 35 bits."""
-    values, at = np.zeros(count, np.int64), 0
-    for k in range(count):
-        for part in range(6):
-            if at == len(data) or part == 5:
-                return values, -1
-            byte = np.int64(data[at])
-            at += 1
-            values[k] |= (byte & 127) << (7 * part)
-            if byte < 128:
-                break
-    return values, at
+def read_varint(data, at):
+    """The number at byte `at` of uint8 data, and where the next begins; -1 for that where `at` is, where the number is
+    cut off, or has more than 35 bits."""
+    value = np.int64(0)
+    for part in range(5):
+        if at < 0 or at >= len(data):
+            break
+        byte = np.int64(data[at])
+        at += 1
+        value |= (byte & 127) << (7 * part)
+        if byte < 128:
+            return value, at
+    return value, -1
 
 
 @numba.njit(cache=True, nogil=True)
-def read_levels(data, count):
-    """Levels of a histogram (docs/FORMAT.md): (int64 [count], bytes taken, -1 where they are cut off)."""
-    levels, place, level = np.zeros(count, np.int64), 0, np.int64(0)
+def read_levels(data, at, count):
+    """Levels of a histogram (docs/FORMAT.md) from byte `at`: (int64 [count], where the next byte is, -1 where they are
+    cut off)."""
+    levels, place, level = np.zeros(count, np.int64), 2 * at, np.int64(0)
     for k in range(count):
         nibbles = 1
         if place < 2 * len(data) and data[place >> 1] >> 4 * (place & 1) & 15 == 15:
@@ -133,14 +176,18 @@ def frequencies_of(weights):
 
 
 @numba.njit(cache=True, nogil=True)
-def read_bits(raw, bits, rows):
-    """uint8 raw -> (integers [rows, n] of bits [n] each, row after row, lowest first; bytes taken, -1 if too few)."""
-    out, place, most = np.zeros((rows, len(bits)), np.int64), np.int64(0), 8 * len(raw)
+def read_bits(data, at, bits, rows):
+    """Integers [rows, n] of `bits` [n] each from byte `at` of uint8 data, row after row, lowest bit first; where the
+    next byte is, -1 where there are too few."""
+    out = np.empty((rows, len(bits)), np.int64)
+    held, have = np.int64(0), np.int64(0)
     for row in range(rows):
         for i in range(len(bits)):
-            if place + bits[i] > most:
-                return out, -1
-            for k in range(bits[i]):
-                out[row, i] |= np.int64(raw[place >> 3] >> (place & 7) & 1) << k
-                place += 1
-    return out, (place + 7) >> 3
+            while have < bits[i]:
+                if at == len(data):
+                    return out, -1
+                held |= np.int64(data[at]) << have
+                at, have = at + 1, have + 8
+            out[row, i] = held & ((1 << bits[i]) - 1)
+            held, have = held >> bits[i], have - bits[i]
+    return out, at

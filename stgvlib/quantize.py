@@ -12,11 +12,13 @@ shapes' areas, then finer bits of positions and shapes, as many as the colours s
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
+from stgvlib.backend import compiled
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
 from stgvlib.placement import WAITING
@@ -106,7 +108,7 @@ class Group:
     bits: tuple[np.ndarray, np.ndarray]  # [N] that positions and shapes have more
     finer: tuple[np.ndarray, np.ndarray]  # [2, N] and [3, N], of so many bits
     motion: np.ndarray  # [2 * degree, N]
-    tensors: list[tuple[float, np.ndarray]]  # (step, integers) of the field's parameters, in their order
+    tensors: list[tuple[float, np.ndarray]]  # (step, integers) of the field's parameters; none where a file was read
 
 
 def in_cells(values: np.ndarray, base: float, bits: np.ndarray) -> np.ndarray:
@@ -186,7 +188,7 @@ def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
     if gaussians.motion is not None:
         count = len(group.gaps)
         rows(gaussians.motion)[:count], rows(gaussians.motion)[count:] = group.motion.T * steps.motion, 0
-    for p, (step, values) in zip(model.field.parameters(), group.tensors, strict=True):
+    for p, (step, values) in zip(model.field.parameters(), group.tensors):
         np.multiply(values, step, out=rows(p).reshape(-1), casting="unsafe")
 
 
@@ -234,24 +236,19 @@ class ResidualVQ:
         generator: torch.Generator | None = None,
     ):
         self.decay, books, left = decay, [], values
+        self.nearest = compiled(nearest, values.device)
         for _ in range(stages):
-            books.append(_k_means(left, entries, generator))
-            left = left - self._nearest(left, books[-1])[0]
+            books.append(_k_means(left, entries, generator, self.nearest))
+            left = left - self.nearest(left, books[-1])[0]
         self.codebooks = torch.stack(books, 1)  # [G, stages, entries, C]
         self.counts = self.codebooks.new_ones(self.codebooks.shape[:3])
         self.sums = self.codebooks.clone()
-
-    @staticmethod
-    def _nearest(values: torch.Tensor, book: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(the nearest vectors [G, N, C], their numbers [G, N])."""
-        index = torch.cdist(values, book, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
-        return torch.gather(book, 1, index[..., None].expand_as(values)), index
 
     def __call__(self, values: torch.Tensor, learn: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """(quantised [G, N, C], int64 numbers [G, N, stages]); with `learn` the codebooks follow afterwards."""
         left, whole, indices = values, torch.zeros_like(values), []
         for k in range(self.codebooks.shape[1]):
-            found, index = self._nearest(left, self.codebooks[:, k])
+            found, index = self.nearest(left, self.codebooks[:, k])
             if learn:
                 self._follow(k, left, index)
             indices.append(index)
@@ -268,12 +265,21 @@ class ResidualVQ:
         self.codebooks[:, k] = sums / smooth[..., None]
 
 
-def _k_means(values: torch.Tensor, entries: int, generator: torch.Generator | None, rounds: int = 10) -> torch.Tensor:
+def nearest(values: torch.Tensor, book: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the vectors of book [G, entries, C] nearest to values [G, N, C], their numbers [G, N])."""
+    distance = sum((values[..., c, None] - book[:, None, :, c]).square() for c in range(values.shape[-1]))
+    index = distance.argmin(-1)
+    return torch.gather(book, 1, index[..., None].expand_as(values)), index
+
+
+def _k_means(
+    values: torch.Tensor, entries: int, generator: torch.Generator | None, nearest: Callable, rounds: int = 10
+) -> torch.Tensor:
     """[G, N, C] -> [G, entries, C]. Starts from drawn vectors; an entry that none is near stays where it is."""
     draws = torch.rand(len(values), entries, generator=generator).to(values.device) * values.shape[1]
     book = torch.gather(values, 1, draws.long()[..., None].expand(-1, -1, values.shape[2])).clone()
     for _ in range(rounds):
-        index = ResidualVQ._nearest(values, book)[1]
+        index = nearest(values, book)[1]
         counts, sums = _totals(values, index, entries)
         counts = counts[..., None]
         book = torch.where(counts > 0, sums / counts.clamp(min=1), book)

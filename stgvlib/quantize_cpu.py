@@ -29,11 +29,11 @@ def size_classes(first, last, bounds):
 @numba.njit(cache=True, nogil=True)
 def finer_bits(color, sizes, bounds):
     """How many of `bounds` the energy of integers red, green, blue [3, n] reaches, over 4^sizes [n]: int64 [n]."""
-    bits = np.zeros(len(sizes), np.int64)
+    bits, areas = np.zeros(len(sizes), np.int64), 4.0 ** np.arange(16)
     for i in range(len(sizes)):
         energy = float(color[0, i]) ** 2 + float(color[1, i]) ** 2 + float(color[2, i]) ** 2
         for bound in bounds:
-            bits[i] += energy >= bound * 4.0 ** sizes[i]
+            bits[i] += energy >= bound * areas[sizes[i]]
     return bits
 
 

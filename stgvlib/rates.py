@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class Curve:
     """How a system's model becomes files of several rates."""
 
     system: str = ""  # a key of baselines.SYSTEMS
-    recipe: str = ""  # what is done
+    recipe: str = ""  # what is done, in words
     levels: tuple[float, ...] = BITS_A_PARAMETER  # bits a parameter; of implicit networks: bits of the largest weight
     fine_tuning: int = FINE_TUNING  # steps of a level; 0: only rounded
     runs: tuple[str, ...] = ()  # a run of its own for each level, which then names its Gaussians
@@ -62,19 +62,26 @@ class Curve:
     prune: bool = True  # Gaussians, where there are few bits for each
     learned: bool = True  # steps of the quantisers
     rate: bool = True  # is part of the loss
-    adaptive: bool = False  # steps differ by Gaussian
+    adaptive: bool = True  # steps that differ by Gaussian
+    codebooks: tuple[int, int] = (2, 8)  # of the paper's recipe: stages, entries
 
 
+PAPER_RECIPE = Curve(
+    "paper",
+    "its own recipe",
+    levels=(40_000, 20_000, 10_000, 5_000),
+    fine_tuning=8_000,
+    runs=("n_40000", "paper", "n_10000", "n_5000"),
+)
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
-    "stgv_adaptive": Curve("stgv", "our recipe, steps by Gaussian", adaptive=True),
-    "paper_recipe": Curve(
-        "paper",
-        "its own recipe",
-        levels=(40_000, 20_000, 10_000, 5_000),
-        fine_tuning=8_000,
-        runs=("n_40000", "paper", "n_10000", "n_5000"),
-    ),
+    "paper_recipe": PAPER_RECIPE,
+    **{
+        f"paper_recipe_{entries}": replace(
+            PAPER_RECIPE, recipe=f"its own recipe, codebooks of {entries}", codebooks=(2, entries)
+        )
+        for entries in (64, 256)
+    },
     "paper": Curve("paper", "our recipe"),
     "d2gv": Curve("d2gv", "our recipe"),
     "2dgs": Curve("2dgs", "our recipe", fine_tuning=5_000),
@@ -83,9 +90,11 @@ CURVES = {
     "stgv_rounded": Curve("stgv", "rounded, not fine-tuned", levels=(7.2, 6.0, 5.0, 4.3), fine_tuning=0),
     "stgv_kept": Curve("stgv", "our recipe, no Gaussian left out", prune=False),
     "stgv_fixed": Curve("stgv", "our recipe, steps not learned", learned=False),
+    "stgv_one_step": Curve("stgv", "our recipe, one step for all Gaussians", adaptive=False),
     "stgv_no_rate": Curve("stgv", "our recipe, rate not in the loss", rate=False),
 }
-PARTS = ("stgv_rounded", "stgv_kept", "stgv_fixed", "stgv_no_rate")  # our recipe without one of its parts
+# Our recipe without one of its parts.
+PARTS = ("stgv_rounded", "stgv_kept", "stgv_fixed", "stgv_one_step", "stgv_no_rate")
 SYSTEMS_COMPARED = tuple(name for name in CURVES if name not in PARTS)
 
 
@@ -113,7 +122,7 @@ def curve(
     tuning = round(setting.fine_tuning * to.coarse_steps)
     levels = some(setting.levels, profile_name)
     key = {"config": asdict(setting), "fine_tuning": tuning, "levels": levels, "dataset": data}
-    digest = record_hash(key | {"config": changes(setting), "record_version": RECORD_VERSION})
+    digest = record_hash(key | {"config": changes(replace(setting, recipe="")), "record_version": RECORD_VERSION})
     runs = [f"{dataset}/{fit}" for fit in some(setting.runs, profile_name) or [setting.system]]
     fits = [identified(RUNS[fit], to, data)[2] for fit in runs]
     if not refresh and found is not None and (found.get("hash"), found.get("run_hash")) == (digest, fits):
@@ -155,7 +164,7 @@ def _write(video: Video, model, setting: Curve, level: float, tuning: int, file:
         file.write_bytes(encode_inr(model, round(level)))
         return {}, lambda data, _: decode_inr(data)
     if setting.runs:
-        made = compress_paper(video, model, tuning)
+        made = compress_paper(video, model, tuning, setting.codebooks)
         file.write_bytes(encode_paper(made))
         return {"fine_tuning_seconds": round(made.seconds, 2)}, lambda data, _: decode_paper(data)
     bpp = level * model.num_parameters() / (video.num_frames * math.prod(video.size))

@@ -15,7 +15,7 @@ from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
 from stgvlib.placement import WAITING
-from stgvlib.quantize import ResidualVQ, Steps, adapted
+from stgvlib.quantize import ResidualVQ, Steps, adapted, nearest
 from stgvlib.rate_optimizer import _rate, derivatives
 from stgvlib.train import fit
 from stgvlib.video import open_video, write_video
@@ -227,4 +227,4 @@ def test_residual_vq_is_vector_quantize_pytorchs():
     for k, layer in enumerate(theirs.layers):
         assert torch.allclose(ours.codebooks[0, k], layer._codebook.embed[0], atol=1e-5)
     left = (values - ours(values)[0]).square().mean()
-    assert left < 0.5 * (values - ResidualVQ._nearest(values, ours.codebooks[:, 0])[0]).square().mean()
+    assert left < 0.5 * (values - nearest(values, ours.codebooks[:, 0])[0]).square().mean()

@@ -52,7 +52,7 @@ class PaperCompressed:
 class PaperOptimizer(StraightThrough):
     """Rounds as the recipe says. Scale and offset of the Cholesky vectors are two more parameters."""
 
-    def __init__(self, segments, kind, betas, model: VideoModel):
+    def __init__(self, segments, kind, betas, model: VideoModel, codebooks: tuple[int, int]):
         gaussians = model.gaussians
         least, most = (getattr(gaussians.cholesky.data, f"a{end}")(1) for end in ("min", "max"))
         scale = (most - least).clamp(min=1e-6) / LEVELS
@@ -62,7 +62,7 @@ class PaperOptimizer(StraightThrough):
         super().__init__([*segments, Segment("quantizer", [self.quantizer], rates)], kind, betas)
         self.model = model
         generator = torch.Generator().manual_seed(0)
-        self.vq = ResidualVQ(gaussians.rgb.detach(), generator=generator)
+        self.vq = ResidualVQ(gaussians.rgb.detach(), *codebooks, generator=generator)
         self._round()
 
     @property
@@ -113,7 +113,11 @@ def field_step(values: Tensor) -> Tensor:
 
 
 def compress_paper(
-    video: Video, model: VideoModel, fine_tuning: int, progress: Callable[[Progress], None] | None = None
+    video: Video,
+    model: VideoModel,
+    fine_tuning: int,  # steps
+    codebooks: tuple[int, int] = (2, 8),  # stages and entries of each, as GaussianImage has them
+    progress: Callable[[Progress], None] | None = None,
 ) -> PaperCompressed:
     """Fine-tune a copy of `model` of `video` under the recipe. Raises StgvError when the loss is not finite."""
     began, device, config = time.perf_counter(), model.gaussians.mu.device, model.config
@@ -134,7 +138,7 @@ def compress_paper(
     made: list[PaperOptimizer] = []
 
     def make(segments, kind, betas) -> PaperOptimizer:
-        made.append(PaperOptimizer(segments, kind, betas, copy))
+        made.append(PaperOptimizer(segments, kind, betas, copy, codebooks))
         return made[0]
 
     def look(done: int, recent: Tensor) -> None:
