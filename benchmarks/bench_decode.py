@@ -1,16 +1,22 @@
-"""Decoding to 8 bits: frames a second, many frames a call and one frame a call. Usage: bench_decode.py [cpu|cuda]
+"""Decoding to 8 bits: frames a second, many a call and one a call. Usage: bench_decode.py [cpu|cuda] [FILE]
 
 The model is Bunny at 640x1280 with 20,000 Gaussians a GoP after a short fit. Floor on a GPU: the splat's pixel-Gaussian
 pairs at 10 lane instructions, the MLP's 48 k operations a Gaussian, and 3 bytes a pixel written.
+
+With a .stgv file instead: its entropy decoding on one core and on all, and all from its bytes to 8-bit frames, with a
+decoder that has captured its graph before, as in records of rate curves, and with a new one.
 """
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import torch
 from bench_splat import instructions_a_ms, pairs
-from common import report
+from common import measure, report
 
 from stgvlib.backend import resolve_device
+from stgvlib.bitstream import parse
 from stgvlib.config import PAPER, STGV
 from stgvlib.datasets import load
 from stgvlib.decode import Decoder
@@ -38,5 +44,29 @@ def main(name: str) -> None:
         report("decode to uint8", f"{about}, {batch} a call", device, calls * batch, "frames/s", 1e3 / floor)
 
 
+def of_file(name: str, path: Path) -> None:
+    device, data = resolve_device(name), path.read_bytes()
+    video, size = parse(data).model, f"{len(data) / 1e6:.2f} MB"
+    frames = sum(video.num_frames)
+    about = f"{frames} frames of {video.size[0]}x{video.size[1]}, N={video.count}, {len(video.num_frames)} GoPs, {size}"
+
+    def show(decoder: Decoder) -> None:
+        for start in range(0, frames, decoder.batch):
+            decoder.frames(range(start, min(start + decoder.batch, frames)))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    cpu, decoder = torch.device("cpu"), Decoder(video.to(device))
+    for threads in (1, None):
+        told = "one core" if threads else "all cores"
+        report("entropy decoding", f"{about}, {told}", cpu, measure(lambda n=threads: parse(data, n), cpu), "ms")
+    to_model = measure(lambda: parse(data).model.to(device), cpu)[0]
+    to_frames = measure(lambda: show(decoder), cpu)[0]
+    report("file to frames", about, device, 1e3 * frames / (to_model + to_frames), "frames/s")
+    whole = measure(lambda: show(Decoder(parse(data).model.to(device))), cpu)
+    report("file to frames, new decoder", about, device, 1e3 * frames / whole[0], "frames/s")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "auto")
+    chosen = sys.argv[1] if len(sys.argv) > 1 else "auto"
+    main(chosen) if len(sys.argv) < 3 else of_file(chosen, Path(sys.argv[2]))
