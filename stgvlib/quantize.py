@@ -12,7 +12,6 @@ shapes' areas, then finer bits of positions and shapes, as many as the colours s
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -238,12 +237,13 @@ class ResidualVQ:
         self.decay, books, left = decay, [], values
         self.nearest = compiled(nearest, values.device)
         for _ in range(stages):
-            books.append(_k_means(left, entries, generator, self.nearest))
-            left = left - self.nearest(left, books[-1])[0]
+            books.append(_k_means(left, entries, generator))
+            left = left - nearest(left, books[-1])[0]
         self.codebooks = torch.stack(books, 1)  # [G, stages, entries, C]
         self.counts = self.codebooks.new_ones(self.codebooks.shape[:3])
         self.sums = self.codebooks.clone()
 
+    @torch.no_grad()
     def __call__(self, values: torch.Tensor, learn: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """(quantised [G, N, C], int64 numbers [G, N, stages]); with `learn` the codebooks follow afterwards."""
         left, whole, indices = values, torch.zeros_like(values), []
@@ -272,9 +272,7 @@ def nearest(values: torch.Tensor, book: torch.Tensor) -> tuple[torch.Tensor, tor
     return torch.gather(book, 1, index[..., None].expand_as(values)), index
 
 
-def _k_means(
-    values: torch.Tensor, entries: int, generator: torch.Generator | None, nearest: Callable, rounds: int = 10
-) -> torch.Tensor:
+def _k_means(values: torch.Tensor, entries: int, generator: torch.Generator | None, rounds: int = 10) -> torch.Tensor:
     """[G, N, C] -> [G, entries, C]. Starts from drawn vectors; an entry that none is near stays where it is."""
     draws = torch.rand(len(values), entries, generator=generator).to(values.device) * values.shape[1]
     book = torch.gather(values, 1, draws.long()[..., None].expand(-1, -1, values.shape[2])).clone()

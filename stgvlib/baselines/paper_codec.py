@@ -148,11 +148,11 @@ def compress_paper(
 
     with fast_products(device):
         _, diverged = run_stage(copy, frames, "deformation", look, make_optimizer=make)
+        optimizer = made[0]
+        colors = optimizer.vq(optimizer.unrounded(copy.gaussians.rgb))[1]
     if diverged:
         raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning")
-    optimizer = made[0]
     quantizer = torch.cat(optimizer.scale_offset(), 1)
-    colors = optimizer.vq(optimizer.unrounded(copy.gaussians.rgb))[1]
     return PaperCompressed(copy, quantizer, optimizer.vq, colors, time.perf_counter() - began)
 
 
