@@ -152,6 +152,19 @@ def test_figures_in_the_documents_are_the_records():
         assert row in (ROOT / "README.md").read_text()
 
 
+def test_figures_of_the_codec_in_the_documents_are_the_records():
+    def points(name):
+        return json.loads((ROOT / f"results/paper/runs/bunny/rate_{name}.json").read_text())["points"]
+
+    reproduction, readme = ((ROOT / name).read_text() for name in ("docs/REPRODUCTION.md", "README.md"))
+    for name, told in (("stgv", "PSNR"), ("stgv_one_step", "PSNR, one step for all")):
+        assert f"| {told} | " + " | ".join(f"{p['psnr']:.2f}" for p in points(name)) + " |" in reproduction
+    for name in ("paper_recipe", "paper_recipe_64", "paper_recipe_256"):
+        assert " | ".join(f"{p['psnr']:.2f}, {p['bytes'] / 1e6:.2f}" for p in points(name)) in reproduction
+    told = points("stgv")[2]
+    assert f"{told['psnr']:.1f} dB in {told['bytes'] / 1e6:.2f} MB" in readme
+
+
 def test_figures_of_davis_in_the_documents_are_the_records():
     """The table of docs/REPRODUCTION.md, and in README.md the means of the sequences that have both records."""
     from stgvlib import experiments
