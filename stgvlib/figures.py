@@ -154,9 +154,7 @@ def cost_figure(records: dict[str, Record], profile: str, name: str = "quality_a
             for place, (title, record) in enumerate(found.items()):
                 axis.scatter(of(record), record["psnr"], s=60, color=f"C{place}", label=title)
             axis.set(xscale="log", xlabel=label, ylabel="PSNR, dB")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            _log_ticks(axis)
         if found:
             axes[1].legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
         return _save_figure(figure, name, profile)
@@ -207,9 +205,7 @@ def figure_5(curves: dict[str, Record], profile: str, name: str = "figure_5") ->
                     style = "s--" if title in ANCHORS else "o-"
                     axis.plot(*zip(*pairs), style, color=f"C{place}", label=title, linewidth=2, markersize=5)
             axis.set(xscale="log", xlabel="bits a pixel (file size)", ylabel=label)
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            _log_ticks(axis)
         if found:
             lines = axes[0].get_legend_handles_labels()
             axes[1].legend(*lines, frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
@@ -230,6 +226,14 @@ def motion_figure(record: Record, profile: str, name: str = "deformation_fields"
             axis.axis("off")
             figure.colorbar(drawn, ax=axis, shrink=0.8, label="px")
         return _save_figure(figure, name, profile)
+
+
+def _log_ticks(axis) -> None:
+    """Plain numbers below a logarithmic axis: 1, 2, 5, or over more than two decades only powers of ten."""
+    least, most = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1,) if most > 200 * least else (1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _save_figure(figure, name: str, profile: str, suffix: str = ".png") -> Path:
