@@ -43,7 +43,7 @@ DECADE = 12.0  # dB that ten times the bits are worth, until two attempts say mo
 def least_bits(bpp: float, adaptive: bool) -> float:
     """Of the file a Gaussian, at a number of bits a pixel: where there are fewer, those of least energy are left out.
     Found on Bunny, where 35, 45 and 60 were tried at three rates; with adaptive steps, where Gaussians of little energy
-    take few bits, 0.8, 1 and 1.25 of that at one (docs/REPRODUCTION.md)."""
+    take few bits, 0.6 to 1.25 of that at one, while lower rates want more than 0.8 (docs/REPRODUCTION.md)."""
     return (0.8 if adaptive else 1.0) * min(60.0, 30.0 + 340.0 * bpp)
 
 

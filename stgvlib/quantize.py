@@ -173,7 +173,8 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
 
 @torch.no_grad()
 def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
-    """Set GoP g of a CPU's model in px parametrisation; Gaussians beyond the group's wait where nobody sees them."""
+    """Set the Gaussians of GoP g of a CPU's model in px parametrisation; those beyond the group's wait where nobody
+    sees them. The field's numbers are set while a file is read (bitstream.py)."""
     from stgvlib.quantize_cpu import set_gaussians
 
     gaussians = model.gaussians
@@ -187,8 +188,6 @@ def dequantize(group: Group, model: VideoModel, g: int, steps: Steps) -> None:
     if gaussians.motion is not None:
         count = len(group.gaps)
         rows(gaussians.motion)[:count], rows(gaussians.motion)[count:] = group.motion.T * steps.motion, 0
-    for p, (step, values) in zip(model.field.parameters(), group.tensors):
-        np.multiply(values, step, out=rows(p).reshape(-1), casting="unsafe")
 
 
 @torch.no_grad()
