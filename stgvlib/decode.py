@@ -1,6 +1,6 @@
 """Decode a fitted model: frames in batches or one at a time, as uint8 for files and screens or float32 for metrics.
 
-On a GPU everything from the frame numbers to the finished frames is one CUDA graph: fused field, binning, splat, 8-bit
+On a GPU everything from the frame numbers to the finished frames is one CUDA graph: field, binning, splat, 8-bit
 rounding in the splat kernel. On a CPU frames are rendered one by one with numba.
 """
 
@@ -48,19 +48,12 @@ class Decoder:
         for number in numbers:
             if not 0 <= number < len(self):
                 raise IndexError(f"frame {number} was asked for, the video has frames 0 to {len(self) - 1}")
-        if not numbers or not self._fused():
+        if not numbers or kernels_for(self.model.gaussians.mu) != "cuda":
             shown = [self._render(*self.places[number]) for number in numbers]
             return torch.stack(shown) if shown else torch.empty(0, *self.size, 3, dtype=self.dtype)
         if len(numbers) not in self._graphs:
             self._graphs[len(numbers)] = _Graph(self, len(numbers))
         return self._graphs[len(numbers)](numbers)
-
-    def _fused(self) -> bool:
-        if kernels_for(self.model.gaussians.mu) != "cuda":
-            return False
-        from stgvlib.cuda.field import supported
-
-        return self.model.config.field.encoding == "none" or supported(self.model.field)
 
     def _render(self, gop: int, index: int) -> Tensor:
         if self._alone[0] != gop:
@@ -74,7 +67,7 @@ class _Graph:
     """Decoding `count` frames as a CUDA graph: numbers in, frames out."""
 
     def __init__(self, decoder: Decoder, count: int):
-        from stgvlib.cuda.field import FusedField
+        from stgvlib.cuda.field import FusedField, supported
         from stgvlib.cuda.ops import Projection
 
         model, self.decoder = decoder.model, decoder
@@ -85,10 +78,15 @@ class _Graph:
         self.t_of = ((torch.tensor(frames) + 1) / lengths).to(device)
         self.numbers = torch.zeros(count, dtype=torch.int64, device=device)
         self.gops = torch.zeros(count, dtype=torch.int32, device=device)
-        self.field = None if model.field.hidden is None else FusedField(model, count, self.gops)
-        self.mu = model.gaussians.pixels()[0] if self.field is None else None
+        self.mu = self.field = self.own = None
+        if model.field.hidden is None:
+            self.mu = model.gaussians.pixels()[0]
+        elif supported(model.field):
+            self.field = FusedField(model, count, self.gops)
+        else:  # torch runs the field, on a copy of what belongs to each frame
+            self.own = VideoModel(model.config, [1] * count, model.size, model.count).to(device)
         self.out = torch.empty(count, *decoder.size, 3, dtype=decoder.dtype, device=device)
-        self.offset = model.gaussians.cholesky_offset
+        self.offset = model.gaussians.cholesky_offset if self.own is None else 0.0
         self.ratio = model.size_ratio(decoder.size)
         self.shape_ratio = self.ratio[[0, 1, 1]]  # l1 follows x; l2, l3 follow y
         self.raised = self.ratio.new_tensor([self.offset, 0.0, self.offset])
@@ -107,10 +105,14 @@ class _Graph:
 
     def run(self) -> None:
         torch.index_select(self.gop_of, 0, self.numbers, out=self.gops)
-        gops, offset = self.gops, self.offset
-        if self.field is None:  # one model a frame
-            gaussians = self.decoder.model.gaussians
+        gops, offset, gaussians = self.gops, self.offset, self.decoder.model.gaussians
+        if self.mu is not None:  # one model a frame
             mu, cholesky, rgb = self.mu[gops], gaussians.cholesky, gaussians.rgb[gops]
+        elif self.own is not None:
+            for own, of_gops in zip(self.own.parameters(), self.decoder.model.parameters(), strict=True):
+                torch.index_select(of_gops, 0, gops, out=own)
+            mu, cholesky, rgb = self.own.deform(self.t_of[self.numbers])
+            gops = None
         else:
             torch.index_select(self.t_of, 0, self.numbers, out=self.field.t)
             mu, cholesky, rgb = self.field.forward()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stgvlib.baselines import TWO_DGS
+from stgvlib.baselines import D2GV, TWO_DGS
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
 from stgvlib.metrics import to_uint8
@@ -58,8 +58,21 @@ def test_a_frame_that_is_not_there(device):
         Decoder(decoder.model, dtype=torch.float16)
 
 
-@pytest.mark.parametrize("encoding", ["positional", "planes"])
-def test_other_encodings_decode_too(encoding, device):
-    model = model_of(replace(STGV, field=FieldConfig(encoding=encoding, position_scale=40.0)), device)
-    frame = model.gop(1).render(torch.tensor([2], device=device))[0]
-    assert (Decoder(model)[5].int() - to_uint8(frame).int()).abs().max() <= 1
+@pytest.mark.parametrize(
+    "field",
+    [
+        FieldConfig(encoding="positional", position_scale=40.0),
+        FieldConfig(encoding="planes", position_scale=40.0),
+        D2GV.field,  # torch runs the next ones on a GPU too
+        FieldConfig(width=48, deform_shape=True),
+        FieldConfig(encoding="planes", polynomial=2, head_layers=2),
+    ],
+)
+@pytest.mark.parametrize("config", [replace(STGV, motion_steps=0), PAPER])
+def test_other_fields_decode_too(config, field, device):
+    model = model_of(replace(config, field=field), device)
+    frames = [model.gop(g).render(torch.tensor([i], device=device))[0] for g, i in ((0, 1), (1, 2), (1, 4))]
+    for frame, shown in zip(frames, Decoder(model).frames([1, 5, 7]), strict=True):
+        assert (shown.int() - to_uint8(frame).int()).abs().max() <= 1
+    larger = model.gop(1).render(torch.tensor([2], device=device), 1.7)[0]
+    assert (Decoder(model, 1.7)[5].int() - to_uint8(larger).int()).abs().max() <= 1
