@@ -27,7 +27,7 @@ from stgvlib.rate_optimizer import SETTLED, RateOptimizer
 from stgvlib.train import CHUNK, Progress, load_gops, run_stage
 from stgvlib.video import Video
 
-FINE_TUNING = 24_000  # steps
+FINE_TUNING = 22_000  # steps
 SLOPE = 2e-3  # MSE a bit per pixel is worth where no target is given
 FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left out stays out
 LOOKS = 15  # at the file's size until then
@@ -42,15 +42,14 @@ DECADE = 12.0  # dB that ten times the bits are worth, until two attempts say mo
 
 def least_bits(bpp: float, adaptive: bool) -> float:
     """Of the file a Gaussian, at a number of bits a pixel: where there are fewer, those of least energy are left out.
-    Found on Bunny, where 35, 45 and 60 were tried at three rates; with adaptive steps, where Gaussians of little energy
-    take few bits, 0.6 to 1.25 of that at one, while lower rates want more than 0.8 (docs/REPRODUCTION.md)."""
-    return (0.8 if adaptive else 1.0) * min(60.0, 30.0 + 340.0 * bpp)
+    Found on Bunny, with adaptive steps at four rates, with one step for all at three (docs/REPRODUCTION.md)."""
+    return min(48.0, 36.0 + 150.0 * bpp) if adaptive else min(60.0, 30.0 + 340.0 * bpp)
 
 
 def rate_part(bits: float) -> float:
     """Part of the preset's learning rates, at a number of bits a parameter: near the fitted model little has to change,
-    far from it as much as in the fit."""
-    return min(1.5, max(0.2, 1.5 * (3.2 / bits) ** 2.4))
+    far from it more than in the fit."""
+    return min(3.0, max(0.2, 1.5 * (3.2 / bits) ** (2.4 if bits > 3.2 else 0.7)))
 
 
 @dataclass
