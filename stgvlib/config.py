@@ -1,4 +1,4 @@
-"""What is fitted and how: frozen dataclasses, the presets `paper` and `stgv`, the profiles smoke | quick | paper.
+"""What is fitted and how: frozen dataclasses, presets stgv | fast | paper, profiles smoke | quick | paper.
 
 Defaults are the paper's (Sec. III and App. B). Values that the paper does not print are marked: [code] read in its
 parent's code (D2GV, GaussianImage), [inferred] from its published numbers, [ours] chosen here.
@@ -118,7 +118,8 @@ STGV = FitConfig(
         position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12), time_frequencies=2
     ),
 )
-PRESETS = {"paper": PAPER, "stgv": STGV}
+FAST = replace(STGV, preset="fast", coarse_steps=3_000, steps=12_000)
+PRESETS = {"stgv": STGV, "fast": FAST, "paper": PAPER}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ same video.
 
 from stgvlib.baselines.gaussian import D2GV, GAUSSIAN_VIDEO, GSVR, TWO_DGS
 from stgvlib.baselines.inr import E_NERV, HNERV, NERV, SIREN
-from stgvlib.config import PAPER, STGV
+from stgvlib.config import FAST, PAPER, STGV
 
 SYSTEMS = {  # run name -> (name in the tables, configuration)
     "siren": ("SIREN", SIREN),
@@ -20,4 +20,5 @@ SYSTEMS = {  # run name -> (name in the tables, configuration)
     "d2gv": ("D2GV", D2GV),
     "paper": ("STGV", PAPER),
     "stgv": ("STGV, our preset", STGV),
+    "fast": ("STGV, our preset, fast", FAST),
 }
