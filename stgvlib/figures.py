@@ -15,6 +15,7 @@ from stgvlib.experiments import Record, results_folder
 from stgvlib.task_runs import LABELS
 
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
+STYLE |= {"axes.axisbelow": True}
 ERROR_RANGE = 32  # of 255, white in an error map
 
 
@@ -152,7 +153,8 @@ def cost_figure(records: dict[str, Record], profile: str, name: str = "quality_a
         figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
         for axis, (label, of) in zip(axes, panels.items()):
             for place, (title, record) in enumerate(found.items()):
-                axis.scatter(of(record), record["psnr"], s=60, color=f"C{place}", label=title)
+                marker = "oD"[place // 10]  # there are ten colours
+                axis.scatter(of(record), record["psnr"], s=60, color=f"C{place}", marker=marker, label=title)
             axis.set(xscale="log", xlabel=label, ylabel="PSNR, dB")
             _log_ticks(axis)
         if found:
