@@ -46,6 +46,7 @@ from stgvlib.runs import RUNS, Run
 from stgvlib.video import Video
 
 BITS_A_PARAMETER = (9.0, 5.5, 3.15, 2.0, 1.2, 0.6)  # of the fitted model: 0.23 to 0.016 bits a pixel on Bunny
+LOW_BITS = (3.15, 2.0, 1.2, 0.6, 0.3)  # down to 0.008 bits a pixel: where longer GoPs pay
 WEIGHT_BITS = (8, 7, 6, 5, 4)
 
 
@@ -57,7 +58,7 @@ class Curve:
     recipe: str = ""  # what is done, in words
     levels: tuple[float, ...] = BITS_A_PARAMETER  # bits a parameter; of implicit networks: bits of the largest weight
     fine_tuning: int = FINE_TUNING  # steps of a level; 0: only rounded
-    runs: tuple[str, ...] = ()  # a run of its own for each level, which then names its Gaussians
+    runs: tuple[str, ...] = ()  # a run of its own for each level; of the paper's recipe, levels are their Gaussians
     # parts of our recipe that can be left out
     prune: bool = True  # Gaussians, where there are few bits for each
     learned: bool = True  # steps of the quantisers
@@ -75,6 +76,7 @@ PAPER_RECIPE = Curve(
 )
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
+    "stgv_long": Curve("stgv", "our recipe, GoPs of 33 frames", LOW_BITS, runs=("gop_33",) * len(LOW_BITS)),
     "paper_recipe": PAPER_RECIPE,
     **{
         f"paper_recipe_{entries}": replace(
@@ -163,7 +165,7 @@ def _write(video: Video, model, setting: Curve, level: float, tuning: int, file:
     if isinstance(model, InrModel):
         file.write_bytes(encode_inr(model, round(level)))
         return {}, lambda data, _: decode_inr(data)
-    if setting.runs:
+    if setting.system == "paper" and setting.runs:
         made = compress_paper(video, model, tuning, setting.codebooks)
         file.write_bytes(encode_paper(made))
         return {"fine_tuning_seconds": round(made.seconds, 2)}, lambda data, _: decode_paper(data)

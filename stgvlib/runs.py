@@ -136,7 +136,7 @@ RUNS = {
     "bunny/no_flow": Run(
         "bunny", replace(NO_FLOW, gop_size=16), "without flow, 6 frequencies, first key frames", crop=None
     ),
-    **{f"bunny/gop_{n}": Run("bunny", replace(STGV, gop_size=n), f"our preset, GoPs of {n}") for n in (5, 10, 20)},
+    **{f"bunny/gop_{n}": Run("bunny", replace(STGV, gop_size=n), f"our preset, GoPs of {n}") for n in (5, 10, 20, 33)},
     "bunny/gop_all": Run("bunny", replace(STGV, gop_size=10_000), "our preset, one GoP"),
     **{
         f"bunny/n_{n}": Run("bunny", replace(PAPER, pixels_per_gaussian=640 * 1280 / n), f"the paper's method, N = {n}")
