@@ -59,7 +59,7 @@ class ENerv(nn.Module):
         self.size, self.num_frames = size, frames
         strides, self.grid = layout(size, ((5, 2, 2, 2, 2), *STRIDES))
         code = min(CODE, 8 * width)
-        self.code = TimeCode(80)
+        self.code = TimeCode()
         self.frame = _mlp(self.code.width, 2 * code, code)
         self.time = _mlp(self.code.width, code // 2, code // 2)
         self.space = _mlp(2 * self.code.width, code)

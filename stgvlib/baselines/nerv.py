@@ -20,7 +20,7 @@ class Nerv(nn.Module):
         super().__init__()
         self.size, self.num_frames = size, frames
         strides, self.grid = layout(size, STRIDES)
-        self.code = TimeCode(80)
+        self.code = TimeCode()
         self.stem = nn.Sequential(nn.Linear(self.code.width, width * self.grid[0] * self.grid[1]), nn.GELU())
         stages, channels = [], width
         for stride in strides:
