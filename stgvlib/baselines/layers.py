@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 
 class TimeCode(nn.Module):
-    """t [...] in [0, 1] -> [..., 2 * bases]: sin and cos of 1.25^k pi t for k < bases (NeRV, Sec. 3.1, which has 40; the
-    code of HNeRV and E-NeRV has 80)."""
+    """t [...] in [0, 1] -> [..., 2 * bases]: sin and cos of 1.25^k pi t for k < bases (NeRV, Sec. 3.1, which has 40;
+    the code of HNeRV and E-NeRV has 80)."""
 
     def __init__(self, bases: int = 80):
         super().__init__()
