@@ -191,7 +191,6 @@ def encode(
         output: Name ending in .stgv.
         video: The video that was fitted: fine-tune for it, with learned steps, rate in the loss and pruning.
         target_bpp: Bits a pixel that the file may have. Without --video, all steps are scaled alike to meet it.
-            Below about 0.05 a model of longer GoPs is better: fit it with --gop-size 32.
         quality: PSNR in dB that fine-tuning aims at, instead of a size; takes up to three times as long.
         fine_tuning: Steps of fine-tuning; unset, 22,000 on a GPU and, as a fit's, a tenth of that on a CPU.
         steps: How coarsely each attribute is rounded without --video.

@@ -116,7 +116,7 @@ def _grid(shown: list[tuple[str, np.ndarray]], name: str, profile: str, columns:
         for axis in axes.flat:
             axis.axis("off")
         for axis, (title, picture) in zip(axes.flat, shown):
-            axis.imshow(picture, interpolation="nearest")
+            axis.imshow(picture, interpolation="antialiased")
             axis.set_title(title, fontsize=11)
         return _save_figure(figure, name, profile, ".jpg")
 
@@ -242,6 +242,7 @@ def _save_figure(figure, name: str, profile: str, suffix: str = ".png") -> Path:
     folder = results_folder(profile) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{suffix}"
-    figure.savefig(path, bbox_inches="tight", **({"pil_kwargs": {"quality": 75}} if suffix == ".jpg" else {}))
+    small = {"dpi": 80, "pil_kwargs": {"quality": 60}} if suffix == ".jpg" else {}  # notebooks hold them too
+    figure.savefig(path, bbox_inches="tight", **small)
     plt.close(figure)
     return path

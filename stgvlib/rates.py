@@ -46,7 +46,7 @@ from stgvlib.runs import RUNS, Run
 from stgvlib.video import Video
 
 BITS_A_PARAMETER = (9.0, 5.5, 3.15, 2.0, 1.2, 0.6)  # of the fitted model: 0.23 to 0.016 bits a pixel on Bunny
-LOW_BITS = (3.15, 2.0, 1.2, 0.6, 0.3)  # down to 0.008 bits a pixel: where longer GoPs pay
+LOW_BITS = (3.15, 2.0, 1.2, 0.6, 0.3)  # down to 0.008 bits a pixel: where longer GoPs may pay
 WEIGHT_BITS = (8, 7, 6, 5, 4)
 
 

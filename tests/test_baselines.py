@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stgvlib.baselines import SYSTEMS, gaussian
+from stgvlib.baselines.e_nerv import ENerv
 from stgvlib.baselines.inr import E_NERV, HNERV, NERV, SIREN, InrConfig, InrDecoder, InrModel, _rate, fit_inr, sized
 from stgvlib.baselines.layers import layout
 from stgvlib.baselines.siren import Siren
@@ -46,11 +47,13 @@ def test_every_system_has_the_papers_budget(key):
     assert 0.97 * budget < count <= budget
 
 
-def test_siren_has_its_published_size():
-    """3.2M parameters with a width of 1,024."""
+def test_networks_have_their_published_sizes():
+    """SIREN 3.2M parameters with a width of 1,024; E-NeRV 12.49M with 196 channels of a 9x16 map."""
     with torch.device("meta"):
-        siren = Siren(1024, (720, 1280), 132)
-    assert sum(p.numel() for p in siren.parameters()) == pytest.approx(3.2e6, rel=0.02)
+        siren, e_nerv = Siren(1024, (720, 1280), 132), ENerv(196, (720, 1280), 132)
+    count, finer = (sum(p.numel() for p in network.parameters()) for network in (siren, e_nerv))
+    assert count == pytest.approx(3.2e6, rel=0.02)
+    assert finer == pytest.approx(12.49e6, rel=0.001)
 
 
 @pytest.mark.parametrize("size", [(50, 70), (480, 854), (7, 3)])

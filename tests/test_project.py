@@ -1,6 +1,7 @@
 """The project holds together: imports point one way, requirements agree, notebooks are thin and clean."""
 
 import ast
+import csv
 import json
 import re
 import shutil
@@ -168,6 +169,13 @@ def test_figures_of_the_codec_in_the_documents_are_the_records():
     assert "| PSNR | " + " | ".join(f"{p['psnr']:.2f}" for p in points("stgv")) + " |" in reproduction
     for name in ("paper_recipe", "paper_recipe_64", "paper_recipe_256"):
         assert " | ".join(f"{p['psnr']:.2f}, {p['bytes'] / 1e6:.2f}" for p in points(name)) in reproduction
+    with (ROOT / "results/paper/tables/bd_rates.csv").open() as file:
+        ours = next(csv.DictReader(file))
+    against = {column.removeprefix("against ").removesuffix(", %"): value for column, value in ours.items()}
+    x264, x265, av1 = (f"{float(against[codec]):.0f} %" for codec in ("x264", "x265", "av1"))
+    assert f"{x264} more bits than x264, {x265} more than x265 and {av1} more than" in reproduction
+    best = float(against["STGV, its own recipe, codebooks of 256"])
+    assert f"that is {-best:.0f} %\nfewer bits" in readme and f"and {x265} more than x265" in readme
     told = points("stgv")[2]
     assert f"{told['psnr']:.1f} dB in {told['bytes'] / 1e6:.2f} MB" in readme
 

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 
 class TimeCode(nn.Module):
-    """t [...] in [0, 1] -> [..., 2 * bases]: sin and cos of 1.25^k pi t for k < bases (NeRV, Sec. 3.1, which has 40;
-    the code of HNeRV and E-NeRV has 80)."""
+    """t [...] in [0, 1] -> [..., 160]: sin and cos of 1.25^k pi t for k < 80 (NeRV, Sec. 3.1, which has 40; the code of
+    HNeRV and E-NeRV has 80)."""
 
-    def __init__(self, bases: int = 80):
+    width = 160
+
+    def __init__(self):
         super().__init__()
-        self.width = 2 * bases
-        self.register_buffer("bases", 1.25 ** torch.arange(bases) * math.pi, persistent=False)
+        self.register_buffer("bases", 1.25 ** torch.arange(self.width // 2) * math.pi, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         angles = t[..., None] * self.bases
