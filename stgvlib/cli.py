@@ -22,7 +22,7 @@ from stgvlib.distributed import join_torchrun
 from stgvlib.errors import StgvError
 from stgvlib.experiments import ProgressBar, judge
 from stgvlib.gop_length import lengths_to_try, with_gop_size
-from stgvlib.gops import cut_gops
+from stgvlib.gops import cut_gops, with_scenes
 from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
 from stgvlib.quantize import Steps
 from stgvlib.tasks import check_scale, read_mask
@@ -65,7 +65,8 @@ def fit(
             auto takes paper on a GPU and quick on a CPU.
         frames: Fit only the first frames.
         gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; 5, 8 or 16 for
-            stgv, whichever short trials on this video find best (about a tenth of the time).
+            stgv, whichever short trials on this video find best (about a tenth of the time). A new scene begins a new
+            GoP.
         gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
         coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
         motion_steps: Steps in which the field learns to follow optical flow, before the deformation stage; unset, the
@@ -97,16 +98,18 @@ def fit(
     video = video.with_(resize=_size(size)) if size else video.scaled(to.scale)
     if mask:
         video = video.with_(missing=read_mask(mask, video, frames))
+    video = with_scenes(video)
     config = scaled_steps(preset_named(preset), to)
     changes = {"gop_size": gop_size, "gaussians": gaussians}
     changes |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     first = share is None or share.rank == 0
     processes = f", shared by {share.world} processes" if share else ""
+    scenes = f" in {len(video.cuts) + 1} scenes" if video.cuts else ""
     if first:
         _say(
-            f"{video.num_frames} frames of {video.size[1]}x{video.size[0]} as {_plan(config, video)}, preset {preset}, "
-            f"profile {to.name}, on {device_name(target)}{processes}"
+            f"{video.num_frames} frames of {video.size[1]}x{video.size[0]}{scenes} as {_plan(config, video)}, "
+            f"preset {preset}, profile {to.name}, on {device_name(target)}{processes}"
         )
     parts = output.with_name(output.name + ".parts")
     bar = ProgressBar("fit" if first else f"fit, rank {share.rank}")
@@ -136,7 +139,8 @@ def _plan(config: FitConfig, video: Video) -> str:
         choice = f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]}"
         return f"GoPs of {choice} frames, {before} + at most {config.steps:,} steps each"
     config = with_gop_size(config, sizes[0]) if config.gop_size == "auto" else config
-    count, gops = gaussian_count(config, video.size, video.num_frames), len(cut_gops(video, config))
+    gops = len(cut_gops(video, config))
+    count = gaussian_count(config, video.size, video.num_frames, gops)
     plural = "s" if gops > 1 else ""
     return f"{gops} GoP{plural} of {count:,} Gaussians, {before} + {config.steps:,} steps each"
 

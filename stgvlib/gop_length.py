@@ -8,10 +8,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
+from stgvlib.gops import cut_gops, scene_cuts, with_scenes
 from stgvlib.model import gaussian_count
 from stgvlib.parts import identity, started
 from stgvlib.train import Callback, Progress, fit
@@ -33,17 +35,18 @@ def lengths_to_try(frames: int) -> list[int]:
     return [size for size in TRIED if size <= frames] or [frames]
 
 
-def trial_clips(video: Video) -> list[Video]:
-    """Clips of as many frames as the longest GoP has: around the middle, or, of a long video, around both quarters."""
-    length = min(TRIED[-1], video.num_frames)
+def trial_clips(video: Video) -> Video:
+    """Clips of as many frames as the longest GoP has: around the middle, or, of a long video, around both quarters; in
+    one scene each, where one is that long. They come as one video with a cut between them, to be fitted at once."""
+    length, cuts = min(TRIED[-1], video.num_frames), scene_cuts(video)
+    every = range(video.num_frames - length + 1)
+    in_scene = [s for s in every if not any(s < cut < s + length for cut in cuts)] or every
     middles = [1 / 2] if video.num_frames < LONG_VIDEO else [1 / 4, 3 / 4]
-    clips = []
-    for part in middles:
-        start = min(max(round(part * video.num_frames - length / 2), 0), video.num_frames - length)
-        clip = video_of(video.read(start, start + length))
-        missing = None if video.missing is None else video.missing[start : start + length]
-        clips.append(clip.with_(missing=missing))
-    return clips
+    starts = [min(in_scene, key=lambda s: abs(s - (part * video.num_frames - length / 2))) for part in middles]
+    numbers = [number for start in starts for number in range(start, start + length)]
+    begun = tuple(i for i in range(1, len(numbers)) if i % length == 0 or numbers[i] in cuts)
+    frames = np.concatenate([video.read(start, start + length) for start in starts])
+    return video_of(frames).with_(missing=None if video.missing is None else video.missing[numbers], cuts=begun)
 
 
 def choose_gop_size(
@@ -56,29 +59,29 @@ def choose_gop_size(
     sizes = lengths_to_try(video.num_frames)
     if len(sizes) == 1 or config.steps == 0:
         return with_gop_size(config, sizes[-1]), {}
+    video = with_scenes(video)
     clips, scores, done = trial_clips(video), {}, 0
-    configs = {size: with_gop_size(config, size) for size in sizes}
-    trials = {size: _trial(full, gaussian_count(full, video.size, video.num_frames)) for size, full in configs.items()}
-    total = len(clips) * sum(_steps(trial) for trial in trials.values())
+    configs, trials = {size: with_gop_size(config, size) for size in sizes}, {}
+    for size, full in configs.items():
+        gops = len(cut_gops(video, full))
+        trials[size] = _trial(full, gaussian_count(full, video.size, video.num_frames, gops))
+    total = sum(_steps(trial) for trial in trials.values())
     for size, trial in trials.items():
-        decibels = []
-        for clip in clips:
-            first = Progress((0, len(clips)), len(clips), f"trying GoPs of {size}", done, total, 0.0)
-            try:
-                result = fit(clip, trial, device, seed, progress=_trial_reporter(progress, first, _steps(trial)))
-            except StgvError:  # diverged, or too large: no length to choose
-                decibels.append(-math.inf)
-                continue
-            lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
-            last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
-            decibels.append((-10 * torch.log10(last.clamp(min=1e-12)) * lengths).sum().item() / clip.num_frames)
-            done += _steps(trial)
-        scores[size] = round(sum(decibels) / len(clips), 2)
+        first = Progress((0, 1), 1, f"trying GoPs of {size}", done, total, 0.0)
+        done += _steps(trial)
+        try:
+            result = fit(clips, trial, device, seed, progress=_trial_reporter(progress, first, _steps(trial)))
+        except StgvError:  # diverged, or too large: no length to choose
+            scores[size] = -math.inf
+            continue
+        lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
+        last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
+        scores[size] = round((-10 * torch.log10(last.clamp(min=1e-12)) * lengths).sum().item() / clips.num_frames, 2)
     best = max(scores, key=scores.get)
     if progress:
         others = ", ".join(f"{dB:.2f} dB with {size}" for size, dB in scores.items() if size != best)
         note = f"GoPs of {best} frames: {scores[best]:.2f} dB in a short trial, {others}"
-        progress(Progress((0, len(clips)), len(clips), "trials", total, total, scores[best], note))
+        progress(Progress((0, 1), 1, "trials", total, total, scores[best], note))
     return configs[best], scores
 
 

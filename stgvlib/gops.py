@@ -1,6 +1,7 @@
 """Groups of pictures: how long they are, where they are cut, and their frames as the trainer wants them.
 
-The paper's GoPs have 10 frames (Sec. II); preset `stgv` lets the video decide (gop_length.py).
+The paper's GoPs have 10 frames (Sec. II); preset `stgv` lets the video decide (gop_length.py). A new scene begins a new
+GoP (ours; none of the paper's videos has two), since one set of Gaussians cannot be deformed into another picture.
 """
 
 import math
@@ -13,6 +14,9 @@ from torch import Tensor
 from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.video import Video
+
+CUT = 2.0  # a scene's first frame changes so many times as much as the two before and after it ...
+CUT_LEAST = 8.0  # ... and at least so much, of 255
 
 
 def split_gops(frames: int, gop_size: int) -> list[tuple[int, int]]:
@@ -31,23 +35,58 @@ def split_gops(frames: int, gop_size: int) -> list[tuple[int, int]]:
 
 
 def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
-    """[start, stop) of each GoP: `split_gops`, or as many GoPs cut where as much has changed in each (cuts="motion").
+    """[start, stop) of each GoP: `split_gops` of every scene, or as many GoPs of the video as that would give without
+    scenes, cut where as much has changed in each (cuts="motion").
 
-    Change is the mean absolute difference of neighbouring frames at an eighth of the size, plus its mean over the
-    video: half of the measure is length.
+    Change is that of `_changes`, plus its mean over the video: half of the measure is length. A scene of less than a
+    third of a GoP joins the one before.
     """
     even = split_gops(video.num_frames, config.gop_size)
-    if config.cuts == "even" or len(even) == 1:
+    if len(even) == 1 or config.gop_size == 1:
         return even
-    small = [
-        cv2.resize(video.read(i, i + 1)[0], None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
-        for i in range(video.num_frames)
-    ]
-    change = np.array([0.0] + [np.abs(a.astype(np.float32) - b).mean() for a, b in zip(small, small[1:])])
+    if config.cuts == "even":
+        starts = [0]
+        for cut in scene_cuts(video):
+            if 3 * min(cut - starts[-1], video.num_frames - cut) >= config.gop_size:
+                starts.append(cut)
+        scenes = zip(starts, [*starts[1:], video.num_frames])
+        return [(start + a, start + b) for start, stop in scenes for a, b in split_gops(stop - start, config.gop_size)]
+    change = _changes(video)
     total = np.cumsum(change + change.mean() + 1e-6)
     starts = [0, *np.searchsorted(total, total[-1] * np.arange(1, len(even)) / len(even)).tolist()]
     starts = [max(s, i) for i, s in enumerate(starts)]
     return list(zip(starts, [*starts[1:], video.num_frames]))
+
+
+def with_scenes(video: Video) -> Video:
+    """The same video with its cuts known, and in memory where it is not too long: what a fit reads more than once."""
+    video = video.in_memory()
+    return video.with_(cuts=scene_cuts(video))
+
+
+def scene_cuts(video: Video) -> tuple[int, ...]:
+    """Frames that begin a new scene: those the video names, or where much more has changed than in the frames around. A
+    flash begins none, since it ends as abruptly."""
+    if video.cuts is not None:
+        return video.cuts
+    change, cuts = _changes(video), []
+    for i in range(1, len(change)):
+        around = [change[k] for k in (i - 2, i - 1, i + 1, i + 2) if 0 < k < len(change)]
+        if around and change[i] > max(CUT_LEAST, CUT * max(around)):
+            cuts.append(i)
+    return tuple(cuts)
+
+
+def _changes(video: Video) -> np.ndarray:
+    """Mean absolute difference of each frame to the one before, of 255, at an eighth of the size: [T], the first 0."""
+    change, before = [], None
+    for i in range(video.num_frames):
+        frame = video.read(i, i + 1)[0]
+        size = [max(1, round(side / 8)) for side in frame.shape[1::-1]]
+        small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        change.append(0.0 if before is None else np.abs(small - before).mean())
+        before = small
+    return np.array(change)
 
 
 def load_gops(video: Video, gops: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, list[int]]:

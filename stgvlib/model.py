@@ -316,12 +316,12 @@ class VideoModel(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int) -> int:
+def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int, gops: int | None = None) -> int:
     """Gaussians a GoP. Unset: what the paper (10-frame GoPs, a Gaussian every `pixels_per_gaussian`) would spend on
-    this video."""
+    this video. `gops` is how many it is cut into; None: as many as one without scene cuts."""
     if config.gaussians not in (None, "budget"):
         return config.gaussians
-    gops, paper_gops = len(split_gops(frames, config.gop_size)), len(split_gops(frames, FitConfig.gop_size))
+    gops, paper_gops = gops or len(split_gops(frames, config.gop_size)), len(split_gops(frames, FitConfig.gop_size))
     if config.gaussians is None and gops == paper_gops:
         return published_gaussians(config, size)
     left = paper_budget(config, size, frames) // gops - field_parameters(config.field)

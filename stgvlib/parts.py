@@ -17,6 +17,8 @@ def identity(video: Video, config, seed: int) -> dict:
     """What must agree for finished GoPs to be taken over."""
     first = hashlib.sha256(np.ascontiguousarray(video.read(0, 1))).hexdigest()[:16]
     about = {"config": asdict(config), "seed": seed, "size": video.size, "frames": video.num_frames, "first": first}
+    if video.cuts:
+        about["cuts"] = video.cuts
     if video.missing is not None:
         about["missing"] = hashlib.sha256(np.packbits(video.missing)).hexdigest()[:16]
     return json.loads(json.dumps(about))

@@ -20,7 +20,7 @@ from stgvlib.config import FitConfig
 from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
 from stgvlib.flow import begin_flow, follow, targets_of
-from stgvlib.gops import cut_gops, frame_stride, load_gops
+from stgvlib.gops import cut_gops, frame_stride, load_gops, with_scenes
 from stgvlib.model import VideoModel, gaussian_count, save_model
 from stgvlib.optimizer import FlatOptimizer, Segment, captured, field_segments, schedule
 from stgvlib.parts import finished_gops, identity, open_parts, part
@@ -88,6 +88,7 @@ def fit(
     done: dict[int, VideoModel] = {}
     first = share is None or share.rank == 0
     trials, began = {}, time.perf_counter()
+    video = with_scenes(video)
     if config.gop_size == "auto":
         from stgvlib.gop_length import settled
 
@@ -97,7 +98,7 @@ def fit(
             config = share.agree(config)
     spent = time.perf_counter() - began
     gops = cut_gops(video, config)
-    count = gaussian_count(config, video.size, video.num_frames)
+    count = gaussian_count(config, video.size, video.num_frames, len(gops))
     if parts is not None:
         if first:
             done = open_parts(parts, identity(video, config, seed), len(gops), resume)

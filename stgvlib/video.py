@@ -5,8 +5,10 @@ A Video is lazy: frames are decoded, cropped and resized when sliced, so a long 
 is converted with BT.601 limited range, which is what OpenCV and ffmpeg assume for untagged files and what peers did.
 """
 
+import math
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import numpy as np
 from stgvlib.errors import StgvError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+HELD = 2**31  # bytes of frames that `Video.in_memory` keeps at most
 
 
 class _FileSource:
@@ -119,8 +122,9 @@ class _FolderSource:
 
     def read(self, indices: list[int]) -> list[np.ndarray]:
         frames = []
-        for index in indices:
-            frame = self._decode(self.files[index])
+        with ThreadPoolExecutor() as pool:
+            decoded = pool.map(self._decode, [self.files[index] for index in indices])
+        for index, frame in zip(indices, decoded):
             if frame.shape[:2] != self.size:
                 (h, w), (h0, w0) = frame.shape[:2], self.size
                 name = self.files[index].name
@@ -146,7 +150,8 @@ class _ArraySource:
 class Video:
     """A view of a source: rows `crop`, every `stride`-th frame, at most `limit` frames, resized to `resize`.
 
-    `missing` (bool [T, H, W] of the frames that come out) marks pixels that a fit leaves out of its loss.
+    `missing` (bool [T, H, W] of the frames that come out) marks pixels that a fit leaves out of its loss. A GoP begins
+    at each of `cuts`, the frames that begin a new scene; None: a fit looks for them (gops.scene_cuts).
     """
 
     source: "_FileSource | _YuvSource | _FolderSource | _ArraySource"
@@ -155,6 +160,7 @@ class Video:
     stride: int = 1
     limit: int | None = None
     missing: np.ndarray | None = None
+    cuts: tuple[int, ...] | None = None
 
     @property
     def num_frames(self) -> int:
@@ -199,6 +205,12 @@ class Video:
         if (size := changes.get("resize")) is not None and min(size) < 1:
             raise StgvError(f"size must be at least 1x1, got {size[0]}x{size[1]}")
         return replace(self, **changes)
+
+    def in_memory(self) -> "Video":
+        """The same frames, decoded once; itself where they would take more than HELD bytes."""
+        if isinstance(self.source, _ArraySource) or 3 * self.num_frames * math.prod(self.size) > HELD:
+            return self
+        return video_of(self.read(), self.fps).with_(missing=self.missing, cuts=self.cuts)
 
     def scaled(self, scale: float) -> "Video":
         """Both sides times `scale`, rounded."""

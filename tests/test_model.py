@@ -11,7 +11,15 @@ from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
 from stgvlib.errors import StgvError
 from stgvlib.gop_length import with_gop_size
 from stgvlib.gops import split_gops
-from stgvlib.model import FinelyWeighted, VideoModel, gaussian_count, load_model, save_model
+from stgvlib.model import (
+    FinelyWeighted,
+    VideoModel,
+    field_parameters,
+    gaussian_count,
+    load_model,
+    paper_budget,
+    save_model,
+)
 
 BUNNY = (640, 1280)
 
@@ -41,6 +49,16 @@ def test_stgv_spends_the_same_budget():
         model = VideoModel(config, [1], BUNNY, gaussian_count(config, BUNNY, 132))
         assert len(split_gops(132, size)) == gops
         assert 3_013_569 - 8 * gops <= gops * model.num_parameters() <= 3_013_569
+
+
+def test_more_gops_share_the_budget():
+    """A video with scene cuts has more GoPs; together they have as many parameters as without."""
+    for config in (PAPER, with_gop_size(STGV, 8)):
+        gops = len(split_gops(132, config.gop_size))
+        count = gaussian_count(config, BUNNY, 132, gops + 4)
+        spent = (gops + 4) * (8 * count + field_parameters(config.field))
+        assert 0.999 < spent / paper_budget(config, BUNNY, 132) <= 1
+        assert gaussian_count(config, BUNNY, 132, gops) == gaussian_count(config, BUNNY, 132)
 
 
 @pytest.mark.parametrize("frames, size", [(1, 10), (9, 10), (10, 10), (13, 10), (14, 10), (132, 22), (7, 1)])

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib import gop_length, train
+from stgvlib import datasets, gop_length, train
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
-from stgvlib.gop_length import choose_gop_size
-from stgvlib.gops import cut_gops
+from stgvlib.gop_length import choose_gop_size, trial_clips
+from stgvlib.gops import cut_gops, scene_cuts
 from stgvlib.metrics import evaluate
 from stgvlib.model import load_model
 from stgvlib.placement import WAITING
@@ -198,6 +198,46 @@ def test_gops_are_cut_where_the_motion_is(tmp_path):
     assert lengths[0] > 8 and max(lengths[2:]) < 6
     model = fit(open_video(tmp_path / "clip"), replace(config, coarse_steps=3, steps=3)).model
     assert model.num_frames == lengths
+
+
+def moving(frames, seed, step=1):
+    """A picture that moves a little from frame to frame, uint8 [T, 48, 80, 3]."""
+    noise = np.random.default_rng(seed).integers(0, 255, (6, 60, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    return np.stack([noise[:, step * i : step * i + 80] for i in range(frames)])
+
+
+def test_a_scene_begins_a_gop():
+    scenes = [moving(17, 1), moving(6, 2, step=3), moving(16, 3), moving(2, 4)]
+    video = video_of(np.concatenate(scenes))
+    assert scene_cuts(video) == (17, 23, 39)
+    config = replace(QUICK, gop_size=8, coarse_steps=3, steps=3)
+    gops = cut_gops(video, config)  # two frames of the last scene are less than a third of a GoP
+    assert gops == [(0, 8), (8, 17), (17, 23), (23, 31), (31, 41)]
+    assert fit(video, config).model.num_frames == [b - a for a, b in gops]
+    assert cut_gops(video, replace(config, gop_size=100)) == [(0, 41)]
+
+
+def test_nothing_else_begins_a_scene():
+    flash = moving(20, 1)
+    flash[9] = 255
+    quick = np.random.default_rng(0).integers(0, 255, (20, 48, 80, 3), dtype=np.uint8).repeat(8, 1)
+    for frames in (moving(20, 1), moving(20, 2, step=12), flash, quick, moving(1, 1), moving(2, 1)):
+        assert scene_cuts(video_of(frames)) == ()
+    assert scene_cuts(datasets.load("bunny").scaled(0.2)) == ()
+    assert scene_cuts(video_of(flash).with_(cuts=(5,))) == (5,)
+
+
+def test_trials_keep_out_of_cuts():
+    """Two clips of a long video, each in one scene, as one video with a cut between them."""
+    video = video_of(np.concatenate([moving(20, 1), moving(44, 2)]))
+    assert scene_cuts(video) == (20,)
+    both = trial_clips(video)  # around frames 16 and 48
+    assert both.cuts == (16,) and (both.read() == video.read()[[*range(4, 20), *range(40, 56)]]).all()
+    holes = np.zeros((64, 48, 80), bool)
+    holes[7] = True
+    assert trial_clips(video.with_(missing=holes)).missing.any((1, 2)).nonzero()[0].tolist() == [3]
+    often = video.with_(cuts=tuple(range(10, 64, 10)))  # no scene is as long as a clip
+    assert trial_clips(often).cuts == (2, 12, 16, 26)
 
 
 def clips():

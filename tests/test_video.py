@@ -1,5 +1,7 @@
 """Readers, writers and their error messages, on files made here and on the real clip."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -30,6 +32,19 @@ def test_mp4_round_trip_and_lazy_reading(tmp_path):
     assert np.abs(whole.astype(int) - frames).mean() < 3
     assert np.array_equal(video.read(7, 9), whole[7:9]) and np.array_equal(video.read(2, 3), whole[2:3])
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_frames_are_decoded_once_where_memory_is_enough(tmp_path, monkeypatch):
+    write_video(tmp_path / "clip", moving(6))
+    missing = moving(6)[..., 0] > 20
+    video = open_video(tmp_path / "clip").with_(stride=2, limit=3, crop=(2, 20), resize=(9, 16), cuts=(1,))
+    held = video.with_(missing=missing).in_memory()
+    assert (held.num_frames, held.size, held.fps, held.cuts) == (3, (9, 16), 12.5, (1,)) and held.missing is missing
+    shown = video.read()
+    shutil.rmtree(tmp_path / "clip")
+    assert np.array_equal(held.read(), shown) and held.in_memory() is held
+    monkeypatch.setattr("stgvlib.video.HELD", 3 * 3 * 9 * 16 - 1)
+    assert video.in_memory() is video
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (2, 5)])
