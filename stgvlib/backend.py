@@ -30,7 +30,7 @@ def cuda_status() -> tuple[bool, str]:
 
         nvrtc = ".".join(map(str, nvrtc_version()))
     except Exception as error:  # cuda-core raises its own types for a missing library
-        return False, f"NVRTC cannot be used ({_line(error)}): pip install 'stgvlib[cuda]'"
+        return False, f"NVRTC cannot be used ({_line(error)}): ./run_all.sh setup installs it"
     try:
         cached_cubin("optimizer", f"sm_{major}{minor}")
     except Exception as error:

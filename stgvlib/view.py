@@ -120,7 +120,7 @@ def view(model: VideoModel, width: int = WIDTH):
     try:
         import ipywidgets as widgets
     except ImportError as error:
-        raise StgvError("view needs ipywidgets: pip install 'stgvlib[notebooks]'") from error
+        raise StgvError("view needs ipywidgets: pip install ipywidgets") from error
     viewer = Viewer(model, width)
     live = {"continuous_update": True, "layout": widgets.Layout(width="260px")}
     controls = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install 'stgvlib[cuda]'")
+pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install '.[cuda]'")
 
 from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
 from stgvlib.cuda import compiler  # noqa: E402
