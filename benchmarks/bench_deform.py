@@ -33,8 +33,8 @@ def main(name: str) -> None:
                 model.deform(t)
 
         def both() -> None:
-            mu, _, rgb = model.deform(t)
-            torch.autograd.grad(mu.sum() + rgb.sum(), [model.gaussians.mu, *model.field.parameters()])
+            deformed = sum(values.sum() for values in model.deform(t))
+            torch.autograd.grad(deformed, [model.gaussians.mu, *model.field.parameters()])
 
         report("deform forward", about, device, measure(forward, device), "ms")
         report("deform forward + backward", about, device, measure(both, device), "ms")

@@ -1,7 +1,12 @@
-"""Timing, and the one tidy table of all benchmarks, results.csv: a row for each name, config and device."""
+"""Timing, and the one tidy table of all benchmarks, results.csv: a row for each name, config and device.
+
+To import it gives a script --help, which is its docstring, and errors of stgvlib as one line with exit status 2.
+"""
 
 import csv
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,10 +15,25 @@ from pathlib import Path
 import torch
 
 from stgvlib.backend import device_name
+from stgvlib.errors import StgvError
 from stgvlib.experiments import commit
 
 RESULTS = Path(__file__).parent / "results.csv"
 COLUMNS = ("name", "config", "device", "value", "p10", "p90", "unit", "floor", "commit", "date")
+
+if {"-h", "--help"} & set(sys.argv[1:]):
+    print(sys.modules["__main__"].__doc__)
+    sys.exit()
+
+
+def _tell(kind: type, error: BaseException, trace) -> None:
+    if not issubclass(kind, StgvError):
+        return sys.__excepthook__(kind, error, trace)
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+sys.excepthook = _tell
 
 
 def measure(

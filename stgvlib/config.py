@@ -51,6 +51,7 @@ class FitConfig:
     coarse_steps: int = 10_000
     steps: int = 60_000  # with gop_size="auto": for GoPs of 16 frames; shorter ones take fewer in proportion
     motion_steps: int = 0  # between the stages, in which the field learns to follow optical flow (flow.py) [ours]
+    motion_parts: int = 1  # of the Gaussians, which these steps take in turn [ours]
     order: Literal["cyclic", "golden"] = "cyclic"  # of a GoP's frames [code]; or in golden-ratio strides [ours]
     parametrization: Literal["tanh", "pixel"] = "tanh"  # mu = tanh(p), Cholesky = p + (0.5, 0, 0.5) [code]; or px
     placement: Literal["uniform", "gradient"] = "uniform"
@@ -73,7 +74,8 @@ class FitConfig:
     field: FieldConfig = field(default_factory=FieldConfig)
 
     def __post_init__(self):
-        for name, least in (("gop_size", 1), ("coarse_steps", 0), ("motion_steps", 0), ("steps", 0)):
+        leasts = {"gop_size": 1, "coarse_steps": 0, "motion_steps": 0, "motion_parts": 1, "steps": 0}
+        for name, least in leasts.items():
             if getattr(self, name) != "auto" and getattr(self, name) < least:
                 raise StgvError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.additions and self.parametrization != "pixel":

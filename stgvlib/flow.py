@@ -9,6 +9,7 @@ flow cannot know; the deformation stage corrects it.
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from stgvlib.backend import kernels_for
 from stgvlib.config import FitConfig
 from stgvlib.gops import keyframe_of
-from stgvlib.model import VideoModel
+from stgvlib.model import CanonicalGaussians, VideoModel
 from stgvlib.optimizer import FlatOptimizer, captured, field_segments
 
 SIDE = 512  # px, the longer side of the frames that flow is computed on
@@ -103,22 +104,26 @@ def targets_of(model: VideoModel, flows: list[Flow]) -> Tensor:
 def follow(model: VideoModel, targets: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
     """Train the field alone to move every Gaussian to its target [G, T, N, 2] px, `motion_steps` steps; a frame a step.
 
-    Returns the mean distance on the way, [steps, G] px (of each axis; Huber loss, linear beyond 1 px).
+    With `motion_parts` a step takes every so many-th Gaussian, and the next of them once all frames were shown. Returns
+    the mean distance on the way, [steps, G] px (of each axis; Huber loss, linear beyond 1 px).
     """
     config, field, device = model.config, model.field, targets.device
     steps, counts = config.motion_steps, torch.tensor(model.num_frames, device=device)
     strides = counts - 1  # neighbours in turn: here it helps that momentum follows the time
     optimizer = FlatOptimizer(field_segments(model, "cosine", steps), "adam", BETAS)
     losses, of_gop = torch.zeros(steps, len(targets), device=device), torch.arange(len(targets), device=device)
+    parts = min(config.motion_parts, model.count)
+    targets = _in_parts(targets, parts)
     step = _fused_follow(model, targets, optimizer, losses, counts, strides, of_gop)
     if step is None:
-        mu = model.gaussians.pixels()[0].detach()
+        places = _in_parts(model.gaussians.pixels()[0].detach(), parts)
 
         def step() -> None:
             number = optimizer.step_number
             optimizer.grad.zero_()
-            index = number * strides % counts
-            error = mu + field(mu, (index + 1) / counts)[0] - targets[of_gop, index]
+            index, part = number * strides % counts, number // counts % parts
+            mu = places[of_gop, part]
+            error = mu + field(mu, (index + 1) / counts)[0] - targets[of_gop, index, part]
             loss = nn.functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
             loss.mean((1, 2)).sum().backward()  # of each GoP as if it were alone
             losses.index_copy_(0, number[None], error.detach().abs().mean((1, 2))[None])
@@ -132,21 +137,32 @@ def follow(model: VideoModel, targets: Tensor, report: Callable[[int], None] | N
     return losses.cpu()
 
 
+def _in_parts(values: Tensor, parts: int) -> Tensor:
+    """Each of `parts` has every so many-th Gaussian: [..., N, 2] -> [..., parts, N // parts, 2]."""
+    each = values.shape[-2] // parts
+    return values[..., : parts * each, :].unflatten(-2, (each, parts)).transpose(-3, -2).contiguous()
+
+
 def _fused_follow(model, targets, optimizer, losses, counts, strides, of_gop) -> Callable[[], None] | None:
-    """The step on CUDA, or None where autograd has to do it."""
+    """The step on CUDA, or None where autograd has to do it; targets [G, T, parts, N, 2]."""
     if kernels_for(model.gaussians.mu) != "cuda":
         return None
     from stgvlib.cuda.field import FusedField, supported
 
     if not supported(model.field):
         return None
-    fused = FusedField(model, len(targets), training=True)
-    grads = [torch.zeros_like(p) for p in (model.gaussians.mu, model.gaussians.cholesky, model.gaussians.rgb)]
+    parts, each = targets.shape[2:4]
+    places = _in_parts(model.gaussians.mu.detach(), parts)
+    moved = CanonicalGaussians(len(targets), each, model.size, model.config.parametrization).to(targets.device)
+    fused = FusedField(SimpleNamespace(field=model.field, gaussians=moved, count=each), len(targets), training=True)
+    grads = [torch.zeros_like(p) for p in (moved.mu, moved.cholesky, moved.rgb)]
 
     def step() -> None:
         number = optimizer.step_number
+        part = number // counts % parts
+        moved.mu.data.copy_(places[of_gop, part])
         mu, _, _ = fused.forward(number, counts, strides)
-        error = mu - targets[of_gop, fused.frame.long()]
+        error = mu - targets[of_gop, fused.frame.long(), part]
         # As large as the gradients of a mean over all pixels, which the fused field is made for.
         torch.mul(error.clamp(-1, 1), 1 / fused.grad_scale, out=grads[0])
         losses.index_copy_(0, number[None], error.abs().mean((1, 2))[None])

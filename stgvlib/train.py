@@ -331,7 +331,7 @@ def _gops_per_batch(video: Video, gops: list, count: int, device: torch.device) 
     longest = max(stop - start for start, stop in gops)
     tiles = -(-height // 16) * -(-width // 16)
     # Frames and residual; parameters, moments, features, targets of motion; tile lists; weight gradients of the blocks.
-    each = height * width * (4 * longest + 8) + count * (1000 + 8 * longest) + tiles * 4 * 512 + 4e6
+    each = height * width * (4 * longest + 8) + count * (1000 + 16 * longest) + tiles * 4 * 512 + 4e6
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(0.6 * free / each))
 

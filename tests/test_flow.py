@@ -77,9 +77,11 @@ def model_of(config, lengths, count=200, size=(64, 96)):
 
 
 @pytest.mark.parametrize("field", [STGV.field, FieldConfig(width=64, position_scale=40.0)], ids=["fused", "torch"])
-@pytest.mark.parametrize("parametrization", ["pixel", "tanh"])
-def test_the_field_learns_its_targets(device, field, parametrization):
-    config = replace(STGV, motion_steps=400, field=field, parametrization=parametrization, additions=0)
+@pytest.mark.parametrize("parametrization, parts", [("pixel", 1), ("pixel", 3), ("tanh", 2)])
+def test_the_field_learns_its_targets(device, field, parametrization, parts):
+    config = replace(
+        STGV, motion_steps=400, motion_parts=parts, field=field, parametrization=parametrization, additions=0
+    )
     model = model_of(config, [8, 5]).to(device)
     before = {name: p.detach().clone() for name, p in model.gaussians.named_parameters()}
     targets = targets_of(model, [flow_of(weighted(pan(n)), 0) for n in (8, 5)])
@@ -92,6 +94,19 @@ def test_the_field_learns_its_targets(device, field, parametrization):
     with torch.no_grad():
         moved = model.deform(model.times(torch.tensor([3, 2], device=device)))[0]
     assert (moved[0] - targets[0, 3]).abs().mean() < 0.5 and (moved[1] - targets[1, 2]).abs().mean() < 0.5
+
+
+def test_every_part_of_the_gaussians_is_taken():
+    """More parts than frames, and a number of Gaussians that they do not divide: but for the last two all learn."""
+    config = replace(STGV, motion_steps=600, motion_parts=11, additions=0)
+    model, targets = model_of(config, [3]), torch.zeros(1, 3, 200, 2)
+    targets[:] = model.gaussians.mu.detach() + torch.arange(200).remainder(11)[:, None]  # each part is told another way
+    follow(model, targets)
+    with torch.no_grad():
+        moved = model.deform(model.times(torch.tensor([1])))[0][0] - model.gaussians.mu[0]
+    learnt = [moved[k:198:11].mean().item() for k in range(11)]
+    assert all(b > a for a, b in zip(learnt, learnt[1:])) and learnt[0] < 2 and learnt[-1] > 8
+    follow(model_of(replace(config, motion_parts=1000, motion_steps=2), [3]), targets)  # as many as there are Gaussians
 
 
 def test_it_is_worth_something_where_the_camera_pans(device):
