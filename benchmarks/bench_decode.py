@@ -27,8 +27,9 @@ from stgvlib.train import fit
 def main(name: str) -> None:
     device = resolve_device(name)
     on_gpu = device.type == "cuda"
-    frames, coarse, steps = (132, 3000, 2000) if on_gpu else (10, 150, 4)
-    config = replace(STGV, gop_size=PAPER.gop_size, gaussians=20_000, coarse_steps=coarse, steps=steps)
+    frames, coarse, motion, steps = (132, 3000, 6000, 2000) if on_gpu else (10, 150, 0, 4)
+    schedule = {"coarse_steps": coarse, "motion_steps": motion, "steps": steps}
+    config = replace(STGV, gop_size=PAPER.gop_size, gaussians=20_000, **schedule)
     model = fit(load("bunny").with_(limit=frames), config, device).model
     alone = model.gop(0)
     amount = pairs([*alone.gaussians.pixels()])
