@@ -42,7 +42,7 @@ def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
     third of a GoP joins the one before.
     """
     even = split_gops(video.num_frames, config.gop_size)
-    if len(even) == 1 or config.gop_size == 1:
+    if config.gop_size == 1 or (config.cuts == "motion" and len(even) == 1):
         return even
     if config.cuts == "even":
         starts = [0]

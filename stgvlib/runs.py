@@ -128,7 +128,7 @@ COUNTS = (5_000, 10_000, 40_000)  # Gaussians a GoP of Fig. 9, beside the method
 RUNS = {
     **{f"bunny/{name}": Run("bunny", config, about) for name, (config, about) in VARIANTS.items()},
     **{
-        f"davis/{sequence}/{name}": Run(f"davis/{sequence}", config, about, published_gaussians=True)
+        f"davis/{sequence}/{name}": Run(f"davis/{sequence}", config, about, published_gaussians=True, crop=None)
         for sequence in ABLATED
         for name, (config, about) in VARIANTS.items()
     },
@@ -136,18 +136,26 @@ RUNS = {
     "bunny/no_flow": Run(
         "bunny", replace(NO_FLOW, gop_size=16), "without flow, 6 frequencies, first key frames", crop=None
     ),
-    **{f"bunny/gop_{n}": Run("bunny", replace(STGV, gop_size=n), f"our preset, GoPs of {n}") for n in (5, 10, 20, 33)},
-    "bunny/gop_all": Run("bunny", replace(STGV, gop_size=10_000), "our preset, one GoP"),
     **{
-        f"bunny/n_{n}": Run("bunny", replace(PAPER, pixels_per_gaussian=640 * 1280 / n), f"the paper's method, N = {n}")
+        f"bunny/gop_{n}": Run("bunny", replace(STGV, gop_size=n), f"our preset, GoPs of {n}", crop=None)
+        for n in (5, 10, 20, 33)
+    },
+    "bunny/gop_all": Run("bunny", replace(STGV, gop_size=10_000), "our preset, one GoP", crop=None),
+    **{
+        f"bunny/n_{n}": Run(
+            "bunny", replace(PAPER, pixels_per_gaussian=640 * 1280 / n), f"the paper's method, N = {n}", crop=None
+        )
         for n in COUNTS
     },
     "bunny/d2gv_20000": Run(
         "bunny",
         replace(SYSTEMS["d2gv"][1], gaussians=20_000),
         "D2GV with as many Gaussians as its authors, over budget",
+        crop=None,
     ),
-    "bunny/middle": Run("bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle"),
+    "bunny/middle": Run(
+        "bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle", crop=None
+    ),
     **{
         f"{group}/{video}/{key}": _of_system(f"{group}/{video}", key, published_gaussians=True)
         for group, videos in (("davis", DAVIS_VIDEOS), ("uvg", UVG_VIDEOS))

@@ -215,6 +215,8 @@ def test_a_scene_begins_a_gop():
     assert gops == [(0, 8), (8, 17), (17, 23), (23, 31), (31, 41)]
     assert fit(video, config).model.num_frames == [b - a for a, b in gops]
     assert cut_gops(video, replace(config, gop_size=100)) == [(0, 41)]
+    assert cut_gops(video.with_(limit=30), replace(config, gop_size=36)) == [(0, 17), (17, 30)]
+    assert cut_gops(video, replace(config, gop_size=1)) == [(i, i + 1) for i in range(41)]
 
 
 def test_nothing_else_begins_a_scene():
