@@ -244,3 +244,11 @@ def test_committed_records_are_valid_for_this_code():
 
     for name in ("bunny_gop/paper", "bunny/paper", "bunny/stgv"):
         assert experiments.run(name, "paper", "cpu"), "the record does not belong to this configuration or data"
+
+
+@pytest.mark.parametrize("arguments, status, told", [(["--help"], 0, "Usage: bench_deform.py"), (["gpu"], 2, "'gpu'")])
+def test_a_benchmark_says_what_it_is_and_what_is_wrong(arguments, status, told):
+    script = [sys.executable, ROOT / "benchmarks/bench_deform.py", *arguments]
+    ended = subprocess.run(script, capture_output=True, text=True)
+    assert ended.returncode == status and told in ended.stdout + ended.stderr
+    assert status == 0 or len(ended.stderr.splitlines()) == 1
