@@ -15,7 +15,8 @@ from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.video import Video
 
-CUT = 2.0  # a scene's first frame changes so many times as much as the two before and after it ...
+CUT = 2.0  # a scene's first frame changes so many times as much as any of the frames around it, ...
+CUT_AROUND = 5  # ... so many before and after, since some videos show every picture three or four times, ...
 CUT_LEAST = 8.0  # ... and at least so much, of 255
 
 
@@ -71,7 +72,7 @@ def scene_cuts(video: Video) -> tuple[int, ...]:
         return video.cuts
     change, cuts = _changes(video), []
     for i in range(1, len(change)):
-        around = [change[k] for k in (i - 2, i - 1, i + 1, i + 2) if 0 < k < len(change)]
+        around = [*change[max(1, i - CUT_AROUND) : i], *change[i + 1 : i + 1 + CUT_AROUND]]
         if around and change[i] > max(CUT_LEAST, CUT * max(around)):
             cuts.append(i)
     return tuple(cuts)

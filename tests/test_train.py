@@ -223,7 +223,8 @@ def test_nothing_else_begins_a_scene():
     flash = moving(20, 1)
     flash[9] = 255
     quick = np.random.default_rng(0).integers(0, 255, (20, 48, 80, 3), dtype=np.uint8).repeat(8, 1)
-    for frames in (moving(20, 1), moving(20, 2, step=12), flash, quick, moving(1, 1), moving(2, 1)):
+    thrice = moving(8, 2, step=12).repeat(3, 0)
+    for frames in (moving(20, 1), moving(20, 2, step=12), thrice, flash, quick, moving(1, 1), moving(2, 1)):
         assert scene_cuts(video_of(frames)) == ()
     assert scene_cuts(datasets.load("bunny").scaled(0.2)) == ()
     assert scene_cuts(video_of(flash).with_(cuts=(5,))) == (5,)
