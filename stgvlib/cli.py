@@ -65,8 +65,8 @@ def fit(
             auto takes paper on a GPU and quick on a CPU.
         frames: Fit only the first frames.
         gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; 5, 8 or 16 for
-            stgv, whichever short trials on this video find best (about a tenth of the time). A new scene begins a new
-            GoP.
+            stgv and fast, whichever short trials on this video find best (a tenth to a third of the time). A new scene
+            begins a new GoP.
         gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
         coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
         motion_steps: Steps in which the field learns to follow optical flow, before the deformation stage; unset, the

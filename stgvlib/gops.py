@@ -42,9 +42,6 @@ def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
     Change is that of `_changes`, plus its mean over the video: half of the measure is length. A scene of less than a
     third of a GoP joins the one before.
     """
-    even = split_gops(video.num_frames, config.gop_size)
-    if config.gop_size == 1 or (config.cuts == "motion" and len(even) == 1):
-        return even
     if config.cuts == "even":
         starts = [0]
         for cut in scene_cuts(video):
@@ -52,6 +49,9 @@ def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
                 starts.append(cut)
         scenes = zip(starts, [*starts[1:], video.num_frames])
         return [(start + a, start + b) for start, stop in scenes for a, b in split_gops(stop - start, config.gop_size)]
+    even = split_gops(video.num_frames, config.gop_size)
+    if len(even) == 1:
+        return even
     change = _changes(video)
     total = np.cumsum(change + change.mean() + 1e-6)
     starts = [0, *np.searchsorted(total, total[-1] * np.arange(1, len(even)) / len(even)).tolist()]

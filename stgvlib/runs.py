@@ -90,6 +90,9 @@ HARD_LEVERS = {
     "additions": _lever("base, and additions in 8 rounds", base=HARD, additions=8, initial_part=0.5),
     "middle": _lever("base, and the key frame in the middle of the GoP", base=HARD, keyframe="middle"),
     "flow": _lever("middle, and the field starts from optical flow", base=HARD, keyframe="middle", motion_steps=2_000),
+    "flow_parts": _lever(
+        "flow, by an eighth of the Gaussians a step", base=HARD, keyframe="middle", motion_steps=2_000, motion_parts=8
+    ),
     "gop_11": _lever("base, and GoPs of 11 frames", base=HARD, gop_size=11),
     "uniform": _lever("base, but uniform placement", base=HARD, placement="uniform"),
     "stgv": (replace(STGV, gop_size=16, motion_steps=2_000, steps=12_000), "all that the preset takes"),

@@ -25,7 +25,7 @@ import numpy as np
 from stgvlib.errors import StgvError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-HELD = 2**31  # bytes of frames that `Video.in_memory` keeps at most
+HELD, AT_ONCE = 2**31, 16  # bytes of frames that `Video.in_memory` keeps at most; frames that it decodes at once
 
 
 class _FileSource:
@@ -210,7 +210,10 @@ class Video:
         """The same frames, decoded once; itself where they would take more than HELD bytes."""
         if isinstance(self.source, _ArraySource) or 3 * self.num_frames * math.prod(self.size) > HELD:
             return self
-        return video_of(self.read(), self.fps).with_(missing=self.missing, cuts=self.cuts)
+        frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
+        for start in range(0, len(frames), AT_ONCE):  # the source's frames may be much larger
+            frames[start : start + AT_ONCE] = self.read(start, start + AT_ONCE)
+        return video_of(frames, self.fps).with_(missing=self.missing, cuts=self.cuts)
 
     def scaled(self, scale: float) -> "Video":
         """Both sides times `scale`, rounded."""

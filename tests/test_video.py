@@ -38,6 +38,7 @@ def test_frames_are_decoded_once_where_memory_is_enough(tmp_path, monkeypatch):
     write_video(tmp_path / "clip", moving(6))
     missing = moving(6)[..., 0] > 20
     video = open_video(tmp_path / "clip").with_(stride=2, limit=3, crop=(2, 20), resize=(9, 16), cuts=(1,))
+    monkeypatch.setattr("stgvlib.video.AT_ONCE", 2)
     held = video.with_(missing=missing).in_memory()
     assert (held.num_frames, held.size, held.fps, held.cuts) == (3, (9, 16), 12.5, (1,)) and held.missing is missing
     shown = video.read()
