@@ -60,7 +60,7 @@ def fit(
     Args:
         input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
         output: Model to write, ending in .safetensors.
-        preset: stgv is ours, fast is ours with a fifth of its deformation steps, paper is the method as published.
+        preset: stgv is ours, fast is ours with a seventh of its deformation steps, paper is the method as published.
         profile: How many steps, and how large: smoke (30 % size), quick (50 % size) or paper (all).
             auto takes paper on a GPU and quick on a CPU.
         frames: Fit only the first frames.

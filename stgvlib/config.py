@@ -120,7 +120,7 @@ STGV = FitConfig(
         position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12), time_frequencies=2
     ),
 )
-FAST = replace(STGV, preset="fast", coarse_steps=3_000, motion_parts=8, steps=12_000)
+FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
 PRESETS = {"stgv": STGV, "fast": FAST, "paper": PAPER}
 
 

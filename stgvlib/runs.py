@@ -108,7 +108,7 @@ ABOUT = {
     "d2gv": "all frames first, positional encoding",
     "paper": "the paper's full method: key frame, 2D and 3D hash",
     "stgv": "our preset at the same parameter budget",
-    "fast": "our preset with a fifth of its deformation steps",
+    "fast": "our preset with a seventh of its deformation steps",
 }
 
 

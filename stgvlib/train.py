@@ -173,12 +173,12 @@ class _Batch:
 def _fit_batch(video, gops, numbers, config, count, device, seed, progress, state) -> _Batch:
     """All stages for GoPs [start, stop) with the given numbers."""
     frames, lengths = load_gops(video, gops, device)
-    follows = config.motion_steps and config.steps and max(lengths) > 1
-    flows = begin_flow(frames, lengths, config) if follows else []
     generators = [generator_for(seed, g) for g in numbers]
     model = VideoModel.join(
         [initial_model(config, frames[i], n, count, generators[i]) for i, n in enumerate(lengths)]
     ).to(device)
+    follows = config.motion_steps and config.steps and max(lengths) > 1
+    flows = begin_flow(frames, lengths, config) if follows else []  # its threads would slow down what is above
     result = _Batch(model, None, {}, {}, [])
     for stage in ("coarse", "deformation"):
         began = time.perf_counter()
