@@ -48,6 +48,7 @@ def fit(
     steps: int | None = None,
     size: str | None = None,
     mask: str | None = None,
+    huber: float | None = None,
     device: Device = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -75,6 +76,8 @@ def fit(
         size: Resize frames to HEIGHTxWIDTH; unset, what the profile says.
         mask: Folder of pictures or video, one frame for each of the input's, white where pixels are missing: they are
             left out of the loss, and what the model shows there is its inpainting.
+        huber: For frames with dust, dropouts or dead pixels: differences above this part of the brightness range count
+            linearly, not squared (Huber loss), so the fit leaves such pixels out; 0.05 suits most. Unset: all squared.
         seed: Random seed.
         resume: Take over the GoPs that an interrupted fit finished.
     """
@@ -100,7 +103,7 @@ def fit(
         video = video.with_(missing=read_mask(mask, video, frames))
     video = with_scenes(video)
     config = scaled_steps(preset_named(preset), to)
-    changes = {"gop_size": gop_size, "gaussians": gaussians}
+    changes = {"gop_size": gop_size, "gaussians": gaussians, "huber": huber}
     changes |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     first = share is None or share.rank == 0

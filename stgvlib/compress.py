@@ -213,6 +213,7 @@ def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
         color_rate=4e-3 * part,
         gaussian_schedule="cosine",
         last_rate=0.01,
+        huber=config.huber,
         field_rate=4e-3 * part,
         field_rate_last=2e-4 * part,
         field=config.field,

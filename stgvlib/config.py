@@ -70,6 +70,7 @@ class FitConfig:
     field_rate: float = 1.6e-4
     field_rate_last: float = 1.6e-5
     mlp_rate: float = 1.0  # of the field's MLP, in units of its tables' [ours]
+    huber: float | None = None  # difference, of 0 to 1, beyond which the loss is linear; None: all is squared [ours]
     field_decay: float = 0.0  # of the field's parameters, times which joins their gradient: a smoother motion [ours]
     field: FieldConfig = field(default_factory=FieldConfig)
 
@@ -85,6 +86,8 @@ class FitConfig:
         numbers = {"adam": 2, "adan": 3}[self.optimizer]
         if self.betas is not None and (len(self.betas) != numbers or not all(0 <= b < 1 for b in self.betas)):
             raise StgvError(f"betas of {self.optimizer} must be {numbers} numbers in [0, 1), got {self.betas}")
+        if self.huber is not None and not 0 < self.huber <= 1:
+            raise StgvError(f"huber must be above 0 and at most 1 (of the brightness range), got {self.huber}")
         if not 0 < self.initial_part <= 1:
             raise StgvError(f"initial_part must be above 0 and at most 1, got {self.initial_part}")
         if self.gaussians not in (None, "budget") and self.gaussians < 1:

@@ -61,6 +61,8 @@ def add_gaussians(model: VideoModel, frames: Tensor, keyframe: Tensor | None, ro
     index = torch.zeros(len(frames), dtype=torch.int64, device=frames.device) if keyframe is None else keyframe
     target = frames[torch.arange(len(frames), device=frames.device), index].float() / 255
     residual = (target[..., :3] - splat(*gaussians.pixels(), gaussians.rgb, model.size)) * target[..., 3:]
+    if (most := model.config.huber) is not None:
+        residual = residual.clamp(-most, most)
     for g in range(len(frames)):
         waiting = (gaussians.mu[g, :, 0] == WAITING).nonzero()[:, 0]
         chosen = waiting[: -(-len(waiting) // rounds_left)]

@@ -48,8 +48,13 @@ def splat_mse(
     rgb: Tensor,  # [G, N, 3]
     frames: Tensor,  # uint8 [G, T, H, W, 4]: RGB and a loss weight (255 counts, 0 does not)
     frame_index: Tensor,  # int32 [G], the frame of each GoP to compare with
+    huber: float | None = None,  # difference, of 0 to 1, beyond which squares go on as their tangents
 ) -> Tensor:  # [G]
-    """Render and compare: sum of weight * (C - target)^2 over 3 H W, the paper's L2 loss, one value a GoP."""
+    """Render and compare: sum of weight * (C - target)^2 over 3 H W, the paper's L2 loss, one value a GoP.
+
+    With `huber` d^2 becomes 2 huber |d| - huber^2 where |d| > huber (Huber 1964), so that few pixels that are far off
+    pull less.
+    """
     if frames.dtype != torch.uint8 or frames.dim() != 5 or frames.shape[-1] != 4 or len(frames) != len(mu):
         got = f"{frames.dtype} {tuple(frames.shape)}"
         raise ValueError(f"frames must be uint8 [G, T, H, W, 4] with G = {len(mu)}, got {got}")
@@ -58,10 +63,14 @@ def splat_mse(
     if kernels_for(mu) == "cuda":
         from stgvlib.cuda.ops import SplatMSE
 
-        return SplatMSE.apply(mu.contiguous(), cholesky.contiguous(), rgb.contiguous(), frames, frame_index)
+        return SplatMSE.apply(mu.contiguous(), cholesky.contiguous(), rgb.contiguous(), frames, frame_index, huber)
     target = frames[torch.arange(len(frames), device=frames.device), frame_index.long()].to(mu.dtype) / 255
     difference = splat(mu, cholesky, rgb, (height, width)) - target[..., :3]
-    return (difference.square() * target[..., 3:]).mean(dim=(1, 2, 3))
+    squares = difference.square()
+    if huber is not None:
+        near = difference.clamp(-huber, huber)
+        squares = near * (2 * difference - near)
+    return (squares * target[..., 3:]).mean(dim=(1, 2, 3))
 
 
 def splat_reference(mu: Tensor, cholesky: Tensor, rgb: Tensor, size: tuple[int, int]) -> Tensor:

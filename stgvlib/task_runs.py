@@ -43,14 +43,16 @@ from stgvlib.runs import Run
 from stgvlib.train import fit
 from stgvlib.video import Video, open_video, video_of
 
+ROBUST = replace(STGV, preset="stgv_robust", huber=0.05)
 SMOOTH = replace(STGV, preset="stgv_smooth", field_decay=1e-6)
 CENTRE, WINDOW = (0.52, 0.26), (180, 320)  # of the pictures that figures need: part of height and width; px
 INPAINTED = ("bunny", "davis/blackswan", "davis/cows", "uvg/HoneyBee", "uvg/Bosphorus", "uvg/Beauty")
 DENOISED = ("bunny", "davis/blackswan", "davis/boat", "uvg/HoneyBee")
 SCALED = ("bunny", "davis/blackswan", "davis/boat", "uvg/Beauty", "uvg/HoneyBee")
 BETWEEN = ("bunny", "davis/blackswan", "davis/boat")
-FITTED = {key: config for key, (_, config) in SYSTEMS.items()} | {"stgv_smooth": SMOOTH}
+FITTED = {key: config for key, (_, config) in SYSTEMS.items()} | {"stgv_robust": ROBUST, "stgv_smooth": SMOOTH}
 LABELS = {key: label for key, (label, _) in SYSTEMS.items()} | {
+    "stgv_robust": "STGV, our preset, Huber loss",
     "stgv_smooth": "STGV, our preset, smooth field",
     "telea": "OpenCV inpainting",
     "gaussian": "Gaussian",
@@ -78,7 +80,7 @@ class Task:
 
 
 INPAINTERS = ("stgv", "telea", "paper", "d2gv", "nerv")
-DENOISERS = ("stgv", *tasks.FILTERS, *tasks.STRONGER, "paper", "stgv_smooth", "d2gv")
+DENOISERS = ("stgv", "stgv_robust", *tasks.FILTERS, *tasks.STRONGER, "paper", "stgv_smooth", "d2gv")
 TASKS = {
     **{f"inpaint_{m}": Task("inpaint", m, INPAINTED if m == "random" else ("bunny",), INPAINTERS) for m in tasks.MASKS},
     **{f"noise_{n}": Task("noise", n, DENOISED, DENOISERS) for n in tasks.NOISES},

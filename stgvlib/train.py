@@ -248,7 +248,7 @@ def run_stage(
             else:
                 index = number * strides % counts
                 mu, cholesky, rgb = model.deform((index + 1) / counts)
-            loss = splat_mse(mu, cholesky, rgb, frames, index.int())
+            loss = splat_mse(mu, cholesky, rgb, frames, index.int(), config.huber)
             loss.sum().backward()
             losses.index_copy_(0, number[None], loss.detach()[None])
             optimizer.step()

@@ -92,6 +92,7 @@ def test_bad_input_is_one_line(model, clip, tmp_path):
     assert "does not exist" in refused("fit", tmp_path / "none.mp4", out)
     assert "at least 1" in refused("fit", clip, out, "--gaussians", "0", "--device", "cpu")
     assert "at least 0" in refused("fit", clip, out, "--steps", "-1", "--device", "cpu")
+    assert "huber must be above 0" in refused("fit", clip, out, "--huber", "0", "--device", "cpu")
     assert "frames must be at least 1" in refused("fit", clip, out, "--frames", "0")
     assert "has 5 frames, --frames asked for 6" in refused("fit", clip, out, "--frames", "6")
     assert "HEIGHTxWIDTH" in refused("fit", clip, out, "--size", "12")

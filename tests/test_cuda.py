@@ -149,13 +149,13 @@ def test_fused_step_has_the_gradients_of_the_reference(name, count, parametrizat
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("config", [STGV, PAPER], ids=["pixel", "tanh"])
+@pytest.mark.parametrize("config", [STGV, PAPER, replace(STGV, huber=0.3)], ids=["pixel", "tanh", "huber"])
 def test_fused_coarse_step_has_the_gradients_of_the_reference(config):
     from stgvlib.cuda.step import TrainingStep
 
     model, frames = scene(config, [3, 5], 500, (64, 96))
     exact, counts = scene(config, [3, 5], 500, (64, 96))[0].double(), torch.tensor([3, 5])
-    loss = splat_mse(*exact.gaussians.pixels(), exact.gaussians.rgb, frames, counts // 2)
+    loss = splat_mse(*exact.gaussians.pixels(), exact.gaussians.rgb, frames, counts // 2, config.huber)
     loss.sum().backward()
     model, losses = model.cuda(), torch.zeros(8, 2, device="cuda")
     optimizer = FlatOptimizer([Segment("all", list(model.gaussians.parameters()), torch.zeros(8))])

@@ -125,19 +125,25 @@ def test_pixel_centres_and_scale(device):
     assert image[0, py, px, 1].item() == pytest.approx(math.exp(-(z1 * z1 + z2 * z2) / 2), rel=1e-5)
 
 
+@pytest.mark.parametrize("huber", [None, 0.5])
 @pytest.mark.parametrize("size", [(16, 16), (33, 50)])
-def test_mse_matches_its_parts(device, size):
-    """splat_mse is the weighted mean square of splat, with frames picked and pixels masked; gradients too."""
+def test_mse_matches_its_parts(device, size, huber):
+    """splat_mse is the weighted mean square of splat, with frames picked and pixels masked; gradients too. With `huber`
+    it is twice torch's Huber loss."""
     tensors = gaussians(2, 60, size, seed=3)
     frames = torch.randint(0, 256, (2, 3, *size, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     frames[..., 3] = (frames[..., 3] > 60) * 255
     index = torch.tensor([2, 0], dtype=torch.int32)
     fast = [t.clone().to(device).requires_grad_() for t in tensors]
     exact = [t.double().requires_grad_() for t in tensors]
-    loss = splat_mse(*fast, frames.to(device), index.to(device))
+    loss = splat_mse(*fast, frames.to(device), index.to(device), huber)
     target = frames[torch.arange(2), index.long()].double() / 255
-    error = (splat_reference(*exact, size) - target[..., :3]).square() * target[..., 3:]
-    reference = error.mean((1, 2, 3))
+    rendered, target, weight = splat_reference(*exact, size), target[..., :3], target[..., 3:]
+    error = (rendered - target).square()
+    if huber is not None:
+        assert 0.1 < ((rendered - target).abs() > huber).double().mean() < 0.9
+        error = 2 * torch.nn.functional.huber_loss(rendered, target, reduction="none", delta=huber)
+    reference = (error * weight).mean((1, 2, 3))
     (loss * torch.tensor([1.0, 2.0], device=device)).sum().backward()
     (reference * torch.tensor([1.0, 2.0])).sum().backward()
     assert relative(loss.detach(), reference.detach()) < 1e-4

@@ -119,6 +119,9 @@ extern "C" __global__ void __launch_bounds__(256) project_bin(
 // 255 v, rounded to even as torch.round does, within [0, 255]
 __device__ __forceinline__ unsigned char eight_bits(float v) { return (unsigned char)__float2int_rn(255.f * fminf(fmaxf(v, 0.f), 1.f)); }
 
+// v, but no further from zero than `most`; NaN stays NaN
+__device__ __forceinline__ float within(float v, float most) { return v > most ? most : v < -most ? -most : v; }
+
 // What the forward pass leaves.
 #define IMAGE 0
 #define MSE 1
@@ -129,7 +132,8 @@ __device__ __forceinline__ void forward(
     const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
     const int* __restrict__ counts, const int* __restrict__ lists, void* __restrict__ image,
     const uchar4* __restrict__ frames, const int* __restrict__ frame_index, uint2* __restrict__ residual,
-    float* __restrict__ loss, int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames) {
+    float* __restrict__ loss, int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames,
+    float huber) {
   __shared__ float4 first[THREADS], second[THREADS];
   __shared__ unsigned char quadrants[THREADS];
   int g = blockIdx.z, tile = (g * tiles_y + blockIdx.y) * tiles_x + blockIdx.x;
@@ -188,8 +192,9 @@ __device__ __forceinline__ void forward(
         uchar4 target = frames[f];
         float weight = target.w * (1 / 255.f);
         r -= target.x * (1 / 255.f); gg -= target.y * (1 / 255.f); b -= target.z * (1 / 255.f);
-        sum += weight * (r * r + gg * gg + b * b);
-        residual[o] = make_uint2(pack(weight * r, weight * gg), pack(weight * b, 0.f));
+        float hr = within(r, huber), hg = within(gg, huber), hb = within(b, huber);
+        sum += weight * (hr * (2 * r - hr) + hg * (2 * gg - hg) + hb * (2 * b - hb));
+        residual[o] = make_uint2(pack(weight * hr, weight * hg), pack(weight * hb, 0.f));
       } else if (WRITES == BYTES) {
         unsigned char* out = (unsigned char*)image + 3 * o;
         out[0] = eight_bits(r); out[1] = eight_bits(gg); out[2] = eight_bits(b);
@@ -211,22 +216,22 @@ __device__ __forceinline__ void forward(
 extern "C" __global__ void __launch_bounds__(THREADS) splat_forward(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists, float* image,
     int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
-  forward<IMAGE>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0);
+  forward<IMAGE>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) splat_bytes(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists,
     unsigned char* image, int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
-  forward<BYTES>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0);
+  forward<BYTES>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0, 0);
 }
 
-// frames [G, T, H, W] uchar4; frame_index [G]; residual [G, H, W]; loss [G, tiles]
+// frames [G, T, H, W] uchar4; frame_index [G]; residual [G, H, W]; loss [G, tiles]: squares, beyond `huber` linear
 extern "C" __global__ void __launch_bounds__(THREADS) splat_mse_forward(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists,
     const uchar4* frames, const int* frame_index, uint2* residual, float* loss,
-    int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames) {
+    int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames, float huber) {
   forward<MSE>(shape, paint, boxes, counts, lists, 0, frames, frame_index, residual, loss, n, width, height, tiles_x,
-                tiles_y, capacity, num_frames);
+                tiles_y, capacity, num_frames, huber);
 }
 
 // partial [G, tiles] -> losses [step, G], each times factor
