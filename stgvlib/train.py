@@ -41,7 +41,7 @@ class Progress:
     stage: str  # "coarse" or "deformation"
     done: int  # steps of this call so far, over all batches and stages
     total: int  # steps of this call in all
-    psnr: float  # of the last frames seen, dB
+    psnr: float  # of the last frames seen, dB (with `huber`: as the loss sees them)
     note: str = ""  # something to tell once, such as a smaller batch
 
 
