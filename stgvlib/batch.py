@@ -32,7 +32,12 @@ def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool) 
         return f"its parameters cell lacks {', '.join(sorted(unknown))}"
     try:
         papermill.execute_notebook(
-            str(path), str(folder / path.name), parameters=parameters, cwd=str(path.parent), progress_bar=False
+            str(path),
+            str(folder / path.name),
+            parameters=parameters,
+            cwd=str(path.parent),
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns that it talks to this process unencrypted
         )
     except papermill.PapermillExecutionError as error:
         return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
