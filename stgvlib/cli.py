@@ -77,7 +77,7 @@ def fit(
         mask: Folder of pictures or video, one frame for each of the input's, white where pixels are missing: they are
             left out of the loss, and what the model shows there is its inpainting.
         huber: For frames with dust, dropouts or dead pixels: differences above this part of the brightness range count
-            linearly, not squared (Huber loss), so the fit leaves such pixels out; 0.05 suits most. Unset: all squared.
+            linearly, not squared (Huber loss), so the fit leaves such pixels out; 0.1 suits most. Unset: all squared.
         seed: Random seed.
         resume: Take over the GoPs that an interrupted fit finished.
     """
