@@ -147,13 +147,15 @@ def test_figures_in_the_documents_are_the_records():
         record = json.loads((ROOT / f"results/paper/runs/bunny/{name}.json").read_text())
         assert f"{record['psnr']:.2f}" == psnr and f"{record['parameters'] / 1e6:.2f}" == parameters
     systems = re.findall(
-        r"\(`(\w+)\.json`(?:, H100)?\) \| ([\d.]*) ?\| ([\d.]+) \| (\d+) s \|",
+        r"\(`(\w+)\.json`\) \| ([\d.]*) ?\| ([\d.]+) \| (\d+) s \| ([\d,.]+) \|",
         (ROOT / "docs/REPRODUCTION.md").read_text(),
     )
     assert len(systems) == 12
-    for name, _, psnr, seconds in systems:
+    for name, _, psnr, seconds, speed in systems:
         record = json.loads((ROOT / f"results/paper/runs/bunny/{name}.json").read_text())
         assert (psnr, seconds) == (f"{record['psnr']:.2f}", f"{record['seconds']['total']:.0f}")
+        assert float(speed.replace(",", "")) == float(f"{record['decode_fps_8bit']:.3g}")
+        assert "H100" in record["device"]  # one machine type for all
     first, second, third = sorted(systems, key=lambda row: -float(row[2]))[:3]
     assert first[0] == "stgv" and second[0] == "fast" and float(second[2]) > float(third[2])
     assert min(systems, key=lambda row: int(row[3]))[0] == "fast"
