@@ -6,6 +6,9 @@ their logarithm: the distortion's derivative is sum g (rounded - value) (learned
 rate's follows from the entropy model: symbols of one kind with mean distance b steps from their mean take
 log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large. Adaptive
 steps (quantize.py) differ by Gaussian, and what shape and colour cost besides by making them finer is in the gradient.
+
+`rounded` and `derivatives` say it in torch, which a CPU runs; a GPU runs cuda/rate.cu but for Gaussians that move on
+their own.
 """
 
 import math
@@ -13,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from stgvlib.backend import compiled
+from stgvlib.backend import compiled, kernels_for
 from stgvlib.bitstream import stream
 from stgvlib.errors import StgvError
 from stgvlib.model import VideoModel
@@ -24,6 +27,7 @@ from stgvlib.splat import MIN_SCALE
 
 SETTLED = 0.75  # part of the steps after which slope and quantiser steps are no longer learned
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
+COARSEST = 64.0  # step of anything
 TRIES = 20  # to make the file small enough in the end
 
 
@@ -90,18 +94,26 @@ class RateOptimizer(StraightThrough):
         rates = max(STEP_RATE, 30 / total) * torch.linspace(1, 0, learning, device=device).clamp(min=0.02)
         self.step_rates = torch.cat([rates, rates.new_zeros(total - learning)])
         self.rounded, self.derivatives = (compiled(function, device) for function in (rounded, derivatives))
+        self.fused = None
         self.energies = torch.ones(2, device=device) if adaptive else None  # 4^lowest
-        # of each Gaussian: [G, N, 1] of positions, shapes, colours
-        self.own = [torch.zeros_like(self.alive[..., None] if adaptive else self.log_steps[0]) for _ in range(3)]
+        # steps of positions, shapes, colours: [3, G, N, 1] of each Gaussian where they are adaptive, else [3]
+        self.own = torch.zeros(3, *self.alive.shape, 1, device=device) if adaptive else torch.zeros(3, device=device)
+        if kernels_for(self.flat) == "cuda":
+            from stgvlib.cuda.rate import FusedRate, supported
+
+            if supported(model):
+                self.fused = FusedRate(self)
         self.place_bits()
 
     @property
     def state(self) -> list[Tensor]:
-        return [*super().state, self.log_steps, self.noise, *self.own]
+        return [*super().state, self.log_steps, self.noise, self.own, *(self.fused.state if self.fused else [])]
 
     def _round(self) -> None:
+        if self.fused:
+            return self.fused.round()
         values, own = self.rounded(self.masters, self.log_steps.exp(), self.alive, self.energies)
-        torch._foreach_copy_([*(p.data for p in self.parameters), *self.own], [*values, *own])
+        torch._foreach_copy_([*(p.data for p in self.parameters), *self.own.unbind()], [*values, *own])
 
     @torch.no_grad()
     def place_bits(self) -> None:
@@ -114,10 +126,12 @@ class RateOptimizer(StraightThrough):
 
     def _learn(self) -> None:
         """Add the rate's gradient to that of the distortion, and move the steps."""
+        if self.fused:
+            return self.fused.learn(math.log(COARSEST))
         price = self.slope * self.weights  # [G], of a bit
         shown = [p.data for p in self.parameters]
         attributes = len(self.attributes)
-        steps = [*self.own, *self.log_steps.exp()[3:].unbind()]
+        steps = [*self.own.unbind(), *self.log_steps.exp()[3:].unbind()]
         pulls, slopes, noise = self.derivatives(self.masters, shown, self.grads, steps, self.alive, price, attributes)
         self.noise.lerp_(noise, 0.02)
         if self.rate:
@@ -150,7 +164,7 @@ class RateOptimizer(StraightThrough):
         if self.energies is not None:  # of positions without finer bits
             finest = finest.clone()
             finest[0] += self.log_steps[2] + self.energies[1].log() / 2
-        self.log_steps.copy_(self.log_steps.clamp(max=math.log(64.0)).maximum(finest))
+        self.log_steps.copy_(self.log_steps.clamp(max=math.log(COARSEST)).maximum(finest))
 
     @torch.no_grad()
     def keep(self, count: int) -> None:
@@ -276,5 +290,5 @@ def _rate(values: Tensor, step: Tensor, price: Tensor, alive: Tensor, count: Ten
     b = distance / step
     part = 2 * math.e * b / (1 + 2 * math.e * b) / math.log(2) * alive
     worth = price[:, None, None]
-    pull = worth * part.sum(1, keepdim=True) / count / distance.clamp(min=1e-6 * step.mean()) * centred.sign()
+    pull = worth * part.sum(1, keepdim=True) / count / distance.maximum(1e-6 * step) * centred.sign()
     return pull, -(worth * part).sum(-1)

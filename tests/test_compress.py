@@ -14,10 +14,11 @@ from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
+from stgvlib.model import VideoModel
 from stgvlib.placement import WAITING
 from stgvlib.quantize import ResidualVQ, Steps, adapted, nearest
-from stgvlib.rate_optimizer import _rate, derivatives
-from stgvlib.train import fit
+from stgvlib.rate_optimizer import RateOptimizer, _rate, derivatives
+from stgvlib.train import _segments, fit
 from stgvlib.video import open_video, write_video
 
 SMALL = FieldConfig(log2_table_size=6, position_scale=10.0)
@@ -127,6 +128,38 @@ def test_adaptive_steps_have_a_rate_of_their_own():
     inner = (inner[0] & inner[1] & inner[2])[..., 0]  # the finest and the coarsest could not follow
     assert inner.sum() > 100
     assert torch.allclose(pulls[1][inner], cholesky.grad[inner]) and torch.allclose(pulls[2][inner], rgb.grad[inner])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_fused_kernels_round_and_learn_as_torch_does(adaptive):
+    """Three steps on the same random model, gradients and schedule, Gaussians left out and steps scaled between."""
+    seen = {}
+    for device in ("cpu", "cuda"):
+        generator = torch.Generator().manual_seed(0)
+        model = VideoModel(replace(STGV, gop_size=4, coarse_steps=0, steps=100), [4, 3], (48, 80), 700, generator)
+        with torch.no_grad():
+            model.gaussians.mu.copy_(60 * torch.rand(2, 700, 2, generator=generator))
+            model.gaussians.cholesky.copy_(torch.randn(2, 700, 3, generator=generator))
+            model.gaussians.cholesky[..., ::2] = torch.randn(2, 700, 2, generator=generator).exp() + 0.3
+            model.gaussians.rgb.copy_(0.5 * torch.randn(2, 700, 3, generator=generator))
+            model.gaussians.mu[0, 5:30] = WAITING
+            for p in model.field.parameters():
+                p.add_(0.05 * torch.randn(p.shape, generator=generator))
+        model = model.to(device)
+        segments = _segments(model, "deformation", 100)
+        optimizer = RateOptimizer(segments, "adam", (0.95, 0.99), model, 1e-3, True, True, adaptive)
+        assert (optimizer.fused is not None) == (device == "cuda")
+        seen[device] = [optimizer.shown.cpu()]
+        for change, value in ((optimizer.keep, 900), (optimizer.coarsen, 1.3), (optimizer.coarsen, 1.0)):
+            optimizer.grad.copy_(1e-6 * torch.randn(optimizer.grad.shape, generator=generator))
+            optimizer.step()
+            change(value)
+            seen[device] += [v.cpu().clone() for v in (optimizer.grad, optimizer.noise, optimizer.log_steps)]
+            seen[device] += [optimizer.shown.cpu().clone()]
+    for expected, found in zip(seen["cpu"], seen["cuda"], strict=True):
+        off = (expected - found).abs() > 1e-3 * expected.abs().mean() + 1e-3 * expected.abs()
+        assert off.float().mean() < 2e-3  # values on the edge of a cell may fall to its other side
 
 
 @pytest.mark.parametrize(
