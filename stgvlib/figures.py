@@ -16,6 +16,7 @@ from stgvlib.task_runs import LABELS
 
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 STYLE |= {"axes.axisbelow": True}
+CODEC_LINES = dict(zip(ANCHORS, ("s:", "^-.", "*--")))
 ERROR_RANGE = 32  # of 255, white in an error map
 
 
@@ -196,16 +197,20 @@ def curves(records: dict[str, Record], profile: str, name: str, stages: tuple[st
 
 
 def figure_5(curves: dict[str, Record], profile: str, name: str = "figure_5") -> Path:
-    """Fig. 5: PSNR and MS-SSIM over the rate of every curve; block codecs dashed."""
+    """Fig. 5: PSNR and MS-SSIM over the rate of every curve; block codecs black."""
     found = {title: record["points"] for title, record in curves.items() if record}
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
         for axis, (label, key) in zip(axes, {"PSNR, dB": "psnr", "MS-SSIM": "ms_ssim"}.items()):
-            for place, (title, points) in enumerate(found.items()):
+            others = iter(range(len(found)))
+            for title, points in found.items():
                 pairs = [(p["bpp"], p[key]) for p in points if p[key] is not None]
                 if pairs:
-                    style = "s--" if title in ANCHORS else "o-"
-                    axis.plot(*zip(*pairs), style, color=f"C{place}", label=title, linewidth=2, markersize=5)
+                    style, color = CODEC_LINES.get(title), "black"
+                    if style is None:  # ten colours, then again with another marker
+                        place = next(others)
+                        style, color = f"{'oD'[place // 10]}-", f"C{place % 10}"
+                    axis.plot(*zip(*pairs), style, color=color, label=title, linewidth=2, markersize=5)
             axis.set(xscale="log", xlabel="bits a pixel (file size)", ylabel=label)
             _log_ticks(axis)
         if found:

@@ -83,7 +83,7 @@ CURVES = {
         f"paper_recipe_{entries}": replace(
             PAPER_RECIPE, recipe=f"its own recipe, codebooks of {entries}", codebooks=(2, entries)
         )
-        for entries in (64, 256)
+        for entries in (64, 256, 1024)
     },
     "paper": Curve("paper", "our recipe"),
     "d2gv": Curve("d2gv", "our recipe"),

@@ -31,7 +31,7 @@ LAYERS = [
     ["model"],
     ["placement", "parts", "flow"],
     ["train", "decode", "quantize", "entropy", "anchors", "view"],
-    ["bitstream", "gop_length"],
+    ["bitstream", "gop_length", "cuda.rate"],
     ["rate_optimizer", "tasks"],
     ["compress"],
     ["baselines.layers", "baselines.siren"],
