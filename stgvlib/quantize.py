@@ -284,8 +284,12 @@ def _k_means(values: torch.Tensor, entries: int, generator: torch.Generator | No
 
 
 def _totals(values: torch.Tensor, index: torch.Tensor, entries: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(how many of [G, N, C] have each index [G, entries], their sums [G, entries, C]). As a product: adding hundreds
-    of thousands to a few places, a GPU would wait for itself."""
+    """(how many of [G, N, C] have each index [G, entries], their sums [G, entries, C]). As a product where entries are
+    few: adding hundreds of thousands to a few places, a GPU would wait for itself."""
+    if entries > 256:
+        counts, sums = values.new_zeros(len(values), entries), values.new_zeros(len(values), entries, values.shape[2])
+        counts.scatter_add_(1, index, torch.ones_like(values[..., 0]))
+        return counts, sums.scatter_add_(1, index[..., None].expand_as(values), values)
     own = (index[:, None] == torch.arange(entries, device=index.device)[:, None]).to(values.dtype)
     return own.sum(-1), own @ values
 

@@ -241,13 +241,14 @@ def test_what_cannot_be_compressed(video, tmp_path):
         compress(video, model, bpp=1e-4, fine_tuning=10)
 
 
-def test_residual_vq_is_vector_quantize_pytorchs():
+@pytest.mark.parametrize("entries", [8, 300])
+def test_residual_vq_is_vector_quantize_pytorchs(entries):
     """One step of learning from the same codebooks: same numbers, same vectors, same codebooks afterwards."""
     library = pytest.importorskip("vector_quantize_pytorch", reason="pip install vector-quantize-pytorch")
     generator = torch.Generator().manual_seed(0)
-    values = torch.randn(1, 300, 3, generator=generator)
-    ours = ResidualVQ(values, stages=2, entries=8, generator=generator)
-    theirs = library.ResidualVQ(dim=3, num_quantizers=2, codebook_size=8, decay=0.8, kmeans_init=False)
+    values = torch.randn(1, 40 * entries, 3, generator=generator)
+    ours = ResidualVQ(values, stages=2, entries=entries, generator=generator)
+    theirs = library.ResidualVQ(dim=3, num_quantizers=2, codebook_size=entries, decay=0.8, kmeans_init=False)
     for k, layer in enumerate(theirs.layers):
         book = layer._codebook
         book.embed.data.copy_(ours.codebooks[0, k][None])
