@@ -150,7 +150,7 @@ def test_fused_kernels_round_and_learn_as_torch_does(adaptive):
         segments = _segments(model, "deformation", 100)
         optimizer = RateOptimizer(segments, "adam", (0.95, 0.99), model, 1e-3, True, True, adaptive)
         assert (optimizer.fused is not None) == (device == "cuda")
-        seen[device] = [optimizer.shown.cpu()]
+        seen[device] = [optimizer.shown.cpu().clone()]
         for change, value in ((optimizer.keep, 900), (optimizer.coarsen, 1.3), (optimizer.coarsen, 1.0)):
             optimizer.grad.copy_(1e-6 * torch.randn(optimizer.grad.shape, generator=generator))
             optimizer.step()
