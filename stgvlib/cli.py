@@ -25,7 +25,7 @@ from stgvlib.gop_length import lengths_to_try, with_gop_size
 from stgvlib.gops import cut_gops, with_scenes
 from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
 from stgvlib.quantize import Steps
-from stgvlib.tasks import check_scale, read_mask
+from stgvlib.tasks import check_scale, composited, read_mask
 from stgvlib.train import fit as fit_video
 from stgvlib.video import Video, open_video, write_video
 
@@ -154,22 +154,36 @@ def render(
     /,
     scale: float = 1.0,
     fps: float | None = None,
+    over: str | None = None,
+    mask: str | None = None,
     device: Device = "auto",
 ) -> None:
-    """Render a model to an .mp4 or .y4m file or to a folder of PNG frames.
+    """Render a model to an .mp4 or .y4m file or to a folder of PNG frames, or repair a video with it.
 
     Args:
         model: Model that `stgv fit` or `stgv encode` wrote.
         output: Name ending in .mp4 or .y4m, or a folder.
         scale: Size of the output relative to the fitted video; the Gaussians are resampled, not the pixels.
         fps: Frames a second of the file; unset, those of the fitted video.
+        over: The video that was fitted: its frames are kept but for values that the model has more than a tenth of the
+            brightness range away (after `stgv fit --huber`), or but for the pixels of --mask.
+        mask: With --over: what was given to `stgv fit --mask`.
     """
+    if mask and not over:
+        raise StgvError("--mask says which pixels of --over are replaced: give the video that was fitted with --over")
+    if over and scale != 1:
+        raise StgvError(f"--over keeps frames as large as they were fitted: leave out --scale {scale:g}")
     if fps is not None and not 0 < fps <= 1000:
         raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
     fitted, about = _load(model, resolve_device(device))
     check_scale(scale, fitted.size)
     _check_folder(output)
     frames = (frame.cpu().numpy() for frame in Decoder(fitted, scale))
+    if over:
+        given = _fitted_video(over, fitted)
+        missing = read_mask(mask, given, given.num_frames) if mask else [None] * given.num_frames
+        kept = (given.read(i, i + 1)[0] for i in range(given.num_frames))
+        frames = (composited(*three) for three in zip(frames, kept, missing, strict=True))
     try:
         count = write_video(output, frames, fps or about.get("fps", 25.0))
     except OSError as error:

@@ -277,7 +277,7 @@ def _holes(shown: list[Tensor], spoiled: Spoiled) -> dict:
     """PSNR inside the holes, of all of them together, and of frames whose known pixels are kept as they are."""
     restored = np.stack([frame.numpy() for frame in shown])
     inside = np.square(restored[spoiled.missing].astype(np.float64) - spoiled.clean[spoiled.missing]).mean()
-    kept = np.where(spoiled.missing[..., None], restored, spoiled.clean)
+    kept = tasks.composited(restored, spoiled.clean, spoiled.missing)
     return {
         "psnr_holes": float(10 * np.log10(255**2 / max(inside, 1e-10))),
         "psnr_composited": tasks.psnr_of(kept, spoiled.clean),

@@ -23,6 +23,7 @@ NOISES = ("white", "black", "salt_pepper")
 WHITE_SIGMA = 0.045  # [inferred]
 BLACK_PART = 0.01  # of all values [inferred]
 SALT_PEPPER_PART = 0.005  # of all pixels, half of them white [inferred]
+OUTLIER = 0.1  # difference from a fit, of 0 to 1, beyond which a given value is replaced: what `--huber` is told
 KERNELS = (3, 5, 7)  # px; the paper names no size
 MOST_PIXELS = 2**28  # of a frame that is rendered: 3 GB in float32
 
@@ -160,6 +161,14 @@ def denoise(frames: np.ndarray, method: str, clean: np.ndarray) -> tuple[np.ndar
 def inpaint(frames: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """OpenCV's inpainting (Telea 2004, radius 3 px) of each frame alone."""
     return np.stack([cv2.inpaint(f, m.astype(np.uint8), 3, cv2.INPAINT_TELEA) for f, m in zip(frames, missing)])
+
+
+def composited(restored: np.ndarray, given: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
+    """Given frames in which only what is missing is replaced by the restored, uint8 [..., H, W, 3] both: the pixels of
+    `missing` [..., H, W], or without it the values that differ by more than OUTLIER."""
+    if missing is None:
+        return np.where(np.abs(restored.astype(np.int16) - given) > 255 * OUTLIER, restored, given)
+    return np.where(missing[..., None], restored, given)
 
 
 RESIZERS = {"bicubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}

@@ -68,6 +68,25 @@ def test_render(model, tmp_path):
     assert open_video(tmp_path / "pngs").size == (24, 32)
 
 
+def test_render_repairs_what_was_fitted(model, clip, tmp_path):
+    """Outliers without a mask, with one its pixels; all else stays as it was given, also with a folder of frames."""
+    hurt, given = tmp_path / "hurt", open_video(clip).read()
+    given[:, 5, ::3] = 255 - given[:, 5, ::3]
+    write_video(hurt, given)
+    assert stgv("render", model, tmp_path / "fit").returncode == 0
+    fit = open_video(tmp_path / "fit").read()
+    assert stgv("render", model, tmp_path / "repaired", "--over", hurt).returncode == 0
+    off = np.abs(fit.astype(int) - given) > 25.5
+    assert off[:, 5].any() and not off.all()
+    assert np.array_equal(open_video(tmp_path / "repaired").read(), np.where(off, fit, given))
+    white = np.zeros((5, 24, 32, 3), np.uint8)
+    white[:, 4:9, 6:12] = 255
+    write_video(tmp_path / "mask", white)
+    done = stgv("render", model, tmp_path / "filled", "--over", hurt, "--mask", tmp_path / "mask")
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(open_video(tmp_path / "filled").read(), np.where(white > 0, fit, given))
+
+
 def test_help_names_every_option():
     shown = stgv("fit", "--help").stdout
     for option in (
@@ -100,6 +119,9 @@ def test_bad_input_is_one_line(model, clip, tmp_path):
     assert "does not exist" in refused("fit", clip, tmp_path / "nowhere" / "x.safetensors")
     assert "auto, cpu or cuda" in refused("fit", clip, out, "--device", "tpu")
     assert "scale must be" in refused("render", model, tmp_path / "a.mp4", "--scale", "0")
+    assert "with --over" in refused("render", model, tmp_path / "a.mp4", "--mask", clip)
+    assert "leave out --scale 2" in refused("render", model, tmp_path / "a.mp4", "--over", clip, "--scale", "2")
+    assert "does not exist" in refused("render", model, tmp_path / "a.mp4", "--over", tmp_path / "none.mp4")
     assert "do not fit in memory" in refused("render", model, tmp_path / "a.mp4", "--scale", "5000")
     mask = tmp_path / "mask"
     write_video(mask, np.zeros((5, 7, 9, 3), np.uint8))
