@@ -196,7 +196,8 @@ def _fine_tune(
 
 @torch.no_grad()
 def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
-    """A copy in px parametrisation with the settings for fine-tuning: Adam, part of our preset's rates."""
+    """A copy in px parametrisation with the settings for fine-tuning: Adam, part of our preset's rates, or for the field
+    of the fit's own where those are lower."""
     config = model.config
     ours = FitConfig(
         preset=config.preset,
@@ -214,8 +215,8 @@ def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
         gaussian_schedule="cosine",
         last_rate=0.01,
         huber=config.huber,
-        field_rate=4e-3 * part,
-        field_rate_last=2e-4 * part,
+        field_rate=min(4e-3, config.field_rate) * part,  # more than in the fit breaks MLPs without a hash
+        field_rate_last=min(2e-4, config.field_rate_last) * part,
         field=config.field,
     )
     copy = VideoModel(ours, model.num_frames, model.size, model.count).to(model.gaussians.mu.device)
