@@ -196,8 +196,8 @@ def _fine_tune(
 
 @torch.no_grad()
 def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
-    """A copy in px parametrisation with the settings for fine-tuning: Adam, part of our preset's rates, or for the field
-    of the fit's own where those are lower."""
+    """A copy in px parametrisation with the settings for fine-tuning: Adam, part of our preset's rates, or for the
+    field of the fit's own where those are lower."""
     config = model.config
     ours = FitConfig(
         preset=config.preset,
