@@ -27,7 +27,7 @@ from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
 from stgvlib.quantize import Steps
 from stgvlib.tasks import check_scale, composited, read_mask
 from stgvlib.train import fit as fit_video
-from stgvlib.video import Video, open_video, write_video
+from stgvlib.video import Video, write_video
 
 Positional = tyro.conf.Positional
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]
@@ -93,7 +93,7 @@ def fit(
         raise StgvError(f"output must end in .safetensors, got {output.name}")
     _check_folder(output)
     to = profile_named(("paper" if target.type == "cuda" else "quick") if profile == "auto" else profile)
-    video = _open(input)
+    video = datasets.open_input(input)
     if frames is not None:
         if frames > video.num_frames:
             raise StgvError(f"{input} has {video.num_frames} frames, --frames asked for {frames}")
@@ -180,7 +180,7 @@ def render(
     _check_folder(output)
     frames = (frame.cpu().numpy() for frame in Decoder(fitted, scale))
     if over:
-        given = _fitted_video(over, fitted)
+        given = datasets.as_fitted(over, sum(fitted.num_frames), fitted.size)
         missing = read_mask(mask, given, given.num_frames) if mask else [None] * given.num_frames
         kept = (given.read(i, i + 1)[0] for i in range(given.num_frames))
         frames = (composited(*three) for three in zip(frames, kept, missing, strict=True))
@@ -232,7 +232,7 @@ def encode(
     fitted, about = load_model(model, target)
     fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
     if video is not None:
-        clip = _fitted_video(video, fitted)
+        clip = datasets.as_fitted(video, sum(fitted.num_frames), fitted.size)
         part = profile_named("paper" if target.type == "cuda" else "quick").steps
         tuning, bar = fine_tuning or round(part * compress.FINE_TUNING), ProgressBar("encode")
         made = compress.compress(clip, fitted, target_bpp, quality, fine_tuning=tuning, progress=bar)
@@ -269,7 +269,7 @@ def evaluate(
         input: The video that was fitted; it is cropped in time and resized to the model.
     """
     fitted, about = _load(model, resolve_device(device))
-    result = judge(fitted, _fitted_video(input, fitted))
+    result = judge(fitted, datasets.as_fitted(input, sum(fitted.num_frames), fitted.size))
     if "bytes" in about:
         size = model.stat().st_size
         result |= {"bytes": size, "bits_per_pixel": 8 * size / (math.prod(fitted.size) * result["frames"])}
@@ -346,19 +346,6 @@ def _tell_damage(path: Path, about: dict) -> None:
     if damaged := about.get("damaged"):
         told = "; ".join(f"GoP {g} {why}" for g, why in damaged.items())
         raise StgvError(f"{path} is damaged: {told}. Their frames are black, all others are whole")
-
-
-def _open(name: str) -> Video:
-    return datasets.load(name) if name in datasets.DATASETS else open_video(name)
-
-
-def _fitted_video(name: str, model: VideoModel) -> Video:
-    """The input as the model saw it: its first frames, resized."""
-    video, frames = _open(name), sum(model.num_frames)
-    if video.num_frames < frames:
-        raise StgvError(f"{name} has {video.num_frames} frames, the model {frames}: give the video that was fitted")
-    video = video.with_(limit=frames)
-    return video if video.size == model.size else video.with_(resize=model.size)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -107,6 +107,21 @@ def load(name: str) -> Video:
     return video
 
 
+def open_input(name: str) -> Video:
+    """What a user names: a dataset, or a file or folder. Raises StgvError where it cannot be read."""
+    return load(name) if name in DATASETS else open_video(name)
+
+
+def as_fitted(name: str, frames: int, size: tuple[int, int]) -> Video:
+    """An input as a model of `frames` frames of `size` (height, width) saw it: its first frames, resized. Raises
+    StgvError where it has fewer."""
+    video = open_input(name)
+    if video.num_frames < frames:
+        raise StgvError(f"{name} has {video.num_frames} frames, the model {frames}: give the video that was fitted")
+    video = video.with_(limit=frames)
+    return video if video.size == size else video.with_(resize=size)
+
+
 def frames_sha256(video: Video) -> str:
     """SHA-256 of all frames as RGB24 in order: what a run record names its data by."""
     digest = hashlib.sha256()

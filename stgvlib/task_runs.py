@@ -43,7 +43,7 @@ from stgvlib.runs import Run
 from stgvlib.train import fit
 from stgvlib.video import Video, open_video, video_of
 
-ROBUST = replace(STGV, preset="stgv_robust", huber=0.1)
+ROBUST = replace(STGV, preset="stgv_robust", huber=tasks.OUTLIER)
 SMOOTH = replace(STGV, preset="stgv_smooth", field_decay=1e-6)
 CENTRE, WINDOW = (0.52, 0.26), (180, 320)  # of the pictures that figures need: part of height and width; px
 INPAINTED = ("bunny", "davis/blackswan", "davis/cows", "uvg/HoneyBee", "uvg/Bosphorus", "uvg/Beauty")

@@ -23,7 +23,7 @@ NOISES = ("white", "black", "salt_pepper")
 WHITE_SIGMA = 0.045  # [inferred]
 BLACK_PART = 0.01  # of all values [inferred]
 SALT_PEPPER_PART = 0.005  # of all pixels, half of them white [inferred]
-OUTLIER = 0.1  # difference from a fit, of 0 to 1, beyond which a given value is replaced: what `--huber` is told
+OUTLIER = 0.1  # difference from a fit, of 0 to 1, beyond which a given value is taken for an outlier
 KERNELS = (3, 5, 7)  # px; the paper names no size
 MOST_PIXELS = 2**28  # of a frame that is rendered: 3 GB in float32
 

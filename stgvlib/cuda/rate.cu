@@ -7,7 +7,7 @@
 // rate_round                               what the file will hold of the unrounded parameters
 //
 // A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors are
-// parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. Bytes a parameter: some 30.
+// parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. Bytes a number in all: 36.
 
 #define THREADS 256
 #define LN2 0.69314718f

@@ -12,7 +12,8 @@ from stgvlib.splat import MIN_SCALE
 
 THREADS = 256
 A_BLOCK = 512, 2048  # Gaussians, numbers of the field
-OF_GOP, MOST_TENSORS = 19, 61
+OF_GOP = 19  # as in rate.cu
+MOST_TENSORS = 61  # rate_steps has a thread for each of them and of the three attributes
 NO_LIMITS = (math.inf, 0.0)
 
 
