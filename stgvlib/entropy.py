@@ -49,13 +49,13 @@ def encode_integers(values: np.ndarray) -> bytes:
 
 
 def _encode(unsigned: np.ndarray, origin: int, kind: int) -> bytes:
-    from stgvlib.entropy_cpu import encode_tokens
+    from stgvlib.entropy_cpu import encode_tokens, tokens_of
 
     start = bytes([kind]) + _varint(int(_zigzag(np.int64(origin))))
     if kind == RAW:
         bits = int(unsigned.max(initial=0)).bit_length()
         return start + _varint(bits) + pack(unsigned, np.full(len(unsigned), bits))
-    token, bits = _tokens(unsigned)
+    token, bits = tokens_of(unsigned, SMALL)
     levels = _levels(np.bincount(token))
     words = np.empty(0)
     if len(levels) > 1:
@@ -109,19 +109,11 @@ def _zigzag(values: np.ndarray) -> np.ndarray:
     return np.where(values >= 0, 2 * values, -2 * values - 1)
 
 
-def _tokens(unsigned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(token, number of raw bits) of each integer."""
-    exponent = np.frexp(np.maximum(unsigned, SMALL).astype(np.float64))[1].astype(np.int64) - 1
-    large = SMALL + (exponent - 4) * 4 + (unsigned >> (exponent - 2) & 3)
-    small = unsigned < SMALL
-    return np.where(small, unsigned, large), np.where(small, 0, exponent - 2)
-
-
 def pack(unsigned: np.ndarray, bits: np.ndarray) -> bytes:
     """The low `bits` of each integer, lowest first, in one string of bits; bytes fill from their lowest bit."""
-    owner = np.repeat(np.arange(len(bits)), bits)
-    place = np.arange(len(owner)) - np.repeat(np.cumsum(bits) - bits, bits)
-    return np.packbits((unsigned[owner] >> place & 1).astype(np.uint8), bitorder="little").tobytes()
+    from stgvlib.entropy_cpu import pack_bits
+
+    return pack_bits(unsigned, bits).tobytes()
 
 
 def _varint(value: int) -> bytes:

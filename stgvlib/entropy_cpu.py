@@ -10,6 +10,20 @@ LEAST = 1 << 16  # of the state between two tokens, and where it starts
 
 
 @numba.njit(cache=True, nogil=True)
+def tokens_of(unsigned, small):
+    """(token, number of raw bits), int64 [n] each, of integers [n] of which those below `small`, 16, are their own."""
+    token, bits = unsigned.copy(), np.zeros(len(unsigned), np.int64)
+    for i in range(len(unsigned)):
+        if unsigned[i] >= small:
+            rest = unsigned[i] >> 2  # two bits after the leading one are in the token
+            while rest >= 2:
+                rest >>= 1
+                bits[i] += 1
+            token[i] = small + (bits[i] - 2) * 4 + (unsigned[i] >> bits[i] & 3)
+    return token, bits
+
+
+@numba.njit(cache=True, nogil=True)
 def encode_tokens(token, frequencies):
     """int64 tokens [n], frequencies [A] summing to 2^14 -> uint16 words in the order in which a decoder takes them."""
     starts = np.cumsum(frequencies) - frequencies
@@ -173,6 +187,22 @@ def frequencies_of(weights):
         frequencies[most] += max(off, -(frequencies[most] // 2))
         off = (1 << PRECISION) - frequencies.sum()
     return frequencies
+
+
+@numba.njit(cache=True, nogil=True)
+def pack_bits(unsigned, bits):
+    """The low bits[i] of each of integers [n], lowest bit first, as uint8: what `read_bits` reads."""
+    out = np.zeros((bits.sum() + 7) >> 3, np.uint8)
+    at, held, have = 0, np.int64(0), np.int64(0)
+    for i in range(len(bits)):
+        held |= (unsigned[i] & ((1 << bits[i]) - 1)) << have
+        have += bits[i]
+        while have >= 8:
+            out[at] = held & 255
+            at, held, have = at + 1, held >> 8, have - 8
+    if have > 0:
+        out[at] = held
+    return out
 
 
 @numba.njit(cache=True, nogil=True)

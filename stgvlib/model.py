@@ -54,11 +54,12 @@ class CanonicalGaussians(nn.Module):
         """Lower bound of the raw l1 and l3, which the optimiser keeps."""
         return MIN_SCALE - self.cholesky_offset
 
-    def pixels(self) -> tuple[Tensor, Tensor]:
-        """(mu [G, N, 2], cholesky [G, N, 3]) in px."""
+    def pixels(self, gops: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """(mu [G, N, 2], cholesky [G, N, 3]) in px, of some GoPs."""
+        mu, cholesky = self.mu[gops], self.cholesky[gops]
         if not self.tanh:
-            return self.mu, self.cholesky
-        return (self.mu.tanh() + 1) / 2 * self.extent, self.cholesky + self.offset
+            return mu, cholesky
+        return (mu.tanh() + 1) / 2 * self.extent, cholesky + self.offset
 
     @torch.no_grad()
     def set_pixels(self, gop: int, mu: Tensor, cholesky: Tensor, rgb: Tensor) -> None:

@@ -117,15 +117,16 @@ def in_cells(values: np.ndarray, base: float, bits: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
-    """GoP g as integers. Gaussians that were never placed are left out.
+    """GoP g of a CPU's model as integers. Gaussians that were never placed are left out.
 
     Raises StgvError when positions spread over more than 65,536 steps.
     """
     from stgvlib.quantize_cpu import finer_bits, size_classes
 
-    mu, cholesky = (v[g].double().cpu() for v in model.gaussians.pixels())
-    kept = mu[:, 0] != WAITING
-    mu, cholesky, rgb = (v[kept].numpy().T for v in (mu, cholesky, model.gaussians.rgb[g].double().cpu()))
+    gaussians, one = model.gaussians, slice(g, g + 1)
+    attributes = [v[0].numpy() for v in (*gaussians.pixels(one), gaussians.rgb[one])]
+    kept = gaussians.mu[g, :, 0].numpy() != WAITING
+    mu, cholesky, rgb = (v[kept].T.astype(np.float64) for v in attributes)
     position, shape = steps.bases
     sizes_from, shape_from, position_from = steps.bounds
     l1, l3 = (np.log(np.maximum(v, MIN_SCALE)) for v in (cholesky[0], cholesky[2]))
@@ -147,13 +148,13 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
     shapes = np.stack([in_cells(l1, shape, bits[1]), in_cells(l2, shape, bits[1]), last])
     code = interleave(coarse.T)
     order = np.argsort(code, kind="stable")
-    motion = model.gaussians.motion
     moved = np.zeros((0, len(code)), np.int64)
-    if motion is not None:
-        moved = np.round(motion[g].double().cpu()[kept].numpy()[order].T / steps.motion).astype(np.int64)
+    if gaussians.motion is not None:
+        moved = gaussians.motion[g].numpy()[kept][order].T.astype(np.float64)
+        moved = np.round(moved / steps.motion).astype(np.int64)
     tensors = []
     for k, p in enumerate(model.field.parameters()):
-        values = p[g].double().cpu().numpy()
+        values = p[g].numpy().astype(np.float64)
         step = max(np.abs(values).max(), 1e-12) / (2 ** (steps.field_bits - 1) - 1)
         step = float(np.float32(steps.field[k] if isinstance(steps, LearnedSteps) else step))
         tensors.append((step, np.round(values / step).astype(np.int64).ravel()))
