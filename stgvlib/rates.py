@@ -66,6 +66,7 @@ class Curve:
     rate: bool = True  # is part of the loss
     adaptive: bool = True  # steps that differ by Gaussian
     codebooks: tuple[int, int] = (2, 8)  # of the paper's recipe: stages, entries
+    rows: bool = False  # of the paper's recipe: a step for each input of the MLP's layers
 
 
 PAPER_RECIPE = Curve(
@@ -85,6 +86,9 @@ CURVES = {
         )
         for entries in (64, 256, 1024)
     },
+    "paper_recipe_rows": replace(
+        PAPER_RECIPE, recipe="its own recipe, codebooks of 1024, a step a row", codebooks=(2, 1024), rows=True
+    ),
     "paper": Curve("paper", "our recipe"),
     "d2gv": Curve("d2gv", "our recipe"),
     "2dgs": Curve("2dgs", "our recipe", fine_tuning=5_000),
@@ -167,7 +171,7 @@ def _write(video: Video, model, setting: Curve, level: float, tuning: int, file:
         file.write_bytes(encode_inr(model, round(level)))
         return {}, lambda data, _: decode_inr(data)
     if setting.system == "paper" and setting.runs:
-        made = compress_paper(video, model, tuning, setting.codebooks)
+        made = compress_paper(video, model, tuning, setting.codebooks, setting.rows)
         file.write_bytes(encode_paper(made))
         return {"fine_tuning_seconds": round(made.seconds, 2)}, lambda data, _: decode_paper(data)
     bpp = level * model.num_parameters() / (video.num_frames * math.prod(video.size))

@@ -8,7 +8,7 @@ import torch
 
 from stgvlib import bitstream
 from stgvlib.baselines import GSVR, TWO_DGS
-from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
+from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper, field_step
 from stgvlib.compress import compress
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
@@ -211,10 +211,10 @@ def test_few_bits_leave_fewer_gaussians(video, monkeypatch):
     assert alive.sum() == 100 == round(made.kept * 300) and alive.min() >= 1
 
 
-@pytest.mark.parametrize("key", ["paper", "stgv"])
-def test_the_papers_recipe_is_a_file_that_decodes_to_what_was_trained(key, video, device):
+@pytest.mark.parametrize(("key", "rows"), [("paper", False), ("stgv", True)])
+def test_the_papers_recipe_is_a_file_that_decodes_to_what_was_trained(key, rows, video, device):
     model = fit(video, FITS[key], device).model
-    made = compress_paper(video, model, 400)
+    made = compress_paper(video, model, 400, rows=rows)
     data = encode_paper(made)
     decoded = decode_paper(data).to(device)
     for name, value in made.model.state_dict().items():
@@ -231,6 +231,14 @@ def test_the_papers_recipe_is_a_file_that_decodes_to_what_was_trained(key, video
         decode_paper(b"foreign bytes")
     with pytest.raises(StgvError):
         decode_paper(data[: len(data) // 2])
+
+
+def test_a_step_a_row_keeps_small_rows_of_a_layer():
+    weights = torch.tensor([[[100.0, 50.0], [0.1, 0.05]]])  # [G, inputs, outputs]: a layer's, with an outlier
+    for rows, kept in ((False, False), (True, True)):
+        step = field_step("head.weight", weights, rows)
+        assert torch.allclose((weights / step).round() * step, weights, rtol=0.01) == kept
+        assert field_step("head.table", weights, rows).shape == (1, 1, 1)
 
 
 def test_what_cannot_be_compressed(video, tmp_path):

@@ -5,8 +5,9 @@ of eight), an 8-bit field, and quantisation-aware fine-tuning. Peers count these
 integers are entropy-coded as .stgv files are, which can only help the recipe.
 
 Where the paper is silent: positions are rounded as the parameters that they are trained as (tanh); scales and offsets
-are one a GoP and component; rates go on from where the fit's ended. Eq. 12 as printed stops the gradient at the
-colours, which leaves codebooks that follow by averages nothing to learn from; here it pulls colours to their codes.
+are one a GoP and component; the field's scales are one a tensor, or one for each input of a layer, which costs little
+and loses less (docs/REPRODUCTION.md); rates go on from where the fit's ended. Eq. 12 as printed stops the gradient at
+the colours, which leaves codebooks that follow by averages nothing to learn from; here it pulls colours to their codes.
 """
 
 import json
@@ -46,13 +47,14 @@ class PaperCompressed:
     cholesky: Tensor  # [G, 2, 3] scale and offset
     vq: ResidualVQ
     colors: Tensor  # int64 [G, N, stages]
+    rows: bool  # a step of its own for each input of a layer
     seconds: float
 
 
 class PaperOptimizer(StraightThrough):
     """Rounds as the recipe says. Scale and offset of the Cholesky vectors are two more parameters."""
 
-    def __init__(self, segments, kind, betas, model: VideoModel, codebooks: tuple[int, int]):
+    def __init__(self, segments, kind, betas, model: VideoModel, codebooks: tuple[int, int], rows: bool):
         gaussians = model.gaussians
         least, most = (getattr(gaussians.cholesky.data, f"a{end}")(1) for end in ("min", "max"))
         scale = (most - least).clamp(min=1e-6) / LEVELS
@@ -60,7 +62,7 @@ class PaperOptimizer(StraightThrough):
         self.quantizer = torch.nn.Parameter(torch.stack([torch.ones_like(scale), least / scale], 1))  # [G, 2, 3]
         rates = schedule("cosine", QUANTIZER_RATE, 0.0, len(segments[0].rates))
         super().__init__([*segments, Segment("quantizer", [self.quantizer], rates)], kind, betas)
-        self.model = model
+        self.model, self.rows = model, rows
         generator = torch.Generator().manual_seed(0)
         self.vq = ResidualVQ(gaussians.rgb.detach(), *codebooks, generator=generator)
         self._round()
@@ -88,8 +90,8 @@ class PaperOptimizer(StraightThrough):
         level, scale = self.levels()
         gaussians.cholesky.data.copy_(level.clamp(0, LEVELS).floor() * scale + self.scale_offset()[1])
         gaussians.rgb.data.copy_(self.vq(self.unrounded(gaussians.rgb))[0])
-        for p in self.model.field.parameters():
-            step = field_step(self.unrounded(p))
+        for name, p in self.model.field.named_parameters():
+            step = field_step(name, self.unrounded(p), self.rows)
             p.data.copy_((self.unrounded(p) / step).round() * step)
 
     def _learn(self) -> None:
@@ -107,9 +109,10 @@ class PaperOptimizer(StraightThrough):
         gaussians.rgb.grad += 2 * COMMITMENT / (colors.shape[1] * entries) * (colors - quantized)
 
 
-def field_step(values: Tensor) -> Tensor:
-    """Step of a field's tensor [G, ...], one a GoP, broadcastable."""
-    return (values.abs().flatten(1).amax(1) / FIELD_LEVELS + 1e-12).view(-1, *[1] * (values.dim() - 1))
+def field_step(name: str, values: Tensor, rows: bool) -> Tensor:
+    """Steps of a field's tensor [G, ...], broadcastable: one a GoP, or with `rows` one for each input of a layer."""
+    over = -1 if rows and name.endswith("weight") else tuple(range(1, values.dim()))
+    return values.abs().amax(over, keepdim=True) / FIELD_LEVELS + 1e-12
 
 
 def compress_paper(
@@ -117,6 +120,7 @@ def compress_paper(
     model: VideoModel,
     fine_tuning: int,  # steps
     codebooks: tuple[int, int] = (2, 8),  # stages and entries of each, as GaussianImage has them
+    rows: bool = False,  # a step for each input of a layer instead of one for all its weights
     progress: Callable[[Progress], None] | None = None,
 ) -> PaperCompressed:
     """Fine-tune a copy of `model` of `video` under the recipe. Raises StgvError when the loss is not finite."""
@@ -138,7 +142,7 @@ def compress_paper(
     made: list[PaperOptimizer] = []
 
     def make(segments, kind, betas) -> PaperOptimizer:
-        made.append(PaperOptimizer(segments, kind, betas, copy, codebooks))
+        made.append(PaperOptimizer(segments, kind, betas, copy, codebooks, rows))
         return made[0]
 
     def look(done: int, recent: Tensor) -> None:
@@ -153,7 +157,7 @@ def compress_paper(
     if diverged:
         raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning")
     quantizer = torch.cat(optimizer.scale_offset(), 1)
-    return PaperCompressed(copy, quantizer, optimizer.vq, colors, time.perf_counter() - began)
+    return PaperCompressed(copy, quantizer, optimizer.vq, colors, rows, time.perf_counter() - began)
 
 
 @torch.no_grad()
@@ -162,7 +166,7 @@ def encode_paper(made: PaperCompressed) -> bytes:
     model, gaussians = made.model, made.model.gaussians
     config = replace(model.config, coarse_steps=0, steps=1)
     about = {"config": changes(config), "size": model.size, "frames": model.num_frames, "count": model.count}
-    about |= {"codebooks": list(made.vq.codebooks.shape[1:3])}
+    about |= {"codebooks": list(made.vq.codebooks.shape[1:3]), "rows": made.rows}
     text = json.dumps(about).encode()
     parts = [HEAD.pack(len(text)), text]
     scale, offset = made.cholesky[:, :1], made.cholesky[:, 1:]
@@ -173,9 +177,10 @@ def encode_paper(made: PaperCompressed) -> bytes:
         positions = gaussians.mu[g].half().cpu().numpy().view(np.int16)
         for rows in (positions, levels[g], made.colors[g].cpu().numpy()):
             parts += [encode_integers(row) for row in rows.T]
-        for p in model.field.parameters():
-            step = float(field_step(p[g : g + 1]).float())
-            parts += [np.float32(step).tobytes(), encode_integers((p[g] / step).round().cpu().numpy().astype(np.int64))]
+        for name, p in model.field.named_parameters():
+            step = field_step(name, p[g : g + 1], made.rows)[0]
+            integers = (p[g] / step).round().cpu().numpy().astype(np.int64)
+            parts += [step.cpu().numpy().astype("<f4").tobytes(), encode_integers(integers)]
     return b"".join(parts)
 
 
@@ -188,6 +193,7 @@ def decode_paper(data: bytes) -> VideoModel:
         config = from_dict(FitConfig, about["config"])
         model = VideoModel(config, about["frames"], tuple(about["size"]), about["count"])
         stages, entries = about["codebooks"]
+        rows = about["rows"]
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise StgvError("these bytes hold no model that encode_paper wrote") from error
     view, at, gaussians = memoryview(data), HEAD.size + length, model.gaussians
@@ -217,7 +223,7 @@ def decode_paper(data: bytes) -> VideoModel:
         gaussians.cholesky[g] = torch.from_numpy(integers(3, model.count)).float() * scale + offset
         chosen = torch.from_numpy(integers(stages, model.count))
         gaussians.rgb[g] = sum(books[k][chosen[:, k]] for k in range(stages))
-        for p in model.field.parameters():
-            step = floats(1)
+        for name, p in model.field.named_parameters():
+            step = floats(p.shape[1] if rows and name.endswith("weight") else 1, 1)
             p[g] = torch.from_numpy(integers(1, p[g].numel())[:, 0]).float().view(p[g].shape) * step
     return model
