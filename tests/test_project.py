@@ -197,7 +197,7 @@ def test_figures_of_the_codec_in_the_documents_are_the_records():
 
     reproduction, readme = ((ROOT / name).read_text() for name in ("docs/REPRODUCTION.md", "README.md"))
     assert "| PSNR | " + " | ".join(f"{p['psnr']:.2f}" for p in points("stgv")) + " |" in reproduction
-    for name in ("paper_recipe", "paper_recipe_64", "paper_recipe_256"):
+    for name in ("paper_recipe", "paper_recipe_64", "paper_recipe_256", "paper_recipe_1024"):
         assert " | ".join(f"{p['psnr']:.2f}, {p['bytes'] / 1e6:.2f}" for p in points(name)) in reproduction
     with (ROOT / "results/paper/tables/bd_rates.csv").open() as file:
         ours = next(csv.DictReader(file))
