@@ -154,7 +154,8 @@ def _fine_tune(
         if pruning:  # what is left out makes the file smaller at first, until the rest has settled
             off = max(1.0, off)
         if part <= SETTLED:
-            gain = min(4.0, max(1.0, 0.6 * bits))  # at high rates the slope matters little
+            # A file shrinks with about the root of the slope, at high rates less; what prunes has yet to settle.
+            gain = min(4.0, max(1.0 if pruning else 2.0, 0.6 * bits))
             optimizer.slope *= min(4.0, max(0.25, off**gain))
             if not learned:
                 optimizer.coarsen(min(2.0, max(0.5, off)))
