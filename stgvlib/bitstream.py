@@ -5,7 +5,6 @@ reader believes nothing: sizes are checked against the file before anything is a
 own GoP alone.
 """
 
-import copy
 import json
 import math
 import os
@@ -92,7 +91,8 @@ def steps_for(model: VideoModel, most: int, steps: Steps = STEPS, fps: float = 2
 def stream(model: VideoModel, steps: Steps = STEPS, fps: float = 25.0) -> bytes:
     """The bytes of a model's file, GoPs side by side on all cores. Raises StgvError for what cannot be coded."""
     if model.gaussians.mu.device.type != "cpu":
-        model = copy.deepcopy(model).cpu()
+        there, model = model, VideoModel(model.config, model.num_frames, model.size, model.count)
+        model.load_state_dict(there.state_dict())
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise StgvError("the model has parameters that are not finite; fit it again")
     header = {"size": list(model.size), "fps": fps, "frames": model.num_frames}
