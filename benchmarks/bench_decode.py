@@ -3,8 +3,9 @@
 The model is Bunny at 640x1280 with 20,000 Gaussians a GoP after a short fit. Floor on a GPU: the splat's pixel-Gaussian
 pairs at 10 lane instructions, the MLP's 48 k operations a Gaussian, and 3 bytes a pixel written.
 
-With a .stgv file instead: its entropy decoding on one core and on all, and all from its bytes to 8-bit frames, with a
-decoder that has captured its graph before, as in records of rate curves, and with a new one.
+With a .stgv file instead: its entropy decoding on one core and on all, coding what it holds again, and all from its
+bytes to 8-bit frames, with a decoder that has captured its graph before, as in records of rate curves, and with a new
+one.
 """
 
 import sys
@@ -16,7 +17,7 @@ from bench_splat import instructions_a_ms, pairs
 from common import measure, report
 
 from stgvlib.backend import resolve_device
-from stgvlib.bitstream import parse
+from stgvlib.bitstream import parse, stream
 from stgvlib.config import PAPER, STGV
 from stgvlib.datasets import load
 from stgvlib.decode import Decoder
@@ -61,6 +62,8 @@ def of_file(name: str, path: Path) -> None:
     for threads in (1, None):
         told = "one core" if threads else "all cores"
         report("entropy decoding", f"{about}, {told}", cpu, measure(lambda n=threads: parse(data, n), cpu), "ms")
+    held = parse(data)
+    report("coding a file", f"{about}, all cores", cpu, measure(lambda: stream(held.model, held.steps), cpu), "ms")
     to_model = measure(lambda: parse(data).model.to(device), cpu)[0]
     to_frames = measure(lambda: show(decoder), cpu)[0]
     report("file to frames", about, device, 1e3 * frames / (to_model + to_frames), "frames/s")

@@ -13,10 +13,11 @@ from stgvlib.baselines.layers import layout
 from stgvlib.baselines.siren import Siren
 from stgvlib.config import FieldConfig, FitConfig
 from stgvlib.errors import StgvError
+from stgvlib.field import field_parameters
 from stgvlib.gop_length import with_gop_size
 from stgvlib.gops import split_gops
 from stgvlib.metrics import psnr
-from stgvlib.model import VideoModel, field_parameters, gaussian_count, paper_budget
+from stgvlib.model import VideoModel, gaussian_count, paper_budget
 from stgvlib.train import fit
 from stgvlib.video import open_video, write_video
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stgvlib.config import STGV
-from stgvlib.model import field_parameters
+from stgvlib.field import field_parameters
 from stgvlib.video import open_video, write_video
 
 FAST = "--gaussians 50 --coarse-steps 20 --motion-steps 10 --steps 30 --device cpu --profile paper".split()

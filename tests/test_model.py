@@ -9,12 +9,11 @@ from safetensors.torch import save_file
 
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
 from stgvlib.errors import StgvError
+from stgvlib.field import FinelyWeighted, field_parameters
 from stgvlib.gop_length import with_gop_size
 from stgvlib.gops import split_gops
 from stgvlib.model import (
-    FinelyWeighted,
     VideoModel,
-    field_parameters,
     gaussian_count,
     load_model,
     paper_budget,
