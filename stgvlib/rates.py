@@ -22,7 +22,7 @@ from stgvlib.anchors import ANCHORS
 from stgvlib.backend import device_name, resolve_device
 from stgvlib.baselines.inr import InrModel
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
-from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper
+from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper, round_field
 from stgvlib.compress import FINE_TUNING, compress
 from stgvlib.config import changes, profile
 from stgvlib.errors import StgvError
@@ -86,8 +86,13 @@ CURVES = {
         )
         for entries in (64, 256, 1024)
     },
-    "paper_recipe_rows": replace(
-        PAPER_RECIPE, recipe="its own recipe, codebooks of 1024, a step a row", codebooks=(2, 1024), rows=True
+    "paper_recipe_rows": replace(  # at the method's own size alone
+        PAPER_RECIPE,
+        recipe="its own recipe, codebooks of 1024, a step a row",
+        levels=(20_000,),
+        runs=("paper",),
+        codebooks=(2, 1024),
+        rows=True,
     ),
     "paper": Curve("paper", "our recipe"),
     "d2gv": Curve("d2gv", "our recipe"),
@@ -156,6 +161,8 @@ def curve(
             seconds = time.perf_counter() - began
             points.append({"level": level} | _judged(file, read, video, resolve_device(device)) | more)
             points[-1] |= {"parameters": record["parameters"], "encode_seconds": round(seconds, 2)}
+            if setting.rows:
+                points[-1] |= _eight_bit_field(video, model)
             save_record(path.stem, begun, key_begun | {"points": points})
             bar.update()
     about = {"name": f"{dataset}/rate_{name}", "run": runs, "run_hash": fits, "parameters": points[0]["parameters"]}
@@ -219,6 +226,19 @@ def _judged(file: Path, read: Callable, video: Video, device: torch.device) -> d
             "file_to_frames_fps": round(frames / (parsed[-1] + seconds[1]), 1),
         }
     return point | ({"sections": content.bytes} if ours else {})
+
+
+def _eight_bit_field(video: Video, model: VideoModel) -> dict:
+    """PSNR of a fitted model, and of it with only its field rounded as the paper's recipe does, in both ways."""
+    point = {}
+    for key, shown in (
+        ("fitted", model),
+        ("8bit_field", round_field(model, rows=False)),
+        ("8bit_field_rows", round_field(model, rows=True)),
+    ):
+        targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
+        point[f"psnr_{key}"] = evaluate(decoder_of(shown, torch.float32), targets, similarity=False)["psnr"]
+    return point
 
 
 def _finish(record: dict, path: Path, profile_name: str, device: torch.device) -> Record:

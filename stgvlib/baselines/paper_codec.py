@@ -115,6 +115,17 @@ def field_step(name: str, values: Tensor, rows: bool) -> Tensor:
     return values.abs().amax(over, keepdim=True) / FIELD_LEVELS + 1e-12
 
 
+@torch.no_grad()
+def round_field(model: VideoModel, rows: bool) -> VideoModel:
+    """A copy of which the field alone has the recipe's 8 bits: what these cost before any fine-tuning."""
+    copy = VideoModel(model.config, model.num_frames, model.size, model.count).to(model.gaussians.mu.device)
+    copy.load_state_dict(model.state_dict())
+    for name, p in copy.field.named_parameters():
+        step = field_step(name, p, rows)
+        p.copy_((p / step).round() * step)
+    return copy
+
+
 def compress_paper(
     video: Video,
     model: VideoModel,
