@@ -246,6 +246,26 @@ def bd_table(curves: dict[str, Record], anchors: Iterable[str], profile: str, na
     return _save_table(frame, name, profile, 1)
 
 
+def recipe_table(curves: dict[str, Record], profile: str) -> pd.DataFrame:
+    """What the paper's recipe costs: PSNR of the fitted models, with 8 bits for the field alone and no fine-tuning
+    where that was measured, and in the fine-tuned files."""
+    rows = []
+    for title, record in curves.items():
+        points = record["points"] if record else []
+        for point, fit in zip(points, record["run"] if record else []):
+            fitted = run(fit, profile, "cpu")
+            row = {"recipe": title, "Gaussians a GoP": point["level"], "fitted": fitted["psnr"] if fitted else None}
+            row |= {"8-bit field": point.get("psnr_8bit_field_rows"), "file": point["psnr"]}
+            rows.append(row | {"lost": row["fitted"] and row["fitted"] - row["file"], "note": fitted.reason})
+        if not record:
+            rows.append({"recipe": title, "note": record.reason})
+    numbers = ["fitted", "8-bit field", "file", "lost"]
+    frame = pd.DataFrame(rows, columns=["recipe", "Gaussians a GoP", *numbers, "note"])
+    frame[numbers] = frame[numbers].astype(float)
+    frame["Gaussians a GoP"] = frame["Gaussians a GoP"].astype("Int64")
+    return _save_table(frame, "paper_recipe", profile)
+
+
 def section_table(record: Record, profile: str, name: str = "bytes_by_section") -> pd.DataFrame:
     """Where the bytes of a curve's files go, in bytes."""
     rows = [

@@ -236,6 +236,17 @@ def test_models_become_files_of_several_rates(results, monkeypatch):
     assert figures.figure_5(curves, "smoke").stat().st_size > 10_000
 
 
+def test_what_the_papers_recipe_costs_is_the_fit_less_the_file(results):
+    fitted = run("bunny/static")["psnr"]
+    point = {"level": 20_000, "psnr": fitted - 1.5, "psnr_8bit_field_rows": fitted - 0.5}
+    made = experiments.Record("bunny/rate_paper_recipe", results, {"run": ["bunny/static"], "points": [point]})
+    table = report.recipe_table({"rows": made, "none": experiments.Record("none", results, None, "not run")}, "smoke")
+    assert table.loc[0, "lost"] == 1.5 and table.loc[0, "fitted"] - table.loc[0, "8-bit field"] == pytest.approx(
+        0.5, abs=0.02
+    )
+    assert list(table["note"]) == ["", "not run"] and pd.isna(table.loc[1, "lost"])
+
+
 def test_a_model_that_is_gone_is_fitted_again(results):
     model, record = experiments.fitted("bunny/2dgs", "smoke", "cpu", show_progress=False)
     path = record.path.with_suffix(".safetensors")
