@@ -281,6 +281,7 @@ PRINTED = {  # columns of the paper's task tables: dataset -> place in a row
 }
 MORE = {
     "inpaint": {"holes": "psnr_holes", "composited": "psnr_composited"},
+    "noise": {"composited": "psnr_composited"},
     "scale": {"sharpened": "psnr_sharpened", "back-projected": "psnr_back_projected", "small frames": "psnr_small"},
     "between": {"half-way": "psnr_half_way"},
 }
@@ -289,7 +290,8 @@ MORE = {
 def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, name: str) -> pd.DataFrame:
     """PSNR of every system on every dataset of a task (dataset -> system -> record), beside what the paper prints.
 
-    "holes" is inside the missing pixels alone, "composited" keeps the known pixels as they were.
+    "holes" is inside the missing pixels alone, "composited" keeps the known pixels as they were, or under outliers what
+    is near to what was restored. Columns that our preset has no figure for are left out.
     """
     printed, order = PRINTED.get(task, ({}, ()))
     column = list(NOISES).index(TASKS[task].level) if TASKS[task].kind == "noise" else None
@@ -313,8 +315,9 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
         notes = _reasons(found[system] for found in records.values() if system in found)
         rows.append(row | {"note": "; ".join(filter(None, [*notes, _reduced(profile)]))})
     frame = pd.DataFrame(rows)
-    extras = [c for c in frame if c.split(": ")[-1] in MORE.get(TASKS[task].kind, {}) and frame[c].isna().all()]
-    frame = frame.drop(columns=extras)  # what no system has
+    extras = [c for c in frame if c.split(": ")[-1] in MORE.get(TASKS[task].kind, {})]
+    ours = frame["system"] == LABELS["stgv"]
+    frame = frame.drop(columns=[c for c in extras if frame.loc[ours, c].isna().all()])
     numbers = [c for c in frame if c not in ("system", "note")]
     frame[numbers] = frame[numbers].astype(float)
     return _save_table(frame[["system", *numbers, "note"]], name, profile)

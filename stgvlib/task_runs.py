@@ -200,10 +200,14 @@ def run(
         "config": None if config is None else asdict(config),
     }
     record |= stamp(target) | {"psnr_given": spoiled.baseline, "seconds": seconds} | about | quality
+    frames = np.stack([frame.numpy() for frame in shown])
     if spoiled.missing is not None:
-        record |= _holes(shown, spoiled)
+        record |= _holes(frames, spoiled)
+    if task.kind == "noise" and task.level != "white":  # what is no outlier is kept
+        kept = tasks.composited(frames, spoiled.given.read())
+        record["psnr_composited"] = tasks.psnr_of(kept, spoiled.clean)
     if task.kind == "scale":
-        agreeing = tasks.back_project(np.stack([frame.numpy() for frame in shown]), spoiled.given.read())
+        agreeing = tasks.back_project(frames, spoiled.given.read())
         record["psnr_back_projected"] = tasks.psnr_of(agreeing, spoiled.clean)
     pictures = _pictures(task, shown, spoiled, min(PICTURED, len(spoiled.clean) - 1))
     save_pictures(Record(name, path, record), pictures)
@@ -273,9 +277,8 @@ def _kept(frames: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:
         yield frame
 
 
-def _holes(shown: list[Tensor], spoiled: Spoiled) -> dict:
+def _holes(restored: np.ndarray, spoiled: Spoiled) -> dict:
     """PSNR inside the holes, of all of them together, and of frames whose known pixels are kept as they are."""
-    restored = np.stack([frame.numpy() for frame in shown])
     inside = np.square(restored[spoiled.missing].astype(np.float64) - spoiled.clean[spoiled.missing]).mean()
     kept = tasks.composited(restored, spoiled.clean, spoiled.missing)
     return {

@@ -201,6 +201,7 @@ def results(tmp_path, monkeypatch):
         "noise_white/bunny/median",
         "noise_black/bunny/stgv_smooth",
         "noise_salt_pepper/bunny/stgv_robust",
+        "noise_salt_pepper/bunny/median",
         "scale_2/bunny/stgv",
         "scale_2/bunny/bicubic",
         "between/bunny/stgv",
@@ -214,6 +215,10 @@ def test_tasks_leave_records(name, results, monkeypatch):
     assert record.image("frame").shape == record.image("truth").shape
     if kind == "inpaint":
         assert record["psnr_composited"] > record["psnr_given"] and record["psnr_holes"] > 5
+    if kind == "noise":
+        assert ("psnr_composited" in record.data) == ("white" not in name)
+    if name == "noise_salt_pepper/bunny/median":  # what is no outlier needs no filter
+        assert record["psnr_composited"] > record["psnr"] + 2 > record["psnr_given"]
     if kind == "scale":
         assert record["psnr_back_projected"] > record["psnr"]
     if name == "between/bunny/stgv":
