@@ -291,7 +291,7 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
     """PSNR of every system on every dataset of a task (dataset -> system -> record), beside what the paper prints.
 
     "holes" is inside the missing pixels alone, "composited" keeps the known pixels as they were, or under outliers what
-    is near to what was restored. Columns that our preset has no figure for are left out.
+    is near to what was restored. A column that no system has, or that our preset's record lacks, is left out.
     """
     printed, order = PRINTED.get(task, ({}, ()))
     column = list(NOISES).index(TASKS[task].level) if TASKS[task].kind == "noise" else None
@@ -316,8 +316,9 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
         rows.append(row | {"note": "; ".join(filter(None, [*notes, _reduced(profile)]))})
     frame = pd.DataFrame(rows)
     extras = [c for c in frame if c.split(": ")[-1] in MORE.get(TASKS[task].kind, {})]
-    ours = frame["system"] == LABELS["stgv"]
-    frame = frame.drop(columns=[c for c in extras if frame.loc[ours, c].isna().all()])
+    ours = frame[frame["system"] == LABELS["stgv"]].notna().any()  # columns
+    older = [c for c in extras if ours[f"{c.split(': ')[0]}: ours"] and not ours[c]]
+    frame = frame.drop(columns={*older, *(c for c in extras if frame[c].isna().all())})
     numbers = [c for c in frame if c not in ("system", "note")]
     frame[numbers] = frame[numbers].astype(float)
     return _save_table(frame[["system", *numbers, "note"]], name, profile)
