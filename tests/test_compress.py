@@ -8,7 +8,7 @@ import torch
 
 from stgvlib import bitstream
 from stgvlib.baselines import GSVR, TWO_DGS
-from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper, field_step
+from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper, field_step, round_field
 from stgvlib.compress import compress
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.decode import Decoder
@@ -223,6 +223,13 @@ def test_the_papers_recipe_is_a_file_that_decodes_to_what_was_trained(key, rows,
     for g in range(2):
         assert made.model.gaussians.cholesky[g, :, 0].unique().numel() <= 256
         assert made.model.gaussians.rgb[g].unique(dim=0).shape[0] <= 64
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rounded = round_field(model, rows).state_dict()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    for name, value in before.items():
+        step = field_step(name, value, rows) if name.startswith("field.") else torch.zeros(1, device=value.device)
+        assert ((rounded[name] - value).abs() <= 0.51 * step).all(), name
+    assert not torch.equal(rounded["field.hidden.weight"], before["field.hidden.weight"])
     untuned = compress_paper(video, model, 1)
     assert quality(made.model, video) > quality(untuned.model, video) + 0.2
     bits = 150 * (32 + 24 + 6) + 8 * sum(p[0].numel() for p in model.field.parameters())

@@ -219,6 +219,14 @@ def test_figures_of_the_codec_in_the_documents_are_the_records():
         if rate:
             curve = ", ".join(f"{p['psnr']:.2f}" for p in points(f"stgv_{part}"))
             assert f"(`rate_stgv_{part}.json`) | +{float(rate):.0f} % | {curve}" in reproduction
+    words = " ".join(reproduction.split())
+    for curve in ("bunny/rate_paper", "davis/bmx-trees/rate_stgv"):
+        record = json.loads((ROOT / f"results/paper/runs/{curve}.json").read_text())
+        for point in record["points"]:
+            assert re.search(rf"{point['psnr']:.2f} (dB )?in {point['bytes'] / 1e6:.2f}\b", words), (
+                curve,
+                point["level"],
+            )
     told = points("stgv")[2]
     assert f"{told['psnr']:.1f} dB in {told['bytes'] / 1e6:.2f} MB" in readme
 

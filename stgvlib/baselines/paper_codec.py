@@ -118,8 +118,7 @@ def field_step(name: str, values: Tensor, rows: bool) -> Tensor:
 @torch.no_grad()
 def round_field(model: VideoModel, rows: bool) -> VideoModel:
     """A copy of which the field alone has the recipe's 8 bits: what these cost before any fine-tuning."""
-    copy = VideoModel(model.config, model.num_frames, model.size, model.count).to(model.gaussians.mu.device)
-    copy.load_state_dict(model.state_dict())
+    copy = VideoModel.join([model])
     for name, p in copy.field.named_parameters():
         step = field_step(name, p, rows)
         p.copy_((p / step).round() * step)
