@@ -19,7 +19,9 @@ from torch import Tensor
 from stgvlib.backend import fast_products
 from stgvlib.bitstream import stream
 from stgvlib.config import FitConfig
+from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
+from stgvlib.metrics import evaluate
 from stgvlib.model import VideoModel
 from stgvlib.placement import WAITING
 from stgvlib.quantize import LearnedSteps
@@ -31,6 +33,7 @@ FINE_TUNING = 22_000  # steps
 SLOPE = 2e-3  # MSE a bit per pixel is worth where no target is given
 FIRST_SLOPE = 2e-4  # where one is: from above the target, since what is left out stays out
 LOOKS = 15  # at the file's size until then
+AIM = 0.994  # part of the bits that looks aim at, since sizes still drift by as much after the last of them
 LAST_LOOKS = (0.77, 0.82, 0.88)  # parts of the steps where all quantiser steps are scaled to what is missing
 PRUNED_UNTIL = 0.3  # part of the steps after which no Gaussians are left out
 UNAIMED = 5.5  # bits a parameter that are expected where no size is given
@@ -150,7 +153,7 @@ def _fine_tune(
         optimizer = made[0]
         optimizer.place_bits()
         size = 8 * len(stream(model, optimizer.steps())) / pixels
-        pruning, off = prune and part <= PRUNED_UNTIL, size / (bpp or size)
+        pruning, off = prune and part <= PRUNED_UNTIL, size / (AIM * bpp if bpp else size)
         if pruning:  # what is left out makes the file smaller at first, until the rest has settled
             off = max(1.0, off)
         if part <= SETTLED:
@@ -167,6 +170,9 @@ def _fine_tune(
             to_come = sum(part < look <= PRUNED_UNTIL for look in looks) + 1
             if most < left:
                 optimizer.keep(round(left * (most / left) ** (1 / to_come)))
+
+    def reached() -> float:
+        return evaluate(Decoder(model, dtype=torch.float32), video.read(), similarity=False)["psnr"]
 
     quality = 0.0
 
@@ -190,7 +196,7 @@ def _fine_tune(
     if diverged:
         raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning; take a smaller target")
     optimizer = made[0]
-    steps = optimizer.steps() if bpp is None else optimizer.fit_into(int(bpp * pixels / 8))
+    steps = optimizer.steps() if bpp is None else optimizer.fit_into(int(bpp * pixels / 8), reached if prune else None)
     kept = optimizer.alive.sum().item() / max(before, 1)
     return Compressed(model, steps, optimizer.slope.item(), kept, time.perf_counter() - began, quality)
 

@@ -12,6 +12,7 @@ their own.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ SETTLED = 0.75  # part of the steps after which slope and quantiser steps are no
 STEP_RATE = 0.02  # of the logarithm of quantiser steps
 COARSEST = 64.0  # step of anything
 TRIES = 20  # to make the file small enough in the end
+LITTLE = 1.02  # times the size aimed at, up to which leaving Gaussians out may be better than other steps
 
 
 class StraightThrough(FlatOptimizer):
@@ -147,17 +149,54 @@ class RateOptimizer(StraightThrough):
         self._bound_steps()
         self.place_bits()
 
-    def fit_into(self, most: int) -> LearnedSteps:
-        """Coarsen all steps alike until the file has at most `most` bytes. What is rounded are the unrounded values:
-        rounding what is rounded would cost several dB. Raises StgvError when even the coarsest steps give more."""
+    def fit_into(self, most: int, quality: Callable[[], float] | None = None) -> LearnedSteps:
+        """Make the file have at most `most` bytes: all steps are coarsened alike. That rounds all values anew, which
+        were trained rounded as they are (up to 5 dB were lost so), thus where little is missing Gaussians of least
+        energy are left out if `quality()` of the model is higher then. Raises StgvError when even the coarsest steps
+        give more."""
+        size = len(stream(self.model, self.steps()))
+        if size <= most:
+            return self.steps()
+        trained = self._saved()
+        self._coarsen_into(most)
+        if quality and size <= LITTLE * most:
+            coarser, reached = self._saved(), quality()
+            self._restore(trained)
+            if not self._thin_into(most) or quality() < reached:
+                self._restore(coarser)
+        return self.steps()
+
+    def _coarsen_into(self, most: int) -> None:
+        """What is rounded are the unrounded values: rounding what is rounded would cost several dB more."""
         for attempt in range(TRIES):
             size = len(stream(self.model, self.steps()))
             if size <= most:
-                return self.steps()
+                return
             self.coarsen(min(2.0, max(1.01 ** (attempt + 1), (size / max(most, 1)) ** 1.5)))
         raise StgvError(
             f"{most:,} bytes are too few: with the coarsest steps this model takes {size:,}; fit fewer Gaussians"
         )
+
+    def _thin_into(self, most: int) -> bool:
+        """Whether leaving out Gaussians was enough."""
+        while (size := len(stream(self.model, self.steps()))) > most:
+            left = int(self.alive.sum())
+            if left <= len(self.alive):  # a GoP keeps something
+                return False
+            self.keep(left - math.ceil(1.5 * left * (size / most - 1)))
+        return True
+
+    @property
+    def _kept(self) -> list[Tensor]:
+        return [*self.state, self.alive, *([] if self.energies is None else [self.energies])]
+
+    def _saved(self) -> tuple[list[Tensor], tuple | None]:
+        return [t.clone() for t in self._kept], self.lowest
+
+    def _restore(self, saved: tuple[list[Tensor], tuple | None]) -> None:
+        for t, value in zip(self._kept, saved[0], strict=True):
+            t.copy_(value)
+        self.lowest = saved[1]
 
     def _bound_steps(self) -> None:
         finest = self.finest

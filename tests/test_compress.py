@@ -180,6 +180,31 @@ def test_parts_of_the_recipe_can_be_left_out(left_out, video):
         assert made.steps.cholesky / start.cholesky == pytest.approx(made.steps.color / start.color, rel=1e-3)
 
 
+@pytest.mark.parametrize("bits", [0.2, 0.6])
+def test_where_little_is_missing_the_better_of_two_ways_is_taken(bits, video, monkeypatch):
+    model, original, found = fit(video, FITS["stgv"]).model, RateOptimizer.fit_into, {}
+
+    def fit_into(self, most, reached):
+        size, trained = len(bitstream.stream(self.model, self.steps())), self._saved()
+        most = int(0.99 * size)
+        ways = {
+            "better": lambda: original(self, most, reached),
+            "coarser": lambda: original(self, most),
+            "thinner": lambda: self._thin_into(most),
+        }
+        for way, make in ways.items():
+            self._restore(trained)
+            assert make()
+            assert 0.9 * size < len(bitstream.stream(self.model, self.steps())) <= most
+            found[way] = reached()
+        return self.steps()
+
+    monkeypatch.setattr(RateOptimizer, "fit_into", fit_into)
+    target = bits * 8 * len(bitstream.stream(model)) / (video.num_frames * 48 * 80)
+    compress(video, model, bpp=target, fine_tuning=300)
+    assert found["better"] == max(found["coarser"], found["thinner"])
+
+
 def test_the_last_bytes_cost_little(video, monkeypatch):
     """Where the slope ends above the target, steps grow while there is training left: rounding what was trained once
     more would cost several dB."""
