@@ -209,6 +209,9 @@ def test_figures_of_the_codec_in_the_documents_are_the_records():
     assert f"**yes**: {-best:.0f} % fewer bits, ahead of every other" in reproduction
     fitted = json.loads((ROOT / "results/paper/runs/bunny/paper.json").read_text())["psnr"]
     lost = fitted - points("paper_recipe_1024")[1]["psnr"]
+    rows = points("paper_recipe_rows")[0]
+    assert f"{rows['psnr_8bit_field_rows']:.2f} dB instead of {rows['psnr_fitted']:.2f}" in reproduction
+    assert f"**{rows['psnr']:.2f} dB, {rows['psnr_fitted'] - rows['psnr']:.2f} lost**" in reproduction
     assert f"**with 1,024 {lost:.2f} (0.5 was aimed at)**" in reproduction
     seconds = [round(p["fine_tuning_seconds"]) for p in points("stgv")]
     assert f"| fine-tuning, s | {' | '.join(map(str, seconds))} |" in reproduction
@@ -220,7 +223,7 @@ def test_figures_of_the_codec_in_the_documents_are_the_records():
             curve = ", ".join(f"{p['psnr']:.2f}" for p in points(f"stgv_{part}"))
             assert f"(`rate_stgv_{part}.json`) | +{float(rate):.0f} % | {curve}" in reproduction
     words = " ".join(reproduction.split())
-    for curve in ("bunny/rate_paper", "davis/bmx-trees/rate_stgv"):
+    for curve in ("bunny/rate_paper", "bunny/rate_d2gv", "davis/bmx-trees/rate_stgv"):
         record = json.loads((ROOT / f"results/paper/runs/{curve}.json").read_text())
         for point in record["points"]:
             assert re.search(rf"{point['psnr']:.2f} (dB )?in {point['bytes'] / 1e6:.2f}\b", words), (
@@ -229,6 +232,37 @@ def test_figures_of_the_codec_in_the_documents_are_the_records():
             )
     told = points("stgv")[2]
     assert f"{told['psnr']:.1f} dB in {told['bytes'] / 1e6:.2f} MB" in readme
+
+
+def test_figures_of_tasks_in_the_documents_are_the_records():
+    """Tables of denoising and super-resolution in docs/REPRODUCTION.md: a cell is a record's, and empty without one."""
+    text, found = (ROOT / "docs/REPRODUCTION.md").read_text(), 0
+    systems = {
+        "preset `stgv`": "stgv",
+        "with Huber's loss": "stgv_robust",
+        "D2GV": "d2gv",
+        "Gaussian filter": "gaussian",
+        "median filter": "median",
+    }
+
+    def record(task, dataset, system):
+        path = ROOT / f"results/paper/runs/tasks/{task}/{dataset}/{system}.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    for kind, system, *cells in re.findall(r"\| ([\w ]+): (.+?) \| ([\d.]*) ?\| ([\d.]*) ?\| ([\d.]*) ?\|\n", text):
+        for dataset, cell in zip(("bunny", "davis/blackswan", "davis/boat"), cells):
+            if kind != "none":
+                value = record(f"noise_{kind.replace(' and ', '_')}", dataset, systems[system]).get("psnr")
+                assert cell == (f"{value:.2f}" if value else ""), (kind, system, dataset)
+                found += 1
+    datasets = {"Bunny": "bunny", "blackswan": "davis/blackswan"}
+    for name, scale, row in re.findall(r"\| (Bunny|blackswan), (twice|three times).*? \| ([\d. |]+) \|\n", text):
+        task = "scale_2" if scale == "twice" else "scale_3"
+        records = [record(task, datasets[name], system) for system in ("stgv", "bicubic", "lanczos")]
+        values = [r["psnr"] for r in records] + [r["psnr_back_projected"] for r in records] + [records[0]["psnr_small"]]
+        assert row == " | ".join(f"{v:.2f}" for v in values), (name, scale)
+        found += 1
+    assert found == 3 * 15 + 3
 
 
 def test_figures_of_davis_in_the_documents_are_the_records():
