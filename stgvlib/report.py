@@ -226,12 +226,9 @@ def rate_table(curves: dict[str, Record], profile: str, name: str = "rates") -> 
 
 
 def bd_table(curves: dict[str, Record], anchors: Iterable[str], profile: str, name: str = "bd_rates") -> pd.DataFrame:
-    """BD-rate in PSNR of every curve against some of them, in percent; empty with the reason where it is undefined.
-    What has one rate by design is no curve, and left out."""
+    """BD-rate in PSNR of every curve against some of them, in percent; empty with the reason where it is undefined."""
     rows = []
     for title, record in curves.items():
-        if record and len(record["points"]) == 1:
-            continue
         row, notes = {"system": title}, [] if record else [record.reason]
         for anchor in anchors:
             column = f"against {anchor}, %"
