@@ -151,9 +151,9 @@ class RateOptimizer(StraightThrough):
 
     def fit_into(self, most: int, quality: Callable[[], float] | None = None) -> LearnedSteps:
         """Make the file have at most `most` bytes: all steps are coarsened alike. That rounds all values anew, which
-        were trained rounded as they are (up to 5 dB were lost so), thus where little is missing Gaussians of least
-        energy are left out if `quality()` of the model is higher then. Raises StgvError when even the coarsest steps
-        give more."""
+        were trained rounded as they are (up to 4.6 dB a group were lost so). Thus where little is missing Gaussians of
+        least energy are left out, if `quality()` of the model is higher then. Raises StgvError when even the coarsest
+        steps give more."""
         size = len(stream(self.model, self.steps()))
         if size <= most:
             return self.steps()
@@ -187,14 +187,14 @@ class RateOptimizer(StraightThrough):
         return True
 
     @property
-    def _kept(self) -> list[Tensor]:
+    def _restorable(self) -> list[Tensor]:
         return [*self.state, self.alive, *([] if self.energies is None else [self.energies])]
 
     def _saved(self) -> tuple[list[Tensor], tuple | None]:
-        return [t.clone() for t in self._kept], self.lowest
+        return [t.clone() for t in self._restorable], self.lowest
 
     def _restore(self, saved: tuple[list[Tensor], tuple | None]) -> None:
-        for t, value in zip(self._kept, saved[0], strict=True):
+        for t, value in zip(self._restorable, saved[0], strict=True):
             t.copy_(value)
         self.lowest = saved[1]
 
