@@ -42,13 +42,13 @@ class Flow:
         out[self.keyframe] = mu
         for i in [*range(self.keyframe + 1, len(self.steps)), *reversed(range(self.keyframe))]:
             at = out[i - 1 if i > self.keyframe else i + 1]
-            out[i] = at + _sample(self.steps[i], at * self.scale - 0.5) / self.scale
+            out[i] = at + sample(self.steps[i], at * self.scale - 0.5) / self.scale
         return out
 
 
-def _sample(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
+def sample(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Bilinear values of a picture [h, w, C] at pixel numbers [N, 2], the edge's beyond it: [N, C]."""
-    rows = -(-len(at) // 256)  # OpenCV's pictures have at most 32,767 rows
+    rows = max(1, -(-len(at) // 256))  # OpenCV's pictures have at most 32,767 rows
     places = np.zeros((rows * 256, 2), np.float32)
     places[: len(at)] = at
     x, y = places.T.reshape(2, rows, 256)
@@ -59,28 +59,32 @@ def _sample(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
 def flow_of(frames: np.ndarray, keyframe: int) -> Flow:
     """Flow of uint8 frames [T, H, W, 4], whose fourth channel is 0 where a pixel is missing."""
     scale = min(1.0, SIDE / max(frames.shape[1:3]))
-    pictures = [_grey(frame, scale) for frame in frames]
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    pictures = [grey(frame[..., :3], frame[..., 3], scale)[0] for frame in frames]
     steps: list[np.ndarray | None] = [None] * len(frames)
-    if min(pictures[0].shape) < 16:  # its patches need room
-        steps = [None if i == keyframe else np.zeros((*p.shape, 2), np.float32) for i, p in enumerate(pictures)]
-        return Flow(steps, keyframe, scale)
     for i in range(len(frames)):
         if i != keyframe:
-            steps[i] = method.calc(pictures[i - 1 if i > keyframe else i + 1], pictures[i], None)
+            steps[i] = dense_flow(pictures[i - 1 if i > keyframe else i + 1], pictures[i])
     return Flow(steps, keyframe, scale)
 
 
-def _grey(frame: np.ndarray, scale: float) -> np.ndarray:
-    """A small grey picture; missing pixels are filled from around them, or the flow would follow the holes."""
-    picture = cv2.cvtColor(np.ascontiguousarray(frame[..., :3]), cv2.COLOR_RGB2GRAY)
+def dense_flow(there: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """How far each pixel of a grey picture [h, w] has moved in another, px [h, w, 2]; none where they are tiny."""
+    if min(there.shape) < 16:  # its patches need room
+        return np.zeros((*there.shape, 2), np.float32)
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(there, back, None)
+
+
+def grey(frame: np.ndarray, known: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """A small grey picture of a frame [H, W, 3], and where it has holes, 1 there; `known` [H, W] is 0 where a pixel is
+    missing. Holes are filled from around them, or the flow would follow them."""
+    picture = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
     size = [max(1, round(side * scale)) for side in picture.shape[::-1]]
     picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    holes = (frame[..., 3] == 0).astype(np.uint8)
+    holes = np.where(known == 0, 255, 0).astype(np.uint8)
+    holes = (cv2.resize(holes, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
     if holes.any():
-        holes = (cv2.resize(holes * 255, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
         picture = cv2.inpaint(picture, holes, 3, cv2.INPAINT_TELEA)
-    return picture
+    return picture, holes
 
 
 def begin_flow(frames: Tensor, lengths: list[int], config: FitConfig) -> list[Future]:

@@ -46,7 +46,8 @@ def trial_clips(video: Video) -> Video:
     numbers = [number for start in starts for number in range(start, start + length)]
     begun = tuple(i for i in range(1, len(numbers)) if i % length == 0 or numbers[i] in cuts)
     frames = np.concatenate([video.read(start, start + length) for start in starts])
-    return video_of(frames).with_(missing=None if video.missing is None else video.missing[numbers], cuts=begun)
+    missing = None if video.missing is None else video.missing[numbers]
+    return video_of(frames).with_(missing=missing, hole_weight=video.hole_weight, cuts=begun)
 
 
 def choose_gop_size(

@@ -158,11 +158,6 @@ def denoise(frames: np.ndarray, method: str, clean: np.ndarray) -> tuple[np.ndar
     return np.stack([FILTERS[method](frame, size) for frame in frames]), size
 
 
-def inpaint(frames: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """OpenCV's inpainting (Telea 2004, radius 3 px) of each frame alone."""
-    return np.stack([cv2.inpaint(f, m.astype(np.uint8), 3, cv2.INPAINT_TELEA) for f, m in zip(frames, missing)])
-
-
 def composited(restored: np.ndarray, given: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
     """Given frames in which only what is missing is replaced by the restored, uint8 [..., H, W, 3] both: the pixels of
     `missing` [..., H, W], or without it the values that differ by more than OUTLIER."""

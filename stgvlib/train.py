@@ -21,6 +21,7 @@ from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
 from stgvlib.flow import begin_flow, follow, targets_of
 from stgvlib.gops import cut_gops, frame_stride, load_gops, with_scenes
+from stgvlib.inpainting import filled
 from stgvlib.model import VideoModel, gaussian_count, save_model
 from stgvlib.optimizer import FlatOptimizer, Segment, captured, field_segments, schedule
 from stgvlib.parts import finished_gops, identity, open_parts, part
@@ -81,14 +82,19 @@ def fit(
     """Fit every GoP of a video. Same seed, same device, same result on a CPU, interrupted or not.
 
     A GoP whose loss is not finite is given up, the others go on. A batch that does not fit in GPU memory is halved.
+    With `motion_steps` missing pixels are filled along the flow first (inpainting.py); else they are left out of the loss.
     Raises StgvError when `parts` holds another fit's GoPs, or holds this one's and `resume` is false; when a GoP was
     given up (after the others); when one GoP alone does not fit.
     """
     device = torch.device(device)
     done: dict[int, VideoModel] = {}
     first = share is None or share.rank == 0
+    video, began = with_scenes(video), time.perf_counter()
+    filling = {}
+    if video.missing is not None and config.motion_steps and not video.hole_weight:
+        video = filled(video)
+        filling["holes"] = time.perf_counter() - began
     trials, began = {}, time.perf_counter()
-    video = with_scenes(video)
     if config.gop_size == "auto":
         from stgvlib.gop_length import settled
 
@@ -110,7 +116,7 @@ def fit(
     size = _gops_per_batch(video, gops, count, device)
     done_steps = 0
     losses: dict[str, list[Tensor]] = {"coarse": [], "deformation": []}
-    seconds = {"coarse": 0.0, "deformation": 0.0} | ({"trials": spent} if trials else {})
+    seconds = {"coarse": 0.0, "deformation": 0.0} | filling | ({"trials": spent} if trials else {})
     coarse, given_up = None, []
     while todo:
         batch = todo[:size]

@@ -150,8 +150,9 @@ class _ArraySource:
 class Video:
     """A view of a source: rows `crop`, every `stride`-th frame, at most `limit` frames, resized to `resize`.
 
-    `missing` (bool [T, H, W] of the frames that come out) marks pixels that a fit leaves out of its loss. A GoP begins
-    at each of `cuts`, the frames that begin a new scene; None: a fit looks for them (gops.scene_cuts).
+    `missing` (bool [T, H, W] of the frames that come out) marks pixels that a fit leaves out of its loss, or that have
+    been filled (inpainting.py) and have `hole_weight` in it. A GoP begins at each of `cuts`, the frames that begin a new
+    scene; None: a fit looks for them (gops.scene_cuts).
     """
 
     source: "_FileSource | _YuvSource | _FolderSource | _ArraySource"
@@ -160,6 +161,7 @@ class Video:
     stride: int = 1
     limit: int | None = None
     missing: np.ndarray | None = None
+    hole_weight: int = 0  # of 255
     cuts: tuple[int, ...] | None = None
 
     @property
@@ -192,11 +194,12 @@ class Video:
         return np.stack(frames)
 
     def weights(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Of frames start .. stop - 1 in the loss: uint8 [T, H, W], 255 where a pixel counts, 0 where it is missing."""
+        """Of frames start .. stop - 1 in the loss: uint8 [T, H, W], 255 where a pixel counts, `hole_weight` where
+        it is missing."""
         stop = self.num_frames if stop is None else min(stop, self.num_frames)
         if self.missing is None:
             return np.full((stop - start, *self.size), 255, np.uint8)
-        return np.where(self.missing[start:stop], 0, 255).astype(np.uint8)
+        return np.where(self.missing[start:stop], self.hole_weight, 255).astype(np.uint8)
 
     def with_(self, **changes) -> "Video":
         """The same source seen otherwise: with_(resize=(360, 640), limit=10)."""
@@ -213,7 +216,7 @@ class Video:
         frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
         for start in range(0, len(frames), AT_ONCE):  # the source's frames may be much larger
             frames[start : start + AT_ONCE] = self.read(start, start + AT_ONCE)
-        return video_of(frames, self.fps).with_(missing=self.missing, cuts=self.cuts)
+        return video_of(frames, self.fps).with_(missing=self.missing, hole_weight=self.hole_weight, cuts=self.cuts)
 
     def scaled(self, scale: float) -> "Video":
         """Both sides times `scale`, rounded."""

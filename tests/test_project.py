@@ -31,6 +31,7 @@ LAYERS = [
     ["field"],
     ["model"],
     ["placement", "parts", "flow"],
+    ["inpainting"],
     ["train", "decode", "quantize", "entropy", "anchors", "view"],
     ["bitstream", "gop_length", "cuda.rate"],
     ["rate_optimizer", "tasks"],
