@@ -1,8 +1,8 @@
 """Fill missing pixels of a video along optical flow (ours), or from around them (Telea 2004).
 
-A GoP's Gaussians are fitted to its frames alone: of what none of them shows, behind a mark that stays or a large object,
-no loss can tell them, and they swing there. So a fit that starts from optical flow first follows each missing pixel to
-the nearest frames, forward and back, in which it is seen (as flow-guided inpainting does, Xu et al. 2019).
+A GoP's Gaussians are fitted to its frames alone: what none of them shows, behind a mark that stays or a large object, no
+loss can tell them, and they swing there. So a fit that starts from optical flow first follows each missing pixel to the
+nearest frames, forward and back, in which it is seen (as flow-guided inpainting does, Xu et al. 2019).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ HOLE_WEIGHT = 255  # of filled pixels in the loss, of 255
 
 
 def telea(frames: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """OpenCV's inpainting (radius 3 px) of each frame alone: uint8 [T, H, W, 3], bool [T, H, W] -> uint8 [T, H, W, 3]."""
+    """OpenCV's inpainting (radius 3 px) of each frame alone: uint8 [T, H, W, 3], bool [T, H, W] -> [T, H, W, 3]."""
     return np.stack([cv2.inpaint(f, m.astype(np.uint8), 3, cv2.INPAINT_TELEA) for f, m in zip(frames, missing)])
 
 
@@ -82,7 +82,7 @@ def _scene(frames: np.ndarray, missing: np.ndarray, pool: ThreadPoolExecutor) ->
 
 
 def _follow(at, number, way, flows, scale, frames, known) -> tuple[np.ndarray, np.ndarray]:
-    """Colours [N, 3] where points `at` [N, 2] px of frame `number` are first seen on their way, and their say [N, 1]."""
+    """Colours [N, 3] of points `at` [N, 2] px of frame `number` where they are first seen, and their say [N, 1]."""
     height, width = frames.shape[1:3]
     colours, say = np.zeros((len(at), 3)), np.zeros((len(at), 1))
     hidden, gone = np.arange(len(at)), np.zeros((len(at), 1))

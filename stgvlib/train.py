@@ -82,7 +82,7 @@ def fit(
     """Fit every GoP of a video. Same seed, same device, same result on a CPU, interrupted or not.
 
     A GoP whose loss is not finite is given up, the others go on. A batch that does not fit in GPU memory is halved.
-    With `motion_steps` missing pixels are filled along the flow first (inpainting.py); else they are left out of the loss.
+    With `motion_steps` missing pixels are filled along the flow first (inpainting.py), else left out of the loss.
     Raises StgvError when `parts` holds another fit's GoPs, or holds this one's and `resume` is false; when a GoP was
     given up (after the others); when one GoP alone does not fit.
     """

@@ -151,8 +151,8 @@ class Video:
     """A view of a source: rows `crop`, every `stride`-th frame, at most `limit` frames, resized to `resize`.
 
     `missing` (bool [T, H, W] of the frames that come out) marks pixels that a fit leaves out of its loss, or that have
-    been filled (inpainting.py) and have `hole_weight` in it. A GoP begins at each of `cuts`, the frames that begin a new
-    scene; None: a fit looks for them (gops.scene_cuts).
+    been filled (inpainting.py) and have `hole_weight` in it. A GoP begins at each of `cuts`, the frames that begin a
+    new scene; None: a fit looks for them (gops.scene_cuts).
     """
 
     source: "_FileSource | _YuvSource | _FolderSource | _ArraySource"
