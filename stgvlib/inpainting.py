@@ -1,8 +1,8 @@
 """Fill missing pixels of a video along optical flow (ours), or from around them (Telea 2004).
 
-A GoP's Gaussians are fitted to its frames alone: what none of them shows, behind a mark that stays or a large object, no
-loss can tell them, and they swing there. So a fit that starts from optical flow first follows each missing pixel to the
-nearest frames, forward and back, in which it is seen (as flow-guided inpainting does, Xu et al. 2019).
+A GoP's Gaussians are fitted to its frames alone. What none of them shows, behind a mark that stays or a large object,
+no loss can tell them, and they swing there. So a fit that starts from optical flow first follows each missing pixel to
+the nearest frames, forward and back, in which it is seen (as flow-guided inpainting does, Xu et al. 2019).
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -92,6 +92,9 @@ def fit(
     video, began = with_scenes(video), time.perf_counter()
     filling = {}
     if video.missing is not None and config.motion_steps and not video.hole_weight:
+        if progress and first:
+            note = f"filling {video.missing.sum():,} missing pixels along optical flow"
+            progress(Progress((0, 1), 1, "holes", 0, 1, 0.0, note))
         video = filled(video)
         filling["holes"] = time.perf_counter() - began
     trials, began = {}, time.perf_counter()

@@ -1,0 +1,90 @@
+"""Holes filled along optical flow: from other frames, where they are seen; from around, where nothing is."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from stgvlib import inpainting, train
+from stgvlib.config import PAPER, STGV, FieldConfig
+from stgvlib.inpainting import along_flow, filled, telea
+from stgvlib.video import video_of
+
+SIZE, STEP = (72, 112), 3  # px; px that the picture moves to the left a frame
+
+
+def pan(frames=8):
+    noise = np.random.default_rng(0).random((SIZE[0], SIZE[1] + STEP * frames, 3), dtype=np.float32)
+    large = cv2.GaussianBlur(noise, None, 3)
+    large = ((large - large.min()) / (large.max() - large.min()) * 255).astype(np.uint8)
+    return np.stack([large[:, STEP * i : STEP * i + SIZE[1]] for i in range(frames)])
+
+
+def spoil(clean, holes):
+    """Frames with black squares of 14 px, whose left edges are given a frame; and where they are."""
+    missing = np.zeros(clean.shape[:3], bool)
+    for i, left in enumerate(holes):
+        missing[i, 28:42, left : left + 14] = True
+    given = clean.copy()
+    given[missing] = 0
+    return given, missing
+
+
+def error(frames, clean, missing):
+    return np.abs(frames[missing].astype(float) - clean[missing]).mean()
+
+
+@pytest.mark.parametrize("holes", [[50] * 8, [20 + 9 * i for i in range(8)]], ids=["hole stays", "hole moves"])
+def test_what_another_frame_shows_is_found_there(holes):
+    clean = pan()
+    given, missing = spoil(clean, holes)
+    found = along_flow(given, missing)
+    assert found.dtype == np.uint8 and (found[~missing] == clean[~missing]).all() and (given[missing] == 0).all()
+    assert error(found, clean, missing) < 0.5 * error(telea(given, missing), clean, missing)
+
+
+def test_what_no_frame_shows_is_filled_from_around():
+    """A still picture under a hole that stays, and frames too small for flow."""
+    still = np.repeat(pan(1), 4, 0)
+    given, missing = spoil(still, [50] * 4)
+    assert (along_flow(given, missing) == telea(given, missing)).all()
+    given, missing = given[:, 26:36, 45:55], missing[:, 26:36, 45:55]
+    assert (along_flow(given, missing) == telea(given, missing)).all()
+    whole = np.ones_like(missing[:1])
+    assert along_flow(given[:1], whole).shape == given[:1].shape
+
+
+def test_no_pixel_comes_from_another_scene():
+    clean = np.concatenate([pan(4), np.full_like(pan(4), 255)])
+    given, missing = spoil(clean, [50] * 4 + [0] * 4)
+    missing[4:], given[4:] = False, 255
+    cut = along_flow(given, missing, (4,))
+    assert (cut[:4] == along_flow(given[:4], missing[:4])).all() and (cut[4:] == 255).all()
+    assert (along_flow(given, missing)[3] != cut[3]).any()
+    assert (filled(video_of(given).with_(missing=missing, cuts=(4,))).read() == cut).all()
+
+
+def test_a_fit_fills_holes_once_and_only_where_it_starts_from_flow(monkeypatch):
+    given, missing = spoil(pan(6), [50] * 6)
+    video = video_of(given).with_(missing=missing, cuts=())
+    seen = []
+    monkeypatch.setattr(train, "filled", lambda v: seen.append(v.num_frames) or filled(v))
+    short = {"coarse_steps": 4, "steps": 10, "gaussians": 40, "field": FieldConfig(log2_table_size=6)}
+    result = train.fit(video, replace(STGV, motion_steps=4, **short))
+    assert seen == [6] and result.seconds["holes"] > 0, "the trials of GoP lengths fill nothing again"
+    for config in (replace(STGV, motion_steps=0, gop_size=6, **short), replace(PAPER, gop_size=6, **short)):
+        assert "holes" not in train.fit(video, config).seconds
+    assert seen == [6]
+    weights = filled(video).weights()
+    assert (weights[missing] == inpainting.HOLE_WEIGHT).all() and (weights[~missing] == 255).all()
+    assert (video.weights()[missing] == 0).all()
+
+
+def test_filling_is_told(monkeypatch):
+    given, missing = spoil(pan(3), [50] * 3)
+    short = {"coarse_steps": 2, "motion_steps": 2, "steps": 2, "gop_size": 3, "gaussians": 40}
+    notes = []
+    config = replace(STGV, field=FieldConfig(log2_table_size=6), **short)
+    train.fit(video_of(given).with_(missing=missing), config, progress=lambda p: notes.append(p.note))
+    assert "filling 588 missing pixels along optical flow" in notes
