@@ -36,12 +36,15 @@ def figure_8(records: dict[str, Record], profile: str, name: str = "figure_8") -
 
 
 def task_figure(records: dict[str, Record], profile: str, name: str) -> Path:
-    """Fig. 6, 7 and 10: the same crop as it was given, as each system makes it, and the truth. Keys are run names'
-    last parts."""
+    """Fig. 6, 7 and 10: the same crop as it was given, as each system makes it, and the truth, with the whole frames'
+    PSNR or, of inpainting, that inside the holes. Keys are run names' last parts."""
     found = {system: record for system, record in records.items() if record}
     first = next(iter(found.values()), None)
     panels = [("Given", first, "given")] if first else []
-    panels += [(f"{LABELS[system]}, {record['psnr']:.2f} dB", record, "frame") for system, record in found.items()]
+    for system, record in found.items():
+        inside = record.data.get("psnr_holes")
+        quality = f"{record['psnr']:.2f} dB" if inside is None else f"{inside:.2f} dB inside"
+        panels.append((f"{LABELS[system]}, {quality}", record, "frame"))
     panels += [("Ground truth", first, "truth")] if first else []
     return _crops(panels, name, profile, _columns(len(panels)))
 

@@ -256,14 +256,30 @@ def test_figures_of_tasks_in_the_documents_are_the_records():
                 value = record(f"noise_{kind.replace(' and ', '_')}", dataset, systems[system]).get("psnr")
                 assert cell == (f"{value:.2f}" if value else ""), (kind, system, dataset)
                 found += 1
-    datasets = {"Bunny": "bunny", "blackswan": "davis/blackswan"}
-    for name, scale, row in re.findall(r"\| (Bunny|blackswan), (twice|three times).*? \| ([\d. |]+) \|\n", text):
+    datasets = {"Bunny": "bunny", "blackswan": "davis/blackswan", "boat": "davis/boat"}
+    for name, scale, row in re.findall(r"\| (Bunny|blackswan|boat), (twice|three times).*? \| ([\d. |]+) \|\n", text):
         task = "scale_2" if scale == "twice" else "scale_3"
         records = [record(task, datasets[name], system) for system in ("stgv", "bicubic", "lanczos")]
         values = [r["psnr"] for r in records] + [r["psnr_back_projected"] for r in records] + [records[0]["psnr_small"]]
         assert row == " | ".join(f"{v:.2f}" for v in values), (name, scale)
         found += 1
-    assert found == 3 * 15 + 3
+    assert found == 3 * 15 + 6
+    systems |= {"optical flow alone": "flow", "OpenCV's inpainting": "telea", "preset `paper`": "paper", "NeRV": "nerv"}
+    holes = ("random/bunny", "random/davis/blackswan", "random/davis/cows", "fixed/bunny", "object/bunny")
+    table = text[text.index("| holes that stay |") :]
+    for label, row in re.findall(r"\| (.+?) \|((?:[\d.; ]*\|){5})\n", table[: table.index("\n\n") + 1]):
+        for place, cell in zip(holes, row.split("|")):
+            task, _, dataset = place.partition("/")
+            its = record(f"inpaint_{task}", dataset, systems[label])
+            measures = ("psnr", "psnr_holes", "psnr_composited")
+            assert cell.strip() == ("; ".join(f"{its[m]:.2f}" for m in measures) if its else ""), (label, place)
+            found += 1
+    assert found == 3 * 15 + 6 + 6 * 5
+    rows = {"at the time between": ("stgv", "psnr"), ", Gaussians half-way": ("stgv", "psnr_half_way")}
+    rows |= {"average of the neighbours": ("average", "psnr"), "| optical flow": ("flow", "psnr")}
+    for label, (system, measure) in rows.items():
+        values = [record("between", dataset, system)[measure] for dataset in datasets.values()]
+        assert f"{label} | {' | '.join(f'{v:.2f}' for v in values)} |" in text, label
 
 
 def test_figures_of_davis_in_the_documents_are_the_records():
