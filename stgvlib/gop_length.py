@@ -47,7 +47,8 @@ def trial_clips(video: Video) -> Video:
     begun = tuple(i for i in range(1, len(numbers)) if i % length == 0 or numbers[i] in cuts)
     frames = np.concatenate([video.read(start, start + length) for start in starts])
     missing = None if video.missing is None else video.missing[numbers]
-    return video_of(frames).with_(missing=missing, hole_weight=video.hole_weight, cuts=begun)
+    filling = None if video.filling is None else tuple(video.filling[number] for number in numbers)
+    return video_of(frames).with_(missing=missing, filling=filling, cuts=begun)
 
 
 def choose_gop_size(

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 
 from stgvlib.flow import SIDE, dense_flow, grey, sample
-from stgvlib.video import Video, video_of
+from stgvlib.video import Video
 
 REACH = 40  # frames, how far a pixel is followed
 FAR = 1 / 32  # of the frame's height: a path so long halves the say of what lies at its end
 AROUND = 0.06  # say of what is filled in from around; the next frame's has 1, without motion
 MARGIN = 11  # px of the flow's frames, side of the square by which holes grow before flow is filled in there
-HOLE_WEIGHT = 255  # of filled pixels in the loss, of 255
+WINDOW = 160  # frames that are filled at once, so that a long video need not be in memory
 
 
 def telea(frames: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -25,29 +25,26 @@ def telea(frames: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return np.stack([cv2.inpaint(f, m.astype(np.uint8), 3, cv2.INPAINT_TELEA) for f, m in zip(frames, missing)])
 
 
-def along_flow(frames: np.ndarray, missing: np.ndarray, cuts: tuple[int, ...] = ()) -> np.ndarray:
-    """Missing pixels from the nearest frames of the same scene that show them: uint8 [T, H, W, 3], bool [T, H, W] ->
-    uint8 [T, H, W, 3]. `cuts` are the frames that begin a new scene.
+def along_flow(video: Video) -> Video:
+    """A video with `missing` pixels, filled from the nearest frames of the same scene (`cuts`) that show them.
 
     Flow of the frames (dense inverse search), filled in inside the holes, leads from frame to frame. What is found
     after k frames and a path of d px has a say of 1 / (k (1 + d / 1/32 of the height)), what `telea` makes 0.06.
     """
-    starts = [0, *cuts, len(frames)]
+    bounds, filling = [0, *(video.cuts or ()), video.num_frames], []
     with ThreadPoolExecutor() as pool:
-        scenes = [_scene(frames[a:b], missing[a:b], pool) for a, b in zip(starts, starts[1:])]
-    return np.concatenate(scenes)
+        for start, stop in zip(bounds, bounds[1:]):
+            for first in range(start, stop, WINDOW):
+                last = min(first + WINDOW, stop)
+                a, b = max(start, first - REACH), min(stop, last + REACH)
+                filling += _fill(video.read(a, b), video.missing[a:b], range(first - a, last - a), pool)
+    return video.with_(filling=tuple(filling))
 
 
-def filled(video: Video) -> Video:
-    """A video with `missing` pixels, filled `along_flow`; they count in the loss."""
-    frames = along_flow(video.read(), video.missing, video.cuts or ())
-    return video_of(frames, video.fps).with_(missing=video.missing, cuts=video.cuts, hole_weight=HOLE_WEIGHT)
-
-
-def _scene(frames: np.ndarray, missing: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
-    """`along_flow` of one scene."""
-    if not missing.any():
-        return frames
+def _fill(frames: np.ndarray, missing: np.ndarray, numbers: range, pool: ThreadPoolExecutor) -> list[np.ndarray]:
+    """What belongs in the missing pixels of the frames `numbers`, uint8 [number of them, 3] each."""
+    if not missing[numbers.start : numbers.stop].any():
+        return [np.empty((0, 3), np.uint8) for _ in numbers]
     scale = min(1.0, SIDE / max(frames.shape[1:3]))
     known = np.where(missing, 0, 255).astype(np.uint8)
     pictures, holes = zip(*pool.map(lambda frame, seen: grey(frame, seen, scale), frames, known))
@@ -60,25 +57,21 @@ def _scene(frames: np.ndarray, missing: np.ndarray, pool: ThreadPoolExecutor) ->
         parts = [np.ascontiguousarray(part) for part in np.moveaxis(flow, -1, 0)]
         return np.stack([cv2.inpaint(part, hidden, 3, cv2.INPAINT_NS) for part in parts], -1)
 
-    numbers = range(len(frames) - 1)
-    steps = {
-        1: list(pool.map(motion, numbers, (i + 1 for i in numbers))),
-        -1: list(pool.map(motion, (i + 1 for i in numbers), numbers)),
-    }
+    these, those = range(len(frames) - 1), range(1, len(frames))
+    steps = {1: list(pool.map(motion, these, those)), -1: list(pool.map(motion, those, these))}
 
     def one(number: int) -> np.ndarray:
         rows, columns = np.nonzero(missing[number])
         if len(rows) == 0:
-            return frames[number]
-        out = telea(frames[number : number + 1], missing[number : number + 1])[0]
-        value, say = AROUND * out[rows, columns], np.full((len(rows), 1), AROUND)
+            return np.empty((0, 3), np.uint8)
+        around = telea(frames[number : number + 1], missing[number : number + 1])[0, rows, columns]
+        value, say = AROUND * around, np.full((len(rows), 1), AROUND)
         for way, flows in steps.items():
             found, its = _follow(np.stack([columns, rows], 1) + 0.5, number, way, flows, scale, frames, known)
             value, say = value + its * found, say + its
-        out[rows, columns] = np.rint(value / say)
-        return out
+        return np.rint(value / say).astype(np.uint8)
 
-    return np.stack(list(pool.map(one, range(len(frames)))))
+    return list(pool.map(one, numbers))
 
 
 def _follow(at, number, way, flows, scale, frames, known) -> tuple[np.ndarray, np.ndarray]:

@@ -243,7 +243,8 @@ def _config(task: Task, spec: Run, to: Profile, data: dict) -> FitConfig | InrCo
 def _classical(system: str, task: Task, spoiled: Spoiled) -> tuple[Iterator[Tensor], dict]:
     given, about = spoiled.given.read(), {}
     if task.kind == "inpaint":
-        frames = {"telea": inpainting.telea, "flow": inpainting.along_flow}[system](given, spoiled.missing)
+        flow = system == "flow"
+        frames = inpainting.along_flow(spoiled.given).read() if flow else inpainting.telea(given, spoiled.missing)
     elif task.kind == "noise":
         frames, about["kernel"] = tasks.denoise(given, system, spoiled.clean)
     elif task.kind == "scale":

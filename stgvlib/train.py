@@ -21,7 +21,7 @@ from stgvlib.distributed import Share
 from stgvlib.errors import StgvError
 from stgvlib.flow import begin_flow, follow, targets_of
 from stgvlib.gops import cut_gops, frame_stride, load_gops, with_scenes
-from stgvlib.inpainting import filled
+from stgvlib.inpainting import along_flow
 from stgvlib.model import VideoModel, gaussian_count, save_model
 from stgvlib.optimizer import FlatOptimizer, Segment, captured, field_segments, schedule
 from stgvlib.parts import finished_gops, identity, open_parts, part
@@ -90,13 +90,13 @@ def fit(
     done: dict[int, VideoModel] = {}
     first = share is None or share.rank == 0
     video, began = with_scenes(video), time.perf_counter()
-    filling = {}
-    if video.missing is not None and config.motion_steps and not video.hole_weight:
+    holes = {}
+    if video.missing is not None and config.motion_steps and video.filling is None:
         if progress and first:
             note = f"filling {video.missing.sum():,} missing pixels along optical flow"
             progress(Progress((0, 1), 1, "holes", 0, 1, 0.0, note))
-        video = filled(video)
-        filling["holes"] = time.perf_counter() - began
+        video = along_flow(video)
+        holes["holes"] = time.perf_counter() - began
     trials, began = {}, time.perf_counter()
     if config.gop_size == "auto":
         from stgvlib.gop_length import settled
@@ -119,7 +119,7 @@ def fit(
     size = _gops_per_batch(video, gops, count, device)
     done_steps = 0
     losses: dict[str, list[Tensor]] = {"coarse": [], "deformation": []}
-    seconds = {"coarse": 0.0, "deformation": 0.0} | filling | ({"trials": spent} if trials else {})
+    seconds = {"coarse": 0.0, "deformation": 0.0} | holes | ({"trials": spent} if trials else {})
     coarse, given_up = None, []
     while todo:
         batch = todo[:size]

@@ -151,7 +151,7 @@ class Video:
     """A view of a source: rows `crop`, every `stride`-th frame, at most `limit` frames, resized to `resize`.
 
     `missing` (bool [T, H, W] of the frames that come out) marks pixels that a fit leaves out of its loss, or that have
-    been filled (inpainting.py) and have `hole_weight` in it. A GoP begins at each of `cuts`, the frames that begin a
+    been filled (inpainting.py): `filling` has their colours. A GoP begins at each of `cuts`, the frames that begin a
     new scene; None: a fit looks for them (gops.scene_cuts).
     """
 
@@ -161,7 +161,7 @@ class Video:
     stride: int = 1
     limit: int | None = None
     missing: np.ndarray | None = None
-    hole_weight: int = 0  # of 255
+    filling: tuple[np.ndarray, ...] | None = None  # of each frame, uint8 [missing pixels, 3]
     cuts: tuple[int, ...] | None = None
 
     @property
@@ -191,15 +191,19 @@ class Video:
             shrink = self.resize[0] * self.resize[1] < frames[0].shape[0] * frames[0].shape[1]
             how = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
             frames = [cv2.resize(f, self.resize[::-1], interpolation=how) for f in frames]
-        return np.stack(frames)
+        frames = np.stack(frames)
+        if self.filling is not None:
+            for frame, missing, colours in zip(frames, self.missing[start:stop], self.filling[start:stop]):
+                frame[missing] = colours
+        return frames
 
     def weights(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Of frames start .. stop - 1 in the loss: uint8 [T, H, W], 255 where a pixel counts, `hole_weight` where
-        it is missing."""
+        """Of frames start .. stop - 1 in the loss: uint8 [T, H, W], 255 where a pixel counts, 0 where it is missing
+        and not filled."""
         stop = self.num_frames if stop is None else min(stop, self.num_frames)
-        if self.missing is None:
+        if self.missing is None or self.filling is not None:
             return np.full((stop - start, *self.size), 255, np.uint8)
-        return np.where(self.missing[start:stop], self.hole_weight, 255).astype(np.uint8)
+        return np.where(self.missing[start:stop], 0, 255).astype(np.uint8)
 
     def with_(self, **changes) -> "Video":
         """The same source seen otherwise: with_(resize=(360, 640), limit=10)."""
@@ -216,7 +220,7 @@ class Video:
         frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
         for start in range(0, len(frames), AT_ONCE):  # the source's frames may be much larger
             frames[start : start + AT_ONCE] = self.read(start, start + AT_ONCE)
-        return video_of(frames, self.fps).with_(missing=self.missing, hole_weight=self.hole_weight, cuts=self.cuts)
+        return video_of(frames, self.fps).with_(missing=self.missing, filling=self.filling, cuts=self.cuts)
 
     def scaled(self, scale: float) -> "Video":
         """Both sides times `scale`, rounded."""

@@ -8,7 +8,7 @@ import pytest
 
 from stgvlib import inpainting, train
 from stgvlib.config import PAPER, STGV, FieldConfig
-from stgvlib.inpainting import along_flow, filled, telea
+from stgvlib.inpainting import along_flow, telea
 from stgvlib.video import video_of
 
 SIZE, STEP = (72, 112), 3  # px; px that the picture moves to the left a frame
@@ -31,6 +31,10 @@ def spoil(clean, holes):
     return given, missing
 
 
+def fill(given, missing, cuts=None):
+    return along_flow(video_of(given).with_(missing=missing, cuts=cuts)).read()
+
+
 def error(frames, clean, missing):
     return np.abs(frames[missing].astype(float) - clean[missing]).mean()
 
@@ -39,7 +43,7 @@ def error(frames, clean, missing):
 def test_what_another_frame_shows_is_found_there(holes):
     clean = pan()
     given, missing = spoil(clean, holes)
-    found = along_flow(given, missing)
+    found = fill(given, missing)
     assert found.dtype == np.uint8 and (found[~missing] == clean[~missing]).all() and (given[missing] == 0).all()
     assert error(found, clean, missing) < 0.5 * error(telea(given, missing), clean, missing)
 
@@ -48,37 +52,45 @@ def test_what_no_frame_shows_is_filled_from_around():
     """A still picture under a hole that stays, and frames too small for flow."""
     still = np.repeat(pan(1), 4, 0)
     given, missing = spoil(still, [50] * 4)
-    assert (along_flow(given, missing) == telea(given, missing)).all()
+    assert (fill(given, missing) == telea(given, missing)).all()
     given, missing = given[:, 26:36, 45:55], missing[:, 26:36, 45:55]
-    assert (along_flow(given, missing) == telea(given, missing)).all()
+    assert (fill(given, missing) == telea(given, missing)).all()
     whole = np.ones_like(missing[:1])
-    assert along_flow(given[:1], whole).shape == given[:1].shape
+    assert fill(given[:1], whole).shape == given[:1].shape
 
 
 def test_no_pixel_comes_from_another_scene():
     clean = np.concatenate([pan(4), np.full_like(pan(4), 255)])
     given, missing = spoil(clean, [50] * 4 + [0] * 4)
     missing[4:], given[4:] = False, 255
-    cut = along_flow(given, missing, (4,))
-    assert (cut[:4] == along_flow(given[:4], missing[:4])).all() and (cut[4:] == 255).all()
-    assert (along_flow(given, missing)[3] != cut[3]).any()
-    assert (filled(video_of(given).with_(missing=missing, cuts=(4,))).read() == cut).all()
+    cut = fill(given, missing, (4,))
+    assert (cut[:4] == fill(given[:4], missing[:4])).all() and (cut[4:] == 255).all()
+    assert (fill(given, missing)[3] != cut[3]).any()
+
+
+def test_long_videos_are_filled_by_parts(monkeypatch):
+    """What is out of reach changes nothing, and a part of the filled frames is the same part of all."""
+    given, missing = spoil(pan(12), [50] * 12)
+    monkeypatch.setattr(inpainting, "REACH", 3)
+    whole = along_flow(video_of(given).with_(missing=missing))
+    monkeypatch.setattr(inpainting, "WINDOW", 4)
+    parts = along_flow(video_of(given).with_(missing=missing))
+    assert (parts.read() == whole.read()).all() and (parts.read(5, 9) == whole.read()[5:9]).all()
+    assert (whole.in_memory().read() == whole.read()).all() and (whole.read(2, 3)[0] != given[2]).any()
 
 
 def test_a_fit_fills_holes_once_and_only_where_it_starts_from_flow(monkeypatch):
     given, missing = spoil(pan(6), [50] * 6)
     video = video_of(given).with_(missing=missing, cuts=())
     seen = []
-    monkeypatch.setattr(train, "filled", lambda v: seen.append(v.num_frames) or filled(v))
+    monkeypatch.setattr(train, "along_flow", lambda v: seen.append(v.num_frames) or along_flow(v))
     short = {"coarse_steps": 4, "steps": 10, "gaussians": 40, "field": FieldConfig(log2_table_size=6)}
     result = train.fit(video, replace(STGV, motion_steps=4, **short))
     assert seen == [6] and result.seconds["holes"] > 0, "the trials of GoP lengths fill nothing again"
     for config in (replace(STGV, motion_steps=0, gop_size=6, **short), replace(PAPER, gop_size=6, **short)):
         assert "holes" not in train.fit(video, config).seconds
     assert seen == [6]
-    weights = filled(video).weights()
-    assert (weights[missing] == inpainting.HOLE_WEIGHT).all() and (weights[~missing] == 255).all()
-    assert (video.weights()[missing] == 0).all()
+    assert (along_flow(video).weights() == 255).all() and (video.weights()[missing] == 0).all()
 
 
 def test_filling_is_told(monkeypatch):
