@@ -71,7 +71,8 @@ def dense_flow(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     """How far each pixel of a grey picture [h, w] has moved in another, px [h, w, 2]; none where they are tiny."""
     if min(there.shape) < 16:  # its patches need room
         return np.zeros((*there.shape, 2), np.float32)
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(there, back, None)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # anew: small pictures' flow depends on its last
+    return method.calc(there, back, None)
 
 
 def grey(frame: np.ndarray, known: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
