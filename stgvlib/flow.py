@@ -71,7 +71,8 @@ def dense_flow(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     """How far each pixel of a grey picture [h, w] has moved in another, px [h, w, 2]; none where they are tiny."""
     if min(there.shape) < 16:  # its patches need room
         return np.zeros((*there.shape, 2), np.float32)
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # anew: small pictures' flow depends on its last
+    # Anew each time: what one has done before changes the flow of very small pictures.
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return method.calc(there, back, None)
 
 
