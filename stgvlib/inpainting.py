@@ -36,6 +36,9 @@ def along_flow(video: Video) -> Video:
         for start, stop in zip(bounds, bounds[1:]):
             for first in range(start, stop, WINDOW):
                 last = min(first + WINDOW, stop)
+                if not video.missing[first:last].any():
+                    filling += [np.empty((0, 3), np.uint8)] * (last - first)
+                    continue
                 a, b = max(start, first - REACH), min(stop, last + REACH)
                 filling += _fill(video.read(a, b), video.missing[a:b], range(first - a, last - a), pool)
     return video.with_(filling=tuple(filling))
@@ -43,8 +46,6 @@ def along_flow(video: Video) -> Video:
 
 def _fill(frames: np.ndarray, missing: np.ndarray, numbers: range, pool: ThreadPoolExecutor) -> list[np.ndarray]:
     """What belongs in the missing pixels of the frames `numbers`, uint8 [number of them, 3] each."""
-    if not missing[numbers.start : numbers.stop].any():
-        return [np.empty((0, 3), np.uint8) for _ in numbers]
     scale = min(1.0, SIDE / max(frames.shape[1:3]))
     known = np.where(missing, 0, 255).astype(np.uint8)
     pictures, holes = zip(*pool.map(lambda frame, seen: grey(frame, seen, scale), frames, known))

@@ -76,6 +76,10 @@ def test_long_videos_are_filled_by_parts(monkeypatch):
     monkeypatch.setattr(inpainting, "WINDOW", 4)
     parts = along_flow(video_of(given).with_(missing=missing))
     assert (parts.read() == whole.read()).all() and (parts.read(5, 9) == whole.read()[5:9]).all()
+    missing = missing.copy()
+    missing[4:8] = False
+    few = along_flow(video_of(given).with_(missing=missing)).read()
+    assert (few[4:8] == given[4:8]).all() and (few[:4][missing[:4]] > 0).all()
     assert (whole.in_memory().read() == whole.read()).all() and (whole.read(2, 3)[0] != given[2]).any()
 
 
