@@ -105,6 +105,7 @@ FIELDS = {
     "dynamic": FieldConfig(spatial=False),
     "shape": FieldConfig(deform_shape=True),
     "cells": FieldConfig(time_cells=(1, 2, 3, 4, 5, 6, 9, 9)),
+    "steady": FieldConfig(time_cells=(1,) * 8, time_frequencies=0),
     "tiny tables": FieldConfig(log2_table_size=5),
     "large tables": FieldConfig(log2_table_size=13, base_resolution=4),
     "positional": FieldConfig(encoding="positional"),

@@ -293,3 +293,19 @@ def test_huber_loss_leaves_outliers_out():
             shown = np.stack([(model.render(torch.tensor([i]))[0].clamp(0, 1) * 255).byte().numpy() for i in range(4)])
             found[noise, huber] = tasks.psnr_of(shown, clean)
     assert found["salt_pepper", 0.1] > found["salt_pepper", None] + 1 and found[None, 0.1] > found[None, None] - 0.5
+
+
+def test_a_steady_field_swings_less_between_frames(frames):
+    """Random tables: how far Gaussians are, half-way in time, from half-way between the frames around."""
+
+    def swing(config):
+        config = replace(config, gop_size=6, field=replace(config.field, log2_table_size=8))
+        model = VideoModel(config, [6], SIZE, 50, torch.Generator().manual_seed(0))
+        draw = torch.Generator().manual_seed(1)
+        for p in (*model.field.encoding_parameters(), model.field.position_head.weight):
+            p.data = torch.randn(p.shape, generator=draw)
+        there = {t: model.deform(model.times(torch.tensor([t])))[0].detach() for t in (2, 2.5, 3)}
+        return ((there[2] + there[3]) / 2 - there[2.5]).abs().mean() / (there[3] - there[2]).abs().mean()
+
+    steady, usual = swing(task_runs.STEADY), swing(STGV)
+    assert steady < 0.5 * usual, (steady, usual)
