@@ -295,7 +295,7 @@ def test_huber_loss_leaves_outliers_out():
     assert found["salt_pepper", 0.1] > found["salt_pepper", None] + 1 and found[None, 0.1] > found[None, None] - 0.5
 
 
-def test_a_steady_field_swings_less_between_frames(frames):
+def test_a_steady_field_swings_less_between_frames():
     """Random tables: how far Gaussians are, half-way in time, from half-way between the frames around."""
 
     def swing(config):
