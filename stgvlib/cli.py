@@ -75,7 +75,7 @@ def fit(
         steps: Steps of the deformation stage; unset, the preset's times the profile's part.
         size: Resize frames to HEIGHTxWIDTH; unset, what the profile says.
         mask: Folder of pictures or video, one frame for each of the input's, white where pixels are missing: they are
-            filled along optical flow before the fit or, with preset paper, left out of its loss.
+            filled along optical flow before the fit or, without motion steps, left out of its loss.
         huber: For frames with dust, dropouts or dead pixels: differences above this part of the brightness range count
             linearly, not squared (Huber loss), so the fit leaves such pixels out; 0.1 suits most. Unset: all squared.
         seed: Random seed.

@@ -97,7 +97,7 @@ def test_a_fit_fills_holes_once_and_only_where_it_starts_from_flow(monkeypatch):
     assert (along_flow(video).weights() == 255).all() and (video.weights()[missing] == 0).all()
 
 
-def test_filling_is_told(monkeypatch):
+def test_filling_is_told():
     given, missing = spoil(pan(3), [50] * 3)
     short = {"coarse_steps": 2, "motion_steps": 2, "steps": 2, "gop_size": 3, "gaussians": 40}
     notes = []
