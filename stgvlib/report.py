@@ -291,7 +291,7 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
     """PSNR of every system on every dataset of a task (dataset -> system -> record), beside what the paper prints.
 
     "holes" is inside the missing pixels alone, "composited" keeps the known pixels as they were, or under outliers what
-    is near to what was restored. A column that no system has, or that our preset's record lacks, is left out.
+    is near to what was restored. A column that no system has is left out; a record older than a figure is named.
     """
     printed, order = PRINTED.get(task, ({}, ()))
     column = list(NOISES).index(TASKS[task].level) if TASKS[task].kind == "noise" else None
@@ -301,6 +301,7 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
     for system in [*given, *systems]:
         label = LABELS.get(system, "As given")
         row: dict = {"system": label}
+        older: dict[str, list[str]] = {}
         for dataset, found in records.items():
             short = dataset.rsplit("/", 1)[-1]
             record = next((r for r in found.values() if r), None) if system == "given" else found.get(system)
@@ -310,15 +311,16 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
                 row[f"{short}: paper"] = values[place] if values else None
             key = "psnr_given" if system == "given" else "psnr"
             row[f"{short}: ours"] = record.data.get(key) if record else None
+            figures = record.data if record and system != "given" else {}
             for title, more in MORE.get(TASKS[task].kind, {}).items():
-                row[f"{short}: {title}"] = record.data.get(more) if record and system != "given" else None
+                if any(more in r.data for r in found.values() if r):
+                    row[f"{short}: {title}"] = figures.get(more)
+                    if given and figures and more not in figures:  # of other kinds, some systems have no such figure
+                        older.setdefault(title, []).append(short)
         notes = _reasons(found[system] for found in records.values() if system in found)
+        notes += [f"{', '.join(of)}: recorded before {title} was measured" for title, of in older.items()]
         rows.append(row | {"note": "; ".join(filter(None, [*notes, _reduced(profile)]))})
     frame = pd.DataFrame(rows)
-    extras = [c for c in frame if c.split(": ")[-1] in MORE.get(TASKS[task].kind, {})]
-    ours = frame[frame["system"] == LABELS["stgv"]].notna().any()  # columns
-    older = [c for c in extras if ours[f"{c.split(': ')[0]}: ours"] and not ours[c]]
-    frame = frame.drop(columns={*older, *(c for c in extras if frame[c].isna().all())})
     numbers = [c for c in frame if c not in ("system", "note")]
     frame[numbers] = frame[numbers].astype(float)
     return _save_table(frame[["system", *numbers, "note"]], name, profile)

@@ -244,6 +244,12 @@ def test_task_tables_and_figures(results):
     assert rows["bunny: ours"].notna().all() and rows["cows: ours"].isna().all()
     assert "no GPU" in rows["note"]["OpenCV inpainting"] and rows["bunny: holes"]["OpenCV inpainting"] > 5
     assert (results / "tables" / "table_3.csv").is_file()
+    older = dict(inpainted["bunny"]["telea"].data)
+    del older["psnr_composited"]
+    inpainted["bunny"]["telea"] = replace(inpainted["bunny"]["telea"], data=older)
+    rows = report.task_table("inpaint_random", inpainted, "smoke", "table_3").set_index("system")
+    assert rows["bunny: composited"].notna().sum() == len(rows) - 2  # and as given
+    assert "bunny: recorded before composited was measured" in rows["note"]["OpenCV inpainting"]
     picture = figures.task_figure(inpainted["bunny"], "smoke", "figure_6_bunny")
     assert cv2.imread(str(picture)).std() > 20
     scaled = task_runs.records("scale_2", "smoke", "cpu")
