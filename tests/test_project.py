@@ -241,6 +241,8 @@ def test_figures_of_tasks_in_the_documents_are_the_records():
     systems = {
         "preset `stgv`": "stgv",
         "with Huber's loss": "stgv_robust",
+        "with a smooth field": "stgv_smooth",
+        "preset `paper`": "paper",
         "D2GV": "d2gv",
         "Gaussian filter": "gaussian",
         "median filter": "median",
@@ -263,8 +265,8 @@ def test_figures_of_tasks_in_the_documents_are_the_records():
         values = [r["psnr"] for r in records] + [r["psnr_back_projected"] for r in records] + [records[0]["psnr_small"]]
         assert row == " | ".join(f"{v:.2f}" for v in values), (name, scale)
         found += 1
-    assert found == 3 * 15 + 6
-    systems |= {"optical flow alone": "flow", "OpenCV's inpainting": "telea", "preset `paper`": "paper", "NeRV": "nerv"}
+    assert found == 3 * 19 + 6
+    systems |= {"optical flow alone": "flow", "OpenCV's inpainting": "telea", "NeRV": "nerv"}
     holes = ("random/bunny", "random/davis/blackswan", "random/davis/cows", "fixed/bunny", "object/bunny")
     table = text[text.index("| holes that stay |") :]
     for label, row in re.findall(r"\| (.+?) \|((?:[\d.; ]*\|){5})\n", table[: table.index("\n\n") + 1]):
@@ -274,12 +276,24 @@ def test_figures_of_tasks_in_the_documents_are_the_records():
             measures = ("psnr", "psnr_holes", "psnr_composited")
             assert cell.strip() == ("; ".join(f"{its[m]:.2f}" for m in measures) if its else ""), (label, place)
             found += 1
-    assert found == 3 * 15 + 6 + 6 * 5
-    rows = {"at the time between": ("stgv", "psnr"), ", Gaussians half-way": ("stgv", "psnr_half_way")}
+    assert found == 3 * 19 + 6 + 6 * 5
+    rows = {
+        f"`{system}`{what}": (system, measure)
+        for system in ("stgv", "stgv_steady")
+        for what, measure in ((" at the time between", "psnr"), (", Gaussians half-way", "psnr_half_way"))
+    }
     rows |= {"average of the neighbours": ("average", "psnr"), "| optical flow": ("flow", "psnr")}
     for label, (system, measure) in rows.items():
         values = [record("between", dataset, system)[measure] for dataset in datasets.values()]
         assert f"{label} | {' | '.join(f'{v:.2f}' for v in values)} |" in text, label
+    told = {("scale_2", "bunny"): "{:.2f} (agreeing {:.2f}; its fit of the small frames {:.2f})"}
+    told |= {
+        ("scale_3", "bunny"): "{:.2f} ({:.2f}; {:.2f}) three",
+        ("scale_2", "davis/boat"): "{:.2f} ({:.2f}; {:.2f}) on boat",
+    }
+    for (task, dataset), sentence in told.items():
+        its = record(task, dataset, "paper")
+        assert sentence.format(its["psnr"], its["psnr_back_projected"], its["psnr_small"]) in text, (task, dataset)
 
 
 def test_figures_of_davis_in_the_documents_are_the_records():
