@@ -30,6 +30,7 @@ def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool) 
     parameters = {"profile": profile, "device": device, "refresh": refresh}
     if unknown := set(parameters) - set(papermill.inspect_notebook(str(path))):
         return f"its parameters cell lacks {', '.join(sorted(unknown))}"
+    failure = None
     try:
         papermill.execute_notebook(
             str(path),
@@ -40,17 +41,25 @@ def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool) 
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns that it talks to this process unencrypted
         )
     except papermill.PapermillExecutionError as error:
-        return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
-    finally:
-        _relative_paths(folder / path.name)
-    return None
+        failure = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    _reproducible(folder / path.name)
+    return failure
 
 
-def _relative_paths(copy: Path) -> None:
-    """papermill writes absolute paths into a copy's metadata; copies are committed, so they name none."""
-    if copy.is_file():
-        root = str(repository()) + os.sep
-        copy.write_text(copy.read_text().replace(root, ""))
+def _reproducible(copy: Path) -> None:
+    """An executed copy without what differs from one run or machine to the next (times, absolute paths, the injected
+    cell's id), so that one that is regenerated from the same records is the same file."""
+    import nbformat
+
+    notebook = nbformat.read(copy, nbformat.NO_CONVERT)
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("execution", None)
+        for key in ("start_time", "end_time", "duration"):
+            part.metadata.get("papermill", {}).pop(key, None)
+        if "injected-parameters" in part.metadata.get("tags", ()):
+            part.id = "injected-parameters"
+    nbformat.write(notebook, copy)
+    copy.write_text(copy.read_text().replace(str(repository()) + os.sep, ""))
 
 
 def main() -> None:
