@@ -16,13 +16,13 @@ import torch
 from bench_splat import instructions_a_ms, pairs
 from common import measure, report
 
-from stgvlib.backend import resolve_device
-from stgvlib.bitstream import parse, stream
+from stgvlib.codec.bitstream import parse, stream
 from stgvlib.config import PAPER, STGV
-from stgvlib.datasets import load
-from stgvlib.decode import Decoder
+from stgvlib.device import resolve_device
+from stgvlib.fitting.fit import fit
 from stgvlib.metrics import decode_fps
-from stgvlib.train import fit
+from stgvlib.model.decoder import Decoder
+from stgvlib.video.datasets import load
 
 
 def main(name: str) -> None:

@@ -10,9 +10,9 @@ import sys
 import torch
 from common import measure, report
 
-from stgvlib.backend import resolve_device
 from stgvlib.config import STGV
-from stgvlib.model import VideoModel
+from stgvlib.device import resolve_device
+from stgvlib.model.video_model import VideoModel
 
 
 def main(name: str) -> None:
@@ -39,7 +39,7 @@ def main(name: str) -> None:
         report("deform forward", about, device, measure(forward, device), "ms")
         report("deform forward + backward", about, device, measure(both, device), "ms")
         return
-    from stgvlib.cuda.field import FusedField
+    from stgvlib.model.field_cuda import FusedField
 
     field = FusedField(model, gops, training=True)
     field.t.copy_(t)

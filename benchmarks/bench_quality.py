@@ -12,13 +12,13 @@ from dataclasses import replace
 import torch
 from common import report
 
-from stgvlib.backend import resolve_device
 from stgvlib.config import STGV
-from stgvlib.datasets import load
-from stgvlib.decode import Decoder
+from stgvlib.device import resolve_device
+from stgvlib.fitting.fit import fit
 from stgvlib.metrics import psnr
-from stgvlib.paper import TABLE_2
-from stgvlib.train import fit
+from stgvlib.model.decoder import Decoder
+from stgvlib.repro.paper import TABLE_2
+from stgvlib.video.datasets import load
 
 PUBLISHED = TABLE_2["STGV"][1]  # dB
 SCHEDULES = ((600, 2500), (800, 3500), (1000, 4500), (1500, 6000), (3000, 12000))  # coarse, deformation

@@ -15,11 +15,11 @@ from dataclasses import replace
 import torch
 from common import measure, report
 
-from stgvlib.backend import resolve_device
 from stgvlib.config import STGV
-from stgvlib.datasets import load
-from stgvlib.splat import CUT, splat, splat_mse, splat_reference
-from stgvlib.train import fit, load_gops
+from stgvlib.device import resolve_device
+from stgvlib.fitting.fit import fit, load_gops
+from stgvlib.ops.splat import CUT, splat, splat_mse, splat_reference
+from stgvlib.video.datasets import load
 
 
 def fitted(device: torch.device, size: tuple[int, int], count: int, steps: int) -> tuple[list, torch.Tensor]:

@@ -11,10 +11,10 @@ from dataclasses import replace
 import torch
 from common import report
 
-from stgvlib.backend import resolve_device
 from stgvlib.config import PRESETS
-from stgvlib.datasets import load
-from stgvlib.train import fit
+from stgvlib.device import resolve_device
+from stgvlib.fitting.fit import fit
+from stgvlib.video.datasets import load
 
 
 def main(name: str) -> None:

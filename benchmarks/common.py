@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from stgvlib.backend import device_name
+from stgvlib.device import device_name
 from stgvlib.errors import StgvError
-from stgvlib.experiments import commit
+from stgvlib.repro.fits import commit
 
 RESULTS = Path(__file__).parent / "results.csv"
 COLUMNS = ("name", "config", "device", "value", "p10", "p90", "unit", "floor", "commit", "date")

@@ -16,14 +16,14 @@ from dataclasses import replace
 import torch
 from common import RESULTS, report
 
-from stgvlib.backend import resolve_device
 from stgvlib.config import PAPER, STGV
-from stgvlib.datasets import load
-from stgvlib.gops import cut_gops, load_gops
-from stgvlib.model import VideoModel
-from stgvlib.optimizer import FlatOptimizer, captured
-from stgvlib.placement import generator_for, initial_model, sort_gaussians
-from stgvlib.train import _fused_step, _segments, run_stage
+from stgvlib.device import resolve_device
+from stgvlib.fitting.fit import _fused_step, _segments, run_stage
+from stgvlib.fitting.optimizer import FlatOptimizer, captured
+from stgvlib.fitting.placement import generator_for, initial_model, sort_gaussians
+from stgvlib.model.video_model import VideoModel
+from stgvlib.video.datasets import load
+from stgvlib.video.scenes import cut_gops, load_gops
 
 METRICS = {
     "smsp__issue_active.avg.pct_of_peak_sustained_active": ("issue slots used", "%"),

@@ -22,12 +22,12 @@ TOOLS = ("memcheck", "racecheck", "initcheck")
 def kernels() -> None:
     """Launch every kernel: both stages, both parametrisations and optimisers, decoding in floats and bytes, the op."""
     from stgvlib.config import PAPER, STGV
-    from stgvlib.cuda.field import FusedField
-    from stgvlib.cuda.ops import Projection
-    from stgvlib.cuda.step import TrainingStep
-    from stgvlib.model import VideoModel
-    from stgvlib.optimizer import FlatOptimizer, Segment
-    from stgvlib.splat import splat, splat_mse
+    from stgvlib.fitting.optimizer import FlatOptimizer, Segment
+    from stgvlib.fitting.stage_cuda import TrainingStep
+    from stgvlib.model.field_cuda import FusedField
+    from stgvlib.model.video_model import VideoModel
+    from stgvlib.ops.cuda.splat import Projection
+    from stgvlib.ops.splat import splat, splat_mse
 
     size, count, lengths = (40, 56), 300, [2, 3]
     generator = torch.Generator().manual_seed(0)

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from common import RESULTS, measure, report
 
-from stgvlib.backend import resolve_device
 from stgvlib.config import STGV
-from stgvlib.model import VideoModel
-from stgvlib.optimizer import FlatOptimizer, Segment
-from stgvlib.placement import z_order
+from stgvlib.device import resolve_device
+from stgvlib.fitting.optimizer import FlatOptimizer, Segment
+from stgvlib.fitting.placement import z_order
+from stgvlib.model.video_model import VideoModel
 
 NAME, MEMORY = "deformation step, scaling", "memory, scaling"
 COVER = 22.0  # pixel-Gaussian pairs a pixel: 18 M on 640 x 1280
@@ -33,7 +33,7 @@ SWEEPS = {
 
 
 def bench(count: int, size_name: str, gops: int, device: torch.device) -> None:
-    from stgvlib.cuda.step import TrainingStep
+    from stgvlib.fitting.stage_cuda import TrainingStep
 
     size = SIZES[size_name]
     generator = torch.Generator().manual_seed(0)

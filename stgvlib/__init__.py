@@ -6,15 +6,15 @@ frame = Decoder(result.model)[0]
 """
 
 from stgvlib.config import PAPER, PROFILES, STGV, FieldConfig, FitConfig
-from stgvlib.datasets import load
-from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
+from stgvlib.fitting.fit import fit
 from stgvlib.metrics import evaluate, ms_ssim, psnr
-from stgvlib.model import VideoModel, load_model, save_model
-from stgvlib.splat import splat
-from stgvlib.train import fit
-from stgvlib.video import Video, open_video, write_video
-from stgvlib.view import view
+from stgvlib.model.decoder import Decoder
+from stgvlib.model.video_model import VideoModel, load_model, save_model
+from stgvlib.model.viewer import view
+from stgvlib.ops.splat import splat
+from stgvlib.video.datasets import load
+from stgvlib.video.video import Video, open_video, write_video
 
 __all__ = [
     "PAPER",

@@ -12,22 +12,24 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from stgvlib import bitstream, compress, datasets
-from stgvlib.backend import device_name, fallback_reason, resolve_device, system_info
+from stgvlib.codec import bitstream
+from stgvlib.codec import fine_tune as compress
+from stgvlib.codec.quantize import Steps
 from stgvlib.config import FitConfig, scaled_steps
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
-from stgvlib.decode import Decoder
-from stgvlib.distributed import join_torchrun
+from stgvlib.device import device_name, fallback_reason, resolve_device, system_info
 from stgvlib.errors import StgvError
-from stgvlib.experiments import ProgressBar, judge
-from stgvlib.gop_length import lengths_to_try, with_gop_size
-from stgvlib.gops import cut_gops, with_scenes
-from stgvlib.model import VideoModel, gaussian_count, load_model, save_model
-from stgvlib.quantize import Steps
-from stgvlib.tasks import check_scale, composited, read_mask
-from stgvlib.train import fit as fit_video
-from stgvlib.video import Video, write_video
+from stgvlib.fitting.fit import fit as fit_video
+from stgvlib.fitting.gop_length import lengths_to_try, with_gop_size
+from stgvlib.fitting.processes import join_torchrun
+from stgvlib.model.decoder import Decoder
+from stgvlib.model.video_model import VideoModel, gaussian_count, load_model, save_model
+from stgvlib.repro.classical import check_scale, composited, read_mask
+from stgvlib.repro.fits import ProgressBar, judge
+from stgvlib.video import datasets
+from stgvlib.video.scenes import cut_gops, with_scenes
+from stgvlib.video.video import Video, write_video
 
 Positional = tyro.conf.Positional
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]

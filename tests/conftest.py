@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stgvlib.backend import cuda_status
+from stgvlib.device import cuda_status
 
 USABLE, WHY = cuda_status()
 gpu = pytest.mark.skipif(not USABLE, reason=f"no CUDA: {WHY}")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stgvlib import backend
+from stgvlib import device as backend
 from stgvlib.errors import StgvError
 
 
@@ -39,7 +39,7 @@ def test_a_gpu_that_nvrtc_does_not_know_falls_back(gpu_seen, monkeypatch, tmp_pa
 
 
 def test_no_nvrtc_falls_back(gpu_seen, monkeypatch):
-    compiler = pytest.importorskip("stgvlib.cuda.compiler")
+    compiler = pytest.importorskip("stgvlib.ops.cuda.compiler")
 
     def missing():
         raise RuntimeError("libnvrtc.so.13 not found\nsearched everywhere")

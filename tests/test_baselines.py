@@ -13,13 +13,13 @@ from stgvlib.baselines.layers import layout
 from stgvlib.baselines.siren import Siren
 from stgvlib.config import FieldConfig, FitConfig
 from stgvlib.errors import StgvError
-from stgvlib.field import field_parameters
-from stgvlib.gop_length import with_gop_size
-from stgvlib.gops import split_gops
+from stgvlib.fitting.fit import fit
+from stgvlib.fitting.gop_length import with_gop_size
 from stgvlib.metrics import psnr
-from stgvlib.model import VideoModel, gaussian_count, paper_budget
-from stgvlib.train import fit
-from stgvlib.video import open_video, write_video
+from stgvlib.model.field import field_parameters
+from stgvlib.model.video_model import VideoModel, gaussian_count, paper_budget
+from stgvlib.video.scenes import split_gops
+from stgvlib.video.video import open_video, write_video
 
 IMPLICIT = {key: config for key, (_, config) in SYSTEMS.items() if isinstance(config, InrConfig)}
 GAUSSIAN = {key: config for key, (_, config) in SYSTEMS.items() if isinstance(config, FitConfig)}

@@ -1,7 +1,7 @@
 import pytest
 
-from stgvlib import batch
 from stgvlib.errors import StgvError
+from stgvlib.repro import notebooks as batch
 
 
 def test_notebooks_are_picked_by_number():

@@ -13,17 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stgvlib import bitstream
 from stgvlib.baselines.gaussian import D2GV, GSVR, TWO_DGS
-from stgvlib.bitstream import PREFIX, SECTION, decode, encode, parse, steps_for, stream
+from stgvlib.codec import bitstream
+from stgvlib.codec.bitstream import PREFIX, SECTION, decode, encode, parse, steps_for, stream
+from stgvlib.codec.entropy import CodingError, decode_integers, encode_integers
+from stgvlib.codec.quantize import Steps, adapted, dequantize, interleave, quantize
+from stgvlib.codec.quantize_cpu import deinterleave
 from stgvlib.config import PAPER, STGV, FieldConfig
-from stgvlib.decode import Decoder
-from stgvlib.entropy import CodingError, decode_integers, encode_integers
 from stgvlib.errors import StgvError
-from stgvlib.model import VideoModel
-from stgvlib.placement import WAITING
-from stgvlib.quantize import Steps, adapted, dequantize, interleave, quantize
-from stgvlib.quantize_cpu import deinterleave
+from stgvlib.fitting.placement import WAITING
+from stgvlib.model.decoder import Decoder
+from stgvlib.model.video_model import VideoModel
 
 TINY = FieldConfig(levels=2, log2_table_size=4, width=8, base_resolution=4)
 

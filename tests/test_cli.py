@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from stgvlib.config import STGV
-from stgvlib.field import field_parameters
-from stgvlib.video import open_video, write_video
+from stgvlib.model.field import field_parameters
+from stgvlib.video.video import open_video, write_video
 
 FAST = "--gaussians 50 --coarse-steps 20 --motion-steps 10 --steps 30 --device cpu --profile paper".split()
 
@@ -140,7 +140,7 @@ def _short(clip, folder):
 
 
 def test_cuda_without_a_gpu(clip, tmp_path):
-    from stgvlib.backend import cuda_status
+    from stgvlib.device import cuda_status
 
     if cuda_status()[0]:
         pytest.skip("there is a GPU here")

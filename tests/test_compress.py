@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib import bitstream
 from stgvlib.baselines import GSVR, TWO_DGS
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper, field_step, round_field
-from stgvlib.compress import compress
+from stgvlib.codec import bitstream
+from stgvlib.codec.fine_tune import compress
+from stgvlib.codec.quantize import ResidualVQ, Steps, adapted, nearest
+from stgvlib.codec.rate_optimizer import RateOptimizer, _rate, derivatives
 from stgvlib.config import PAPER, STGV, FieldConfig
-from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
+from stgvlib.fitting.fit import _segments, fit
+from stgvlib.fitting.placement import WAITING
 from stgvlib.metrics import evaluate
-from stgvlib.model import VideoModel
-from stgvlib.placement import WAITING
-from stgvlib.quantize import ResidualVQ, Steps, adapted, nearest
-from stgvlib.rate_optimizer import RateOptimizer, _rate, derivatives
-from stgvlib.train import _segments, fit
-from stgvlib.video import open_video, write_video
+from stgvlib.model.decoder import Decoder
+from stgvlib.model.video_model import VideoModel
+from stgvlib.video.video import open_video, write_video
 
 SMALL = FieldConfig(log2_table_size=6, position_scale=10.0)
 FITS = {
@@ -209,7 +209,7 @@ def test_the_last_bytes_cost_little(video, monkeypatch):
     """Where the slope ends above the target, steps grow while there is training left: rounding what was trained once
     more would cost several dB."""
     model = fit(video, FITS["stgv"]).model
-    monkeypatch.setattr("stgvlib.compress.LOOKS", 0)  # the slope stays where it began
+    monkeypatch.setattr("stgvlib.codec.fine_tune.LOOKS", 0)  # the slope stays where it began
 
     def at(bytes_, **more):
         bpp = bytes_ and 8 * bytes_ / (video.num_frames * 48 * 80)
@@ -230,7 +230,7 @@ def test_few_bits_leave_fewer_gaussians(video, monkeypatch):
     model = fit(video, FITS["stgv"]).model
     pixels = video.num_frames * 48 * 80
     whole = 8 * len(bitstream.stream(model))
-    monkeypatch.setattr("stgvlib.compress.least_bits", lambda bpp, adaptive: 0.5 * whole / 100)
+    monkeypatch.setattr("stgvlib.codec.fine_tune.least_bits", lambda bpp, adaptive: 0.5 * whole / 100)
     made = compress(video, model, bpp=0.5 * whole / pixels, fine_tuning=150)
     alive = (made.model.gaussians.mu[..., 0] != WAITING).sum(1)
     assert alive.sum() == 100 == round(made.kept * 300) and alive.min() >= 1

@@ -9,12 +9,13 @@ import torch
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install '.[cuda]'")
 
-from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
 from stgvlib.cuda import compiler  # noqa: E402
-from stgvlib.encoding import positional  # noqa: E402
-from stgvlib.model import VideoModel  # noqa: E402
-from stgvlib.optimizer import FlatOptimizer, Segment  # noqa: E402
-from stgvlib.splat import splat_mse  # noqa: E402
+
+from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
+from stgvlib.fitting.optimizer import FlatOptimizer, Segment  # noqa: E402
+from stgvlib.model.video_model import VideoModel  # noqa: E402
+from stgvlib.ops.encoding import positional  # noqa: E402
+from stgvlib.ops.splat import splat_mse  # noqa: E402
 
 SOURCES = sorted(path.stem for path in compiler.SOURCES.glob("*.cu"))
 
@@ -122,7 +123,7 @@ def test_fused_step_has_the_gradients_of_the_reference(name, count, parametrizat
     """Loss and the gradient of every parameter, against float64 autograd through the dense reference that rounds to
     fp16 at the same places. A feature that rounds the other way still makes a unit near zero switch sides now and then,
     which costs gradients of the layers below about 1 %."""
-    from stgvlib.cuda.step import TrainingStep
+    from stgvlib.fitting.stage_cuda import TrainingStep
 
     size, lengths, number = (64, 96), [3, 5], 4
     field = replace(FIELDS[name], position_scale=4.0, zero_heads=False)
@@ -152,7 +153,7 @@ def test_fused_step_has_the_gradients_of_the_reference(name, count, parametrizat
 @pytest.mark.gpu
 @pytest.mark.parametrize("config", [STGV, PAPER, replace(STGV, huber=0.3)], ids=["pixel", "tanh", "huber"])
 def test_fused_coarse_step_has_the_gradients_of_the_reference(config):
-    from stgvlib.cuda.step import TrainingStep
+    from stgvlib.fitting.stage_cuda import TrainingStep
 
     model, frames = scene(config, [3, 5], 500, (64, 96))
     exact, counts = scene(config, [3, 5], 500, (64, 96))[0].double(), torch.tensor([3, 5])
@@ -171,7 +172,7 @@ def test_fused_coarse_step_has_the_gradients_of_the_reference(config):
 
 @pytest.mark.gpu
 def test_a_full_list_grows_and_changes_nothing():
-    from stgvlib.cuda.step import TrainingStep
+    from stgvlib.fitting.stage_cuda import TrainingStep
 
     config = replace(STGV, field=FieldConfig(position_scale=4.0))
     model, frames = scene(config, [2], 3000, (32, 32))

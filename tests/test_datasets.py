@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from stgvlib import datasets
 from stgvlib.errors import StgvError
+from stgvlib.video import datasets
 
 
 def test_bunny_is_the_benchmarks_clip():

@@ -7,9 +7,9 @@ import torch
 
 from stgvlib.baselines import D2GV, TWO_DGS
 from stgvlib.config import PAPER, STGV, FieldConfig
-from stgvlib.decode import Decoder
 from stgvlib.metrics import to_uint8
-from stgvlib.model import VideoModel
+from stgvlib.model.decoder import Decoder
+from stgvlib.model.video_model import VideoModel
 
 
 def model_of(config, device, lengths=(3, 5), count=200, size=(50, 70)):

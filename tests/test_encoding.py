@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stgvlib.encoding import HashGrid, Planes, hash_encode_reference, positional
+from stgvlib.ops.encoding import HashGrid, Planes, hash_encode_reference, positional
 
 
 def points(gops, count, dims, seed=0):

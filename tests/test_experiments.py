@@ -8,11 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from stgvlib import experiments, figures, rates, report, train
 from stgvlib.config import PROFILES, Profile
-from stgvlib.encoding import HashGrid
 from stgvlib.errors import StgvError
-from stgvlib.runs import RUNS
+from stgvlib.fitting import fit as train
+from stgvlib.ops.encoding import HashGrid
+from stgvlib.repro import curves as rates
+from stgvlib.repro import figures
+from stgvlib.repro import fits as experiments
+from stgvlib.repro import tables as report
+from stgvlib.repro.registry import RUNS
 
 TINY = Profile("smoke", scale=0.1, frames=3, coarse_steps=0.004, steps=0.0005)
 NAMES = {"V1": "multi_frame", "V2": "key_frame", "Ours": "paper"}
@@ -256,8 +260,8 @@ def test_a_model_that_is_gone_is_fitted_again(results):
 
 
 def test_odd_frames_come_back_at_their_size(tmp_path):
-    from stgvlib import anchors
-    from stgvlib.video import open_video, write_video
+    from stgvlib.baselines import block_codecs as anchors
+    from stgvlib.video.video import open_video, write_video
 
     y, x = np.mgrid[:51, :67]
     frames = [np.stack([x * 2 + t, y * 3, x + y], -1).astype(np.uint8) for t in range(4)]

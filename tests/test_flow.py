@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib import flow
 from stgvlib.config import STGV, FieldConfig
-from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
-from stgvlib.flow import flow_of, follow, targets_of
+from stgvlib.fitting import motion as flow
+from stgvlib.fitting.fit import fit
+from stgvlib.fitting.motion import flow_of, follow, targets_of
 from stgvlib.metrics import evaluate
-from stgvlib.model import VideoModel
-from stgvlib.train import fit
-from stgvlib.video import video_of
+from stgvlib.model.decoder import Decoder
+from stgvlib.model.video_model import VideoModel
+from stgvlib.video.video import video_of
 
 STEP = np.array([3.0, -1.0])  # px a frame
 

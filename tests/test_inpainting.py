@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from stgvlib import inpainting, train
 from stgvlib.config import PAPER, STGV, FieldConfig
-from stgvlib.inpainting import along_flow, telea
-from stgvlib.video import video_of
+from stgvlib.fitting import fit as train
+from stgvlib.video import holes as inpainting
+from stgvlib.video.holes import along_flow, telea
+from stgvlib.video.video import video_of
 
 SIZE, STEP = (72, 112), 3  # px; px that the picture moves to the left a frame
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from stgvlib import datasets
 from stgvlib.metrics import bd_rate, decode_fps, evaluate, ms_ssim, psnr, to_uint8
+from stgvlib.video import datasets
 
 
 @pytest.fixture(scope="module")

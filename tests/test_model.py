@@ -9,16 +9,16 @@ from safetensors.torch import save_file
 
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
 from stgvlib.errors import StgvError
-from stgvlib.field import FinelyWeighted, field_parameters
-from stgvlib.gop_length import with_gop_size
-from stgvlib.gops import split_gops
-from stgvlib.model import (
+from stgvlib.fitting.gop_length import with_gop_size
+from stgvlib.model.field import FinelyWeighted, field_parameters
+from stgvlib.model.video_model import (
     VideoModel,
     gaussian_count,
     load_model,
     paper_budget,
     save_model,
 )
+from stgvlib.video.scenes import split_gops
 
 BUNNY = (640, 1280)
 

@@ -7,7 +7,7 @@ import torch
 
 from stgvlib.config import PAPER
 from stgvlib.errors import StgvError
-from stgvlib.optimizer import FlatOptimizer, Segment, schedule
+from stgvlib.fitting.optimizer import FlatOptimizer, Segment, schedule
 
 STEPS = 25
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stgvlib import paper
+from stgvlib.repro import paper
 
 
 def test_recomputed_means_show_the_papers_slips():

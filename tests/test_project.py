@@ -298,9 +298,9 @@ def test_figures_of_tasks_in_the_documents_are_the_records():
 
 def test_figures_of_davis_in_the_documents_are_the_records():
     """Both tables of docs/REPRODUCTION.md, and the means in README.md."""
-    from stgvlib import experiments
-    from stgvlib.paper import DAVIS_VIDEOS, TABLE_8
-    from stgvlib.runs import ABLATED
+    from stgvlib.repro import fits as experiments
+    from stgvlib.repro.paper import DAVIS_VIDEOS, TABLE_8
+    from stgvlib.repro.registry import ABLATED
 
     reproduction, readme = ((ROOT / name).read_text() for name in ("docs/REPRODUCTION.md", "README.md"))
     found = {key: [] for key in ("2dgs", "gaussian_video", "gsvr", "d2gv", "hnerv", "paper", "fast", "stgv")}
@@ -328,7 +328,7 @@ def test_figures_of_davis_in_the_documents_are_the_records():
 
 def test_tables_in_the_documents_are_made_from_what_was_measured(tmp_path, monkeypatch):
     """docs/REPRODUCTION.md holds the levers' table as records give it now, docs/PERFORMANCE.md that of results.csv."""
-    from stgvlib import report
+    from stgvlib.repro import tables as report
 
     made = subprocess.run(
         [sys.executable, ROOT / "benchmarks/profile_step.py", "table"], capture_output=True, text=True, check=True
@@ -344,7 +344,7 @@ def test_tables_in_the_documents_are_made_from_what_was_measured(tmp_path, monke
 
 def test_committed_records_are_valid_for_this_code():
     """Nobody changed results without running the paper profile's records again."""
-    from stgvlib import experiments
+    from stgvlib.repro import fits as experiments
 
     for name in ("bunny_gop/paper", "bunny/paper", "bunny/stgv"):
         assert experiments.run(name, "paper", "cpu"), "the record does not belong to this configuration or data"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stgvlib.splat import CUT, MIN_SCALE, splat, splat_gsplat, splat_mse, splat_reference
+from stgvlib.ops.splat import CUT, MIN_SCALE, splat, splat_gsplat, splat_mse, splat_reference
 
 SIZES = [(1, 1), (1, 40), (37, 1), (16, 16), (17, 33), (48, 80)]
 
@@ -176,8 +176,9 @@ def test_shapes_are_checked():
 
 
 def test_min_scale_is_shared():
-    from stgvlib import splat_cpu
     from stgvlib.cuda import __file__ as package
+
+    from stgvlib.ops import splat_cpu
 
     source = open(package.replace("__init__.py", "splat.cu")).read()
     assert float(splat_cpu.MIN_SCALE) == pytest.approx(MIN_SCALE) and f"#define MIN_SCALE {MIN_SCALE}f" in source

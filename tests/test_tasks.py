@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib import figures, report, task_runs, tasks
 from stgvlib.baselines.inr import NERV, fit_inr
 from stgvlib.config import PROFILES, STGV, FieldConfig, Profile
 from stgvlib.errors import StgvError
-from stgvlib.experiments import Record
-from stgvlib.model import VideoModel
-from stgvlib.train import fit, load_gops
-from stgvlib.video import video_of
+from stgvlib.fitting.fit import fit, load_gops
+from stgvlib.model.video_model import VideoModel
+from stgvlib.repro import classical as tasks
+from stgvlib.repro import figures
+from stgvlib.repro import tables as report
+from stgvlib.repro import tasks as task_runs
+from stgvlib.repro.fits import Record
+from stgvlib.video.video import video_of
 
 SIZE = (72, 128)
 

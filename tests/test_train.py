@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib import datasets, gop_length, train
 from stgvlib.config import PAPER, STGV, FieldConfig
-from stgvlib.decode import Decoder
 from stgvlib.errors import StgvError
-from stgvlib.gop_length import choose_gop_size, trial_clips
-from stgvlib.gops import cut_gops, scene_cuts
+from stgvlib.fitting import fit as train
+from stgvlib.fitting import gop_length
+from stgvlib.fitting.fit import fit, psnr_over_steps
+from stgvlib.fitting.gop_length import choose_gop_size, trial_clips
+from stgvlib.fitting.placement import WAITING
 from stgvlib.metrics import evaluate
-from stgvlib.model import load_model
-from stgvlib.placement import WAITING
-from stgvlib.train import fit, psnr_over_steps
-from stgvlib.video import open_video, video_of, write_video
+from stgvlib.model.decoder import Decoder
+from stgvlib.model.video_model import load_model
+from stgvlib.video import datasets
+from stgvlib.video.scenes import cut_gops, scene_cuts
+from stgvlib.video.video import open_video, video_of, write_video
 
 QUICK = replace(STGV, gop_size=4, gaussians=60, coarse_steps=60, motion_steps=20, steps=90)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stgvlib.errors import StgvError
-from stgvlib.video import open_video, write_video
+from stgvlib.video.video import open_video, write_video
 
 
 def moving(frames=6, height=24, width=32):
@@ -38,13 +38,13 @@ def test_frames_are_decoded_once_where_memory_is_enough(tmp_path, monkeypatch):
     write_video(tmp_path / "clip", moving(6))
     missing = moving(6)[..., 0] > 20
     video = open_video(tmp_path / "clip").with_(stride=2, limit=3, crop=(2, 20), resize=(9, 16), cuts=(1,))
-    monkeypatch.setattr("stgvlib.video.AT_ONCE", 2)
+    monkeypatch.setattr("stgvlib.video.video.AT_ONCE", 2)
     held = video.with_(missing=missing).in_memory()
     assert (held.num_frames, held.size, held.fps, held.cuts) == (3, (9, 16), 12.5, (1,)) and held.missing is missing
     shown = video.read()
     shutil.rmtree(tmp_path / "clip")
     assert np.array_equal(held.read(), shown) and held.in_memory() is held
-    monkeypatch.setattr("stgvlib.video.HELD", 3 * 3 * 9 * 16 - 1)
+    monkeypatch.setattr("stgvlib.video.video.HELD", 3 * 3 * 9 * 16 - 1)
     assert video.in_memory() is video
 
 

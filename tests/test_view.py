@@ -19,8 +19,8 @@ import torch
 from stgvlib.config import STGV, FieldConfig
 from stgvlib.errors import StgvError
 from stgvlib.metrics import to_uint8
-from stgvlib.model import VideoModel, save_model
-from stgvlib.view import MODES, Look, Viewer, view
+from stgvlib.model.video_model import VideoModel, save_model
+from stgvlib.model.viewer import MODES, Look, Viewer, view
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -15,18 +15,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stgvlib.backend import compiled, fast_products
 from stgvlib.baselines.e_nerv import ENerv
 from stgvlib.baselines.hnerv import HNerv
 from stgvlib.baselines.nerv import Nerv
 from stgvlib.baselines.siren import Siren
+from stgvlib.device import compiled, fast_products
 from stgvlib.errors import StgvError
+from stgvlib.fitting.fit import FitResult, Progress
+from stgvlib.fitting.optimizer import FlatOptimizer, Segment, captured
+from stgvlib.fitting.resume import identity
 from stgvlib.metrics import to_uint8
-from stgvlib.model import paper_budget
-from stgvlib.optimizer import FlatOptimizer, Segment, captured
-from stgvlib.parts import identity
-from stgvlib.train import FitResult, Progress
-from stgvlib.video import Video
+from stgvlib.model.video_model import paper_budget
+from stgvlib.video.video import Video
 
 NETWORKS = {"siren": Siren, "nerv": Nerv, "e_nerv": ENerv, "hnerv": HNerv}
 REPORT_SECONDS = 0.5

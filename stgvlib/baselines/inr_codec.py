@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stgvlib.baselines.inr import InrConfig, InrModel
-from stgvlib.entropy import decode_integers, encode_integers
+from stgvlib.codec.entropy import decode_integers, encode_integers
 from stgvlib.errors import StgvError
 
 HEAD = struct.Struct("<I")

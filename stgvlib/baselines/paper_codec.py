@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stgvlib.backend import fast_products
+from stgvlib.codec.entropy import decode_integers, encode_integers
+from stgvlib.codec.quantize import ResidualVQ
+from stgvlib.codec.rate_optimizer import StraightThrough
 from stgvlib.config import FitConfig, changes, from_dict
-from stgvlib.entropy import decode_integers, encode_integers
+from stgvlib.device import fast_products
 from stgvlib.errors import StgvError
-from stgvlib.model import VideoModel
-from stgvlib.optimizer import Segment, schedule
-from stgvlib.quantize import ResidualVQ
-from stgvlib.rate_optimizer import StraightThrough
-from stgvlib.train import Progress, load_gops, run_stage
-from stgvlib.video import Video
+from stgvlib.fitting.fit import Progress, load_gops, run_stage
+from stgvlib.fitting.optimizer import Segment, schedule
+from stgvlib.model.video_model import VideoModel
+from stgvlib.video.video import Video
 
 LEVELS = 2**8 - 1  # of Cholesky vectors
 FIELD_LEVELS = 2**7 - 1  # either side of zero

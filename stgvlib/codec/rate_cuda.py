@@ -1,0 +1,85 @@
+"""Fine-tuning for a file on CUDA: buffers and launches of rate.cu. Nothing here waits for the GPU."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from stgvlib.codec.quantize import POSITION_BITS, SHAPE_BITS, SIZES
+from stgvlib.fitting.placement import WAITING
+from stgvlib.ops.cuda.compiler import run
+from stgvlib.ops.splat import MIN_SCALE
+
+THREADS = 256
+A_BLOCK = 512, 2048  # Gaussians, numbers of the field
+OF_GOP = 19  # as in rate.cu
+MOST_TENSORS = 61  # rate_steps has a thread for each of them and of the three attributes
+NO_LIMITS = (math.inf, 0.0)
+
+
+def supported(model) -> bool:
+    """Whether these kernels know all that the model has: Gaussians' own motion they do not."""
+    return model.gaussians.motion is None and len(list(model.field.parameters())) <= MOST_TENSORS
+
+
+class FusedRate:
+    """The rate's gradients, learned steps and rounding in six launches."""
+
+    def __init__(self, optimizer):
+        self.optimizer, device = optimizer, optimizer.flat.device
+        self.gops, self.count = optimizer.alive.shape
+        self.tensors = len(optimizer.tensors)
+        sizes = [p[0].numel() for p in optimizer.tensors]
+        start = optimizer.shown.data_ptr()
+        offsets = [(p.data_ptr() - start) // 4 for p in optimizer.parameters]
+        gaussians, field = A_BLOCK
+        rows = [
+            (k, g, first, min(first + size, total))
+            for k, total, size in [(-1, self.count, gaussians), *((k, n, field) for k, n in enumerate(sizes))]
+            for g in range(self.gops)
+            for first in range(0, total, size)
+        ]
+        self.blocks, self.gaussian_blocks = len(rows), sum(row[0] < 0 for row in rows)
+        self.rows, self.offsets, self.sizes = (
+            torch.tensor(values, dtype=torch.int32, device=device) for values in (rows, offsets, sizes)
+        )
+        self.sums = torch.zeros((OF_GOP + 2 * self.tensors) * self.gops + self.tensors + 5, device=device)
+        self.fresh = torch.tensor(NO_LIMITS, device=device).repeat(self.gops, 3, 1)
+        self.limits = self.fresh.clone()
+        self.own = None if optimizer.energies is None else optimizer.own
+
+    @property
+    def state(self) -> list[Tensor]:
+        """What a step changes and a later one needs."""
+        return [self.limits]
+
+    def round(self) -> None:
+        """Unrounded parameters -> what the file will hold, and the steps of each Gaussian."""
+        o = self.optimizer
+        self.limits.copy_(self.fresh)
+        arguments = (o.flat, o.shown, o.alive, o.log_steps, o.energies, self.own, self.limits, *self._tables)
+        sizes = (self.gops, self.count, MIN_SCALE, float(WAITING), SIZES, POSITION_BITS, SHAPE_BITS)
+        run("rate", "rate_round", (self.blocks, 1, 1), THREADS, *arguments, *sizes)
+
+    def learn(self, coarsest: float) -> None:
+        """Add the rate's gradients to those of the distortion, and move the steps' logarithms, up to `coarsest`."""
+        o = self.optimizer
+        every, gaussians = (self.blocks, 1, 1), (self.gaussian_blocks, 1, 1)
+        sizes, least = (self.gops, self.count, self.tensors), float(MIN_SCALE)
+        prices = (o.log_steps, o.slope, o.weights)
+        self.sums.zero_()
+        arguments = (o.flat, o.shown, o.grad, o.alive, *self._tables, self.sums)
+        run("rate", "rate_means", every, THREADS, *arguments, *sizes, least)
+        run("rate", "rate_distances", every, THREADS, o.flat, o.alive, *self._tables, self.sums, *sizes, least)
+        run("rate", "rate_parts", gaussians, THREADS, o.alive, self.own, *prices, self.rows, self.sums, *sizes)
+        if o.rate:
+            arguments = (o.flat, o.grad, o.alive, self.own, self.limits, *prices, *self._tables, self.sums)
+            run("rate", "rate_pulls", every, THREADS, *arguments, *sizes, least)
+        if o.learned:
+            arguments = (o.log_steps, o.noise, o.step_rates, o.step_number, *prices[1:], o.finest, o.energies)
+            sizes = (self.gops, self.tensors, coarsest)
+            run("rate", "rate_steps", (1, 1, 1), 64, *arguments, self.sizes, self.sums, *sizes)
+
+    @property
+    def _tables(self) -> tuple[Tensor, ...]:
+        return self.rows, self.offsets, self.sizes

@@ -1,0 +1,178 @@
+"""Start the deformation field from optical flow, so that Gaussians begin near where they belong in each frame (ours).
+
+A Gaussian that is further from its place than it is wide gets no gradient from there: where the camera pans, fitting by
+colours alone loses it. Between the stages the field therefore learns to follow dense inverse search flow (Kroeger et
+al. 2016, OpenCV's), from the key frame on, frame by frame. It costs no parameter. What is hidden or new in a frame the
+flow cannot know; the deformation stage corrects it.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stgvlib.config import FitConfig
+from stgvlib.device import kernels_for
+from stgvlib.fitting.optimizer import FlatOptimizer, captured, field_segments
+from stgvlib.model.video_model import CanonicalGaussians, VideoModel
+from stgvlib.video.scenes import keyframe_of
+
+SIDE = 512  # px, the longer side of the frames that flow is computed on
+BETAS = (0.9, 0.99)  # decay rates of Adam
+LOOK = 200  # steps between two reports
+
+
+@dataclass
+class Flow:
+    """Flow of one GoP: `steps[i]` [h, w, 2] moves points to frame i, from its neighbour on the key frame's side."""
+
+    steps: list[np.ndarray | None]  # None at the key frame
+    keyframe: int
+    scale: float  # of the flow's frames to the video's
+
+    def tracks(self, mu: np.ndarray) -> np.ndarray:
+        """Points [N, 2] px of the key frame -> where they are in every frame, [T, N, 2] px."""
+        mu = mu.astype(np.float32)
+        out = np.empty((len(self.steps), *mu.shape), np.float32)
+        out[self.keyframe] = mu
+        for i in [*range(self.keyframe + 1, len(self.steps)), *reversed(range(self.keyframe))]:
+            at = out[i - 1 if i > self.keyframe else i + 1]
+            out[i] = at + sample(self.steps[i], at * self.scale - 0.5) / self.scale
+        return out
+
+
+def sample(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Bilinear values of a picture [h, w, C] at pixel numbers [N, 2], the edge's beyond it: [N, C]."""
+    rows = max(1, -(-len(at) // 256))  # OpenCV's pictures have at most 32,767 rows
+    places = np.zeros((rows * 256, 2), np.float32)
+    places[: len(at)] = at
+    x, y = places.T.reshape(2, rows, 256)
+    values = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return values.reshape(rows * 256, -1)[: len(at)]
+
+
+def flow_of(frames: np.ndarray, keyframe: int) -> Flow:
+    """Flow of uint8 frames [T, H, W, 4], whose fourth channel is 0 where a pixel is missing."""
+    scale = min(1.0, SIDE / max(frames.shape[1:3]))
+    pictures = [grey(frame[..., :3], frame[..., 3], scale)[0] for frame in frames]
+    steps: list[np.ndarray | None] = [None] * len(frames)
+    for i in range(len(frames)):
+        if i != keyframe:
+            steps[i] = dense_flow(pictures[i - 1 if i > keyframe else i + 1], pictures[i])
+    return Flow(steps, keyframe, scale)
+
+
+def dense_flow(there: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """How far each pixel of a grey picture [h, w] has moved in another, px [h, w, 2]; none where they are tiny."""
+    if min(there.shape) < 16:  # its patches need room
+        return np.zeros((*there.shape, 2), np.float32)
+    # Anew each time: what one has done before changes the flow of very small pictures.
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return method.calc(there, back, None)
+
+
+def grey(frame: np.ndarray, known: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """A small grey picture of a frame [H, W, 3], and where it has holes, 1 there; `known` [H, W] is 0 where a pixel is
+    missing. Holes are filled from around them, or the flow would follow them."""
+    picture = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+    size = [max(1, round(side * scale)) for side in picture.shape[::-1]]
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    holes = np.where(known == 0, 255, 0).astype(np.uint8)
+    holes = (cv2.resize(holes, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
+    if holes.any():
+        picture = cv2.inpaint(picture, holes, 3, cv2.INPAINT_TELEA)
+    return picture, holes
+
+
+def begin_flow(frames: Tensor, lengths: list[int], config: FitConfig) -> list[Future]:
+    """Flow of every GoP of frames [G, T, H, W, 4], computed beside the coarse stage."""
+    whole = [frames[g, :n].cpu().numpy() for g, n in enumerate(lengths)]  # now: a graph's capture allows no copies
+    pool = ThreadPoolExecutor(4)
+    jobs = [pool.submit(flow_of, part, keyframe_of(config, len(part))) for part in whole]
+    pool.shutdown(wait=False)
+    return jobs
+
+
+def targets_of(model: VideoModel, flows: list[Flow]) -> Tensor:
+    """Where the model's Gaussians should be in every frame, [G, T, N, 2] px; padding frames are zero."""
+    mu = model.gaussians.pixels()[0].detach()
+    targets = torch.zeros(len(flows), max(model.num_frames), *mu.shape[1:])
+    for g, (flow, points) in enumerate(zip(flows, mu.cpu().numpy())):
+        targets[g, : len(flow.steps)] = torch.from_numpy(flow.tracks(points))
+    return targets.to(mu.device)
+
+
+def follow(model: VideoModel, targets: Tensor, report: Callable[[int], None] | None = None) -> Tensor:
+    """Train the field alone to move every Gaussian to its target [G, T, N, 2] px, `motion_steps` steps; a frame a step.
+
+    With `motion_parts` a step takes every so many-th Gaussian, and the next of them once all frames were shown. Returns
+    the mean distance on the way, [steps, G] px (of each axis; Huber loss, linear beyond 1 px).
+    """
+    config, field, device = model.config, model.field, targets.device
+    steps, counts = config.motion_steps, torch.tensor(model.num_frames, device=device)
+    strides = counts - 1  # neighbours in turn: here it helps that momentum follows the time
+    optimizer = FlatOptimizer(field_segments(model, "cosine", steps), "adam", BETAS)
+    losses, of_gop = torch.zeros(steps, len(targets), device=device), torch.arange(len(targets), device=device)
+    parts = min(config.motion_parts, model.count)
+    targets = _in_parts(targets, parts)
+    step = _fused_follow(model, targets, optimizer, losses, counts, strides, of_gop)
+    if step is None:
+        places = _in_parts(model.gaussians.pixels()[0].detach(), parts)
+
+        def step() -> None:
+            number = optimizer.step_number
+            optimizer.grad.zero_()
+            index, part = number * strides % counts, number // counts % parts
+            mu = places[of_gop, part]
+            error = mu + field(mu, (index + 1) / counts)[0] - targets[of_gop, index, part]
+            loss = nn.functional.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
+            loss.mean((1, 2)).sum().backward()  # of each GoP as if it were alone
+            losses.index_copy_(0, number[None], error.detach().abs().mean((1, 2))[None])
+            optimizer.step()
+
+    advance = captured(step, optimizer, losses) if device.type == "cuda" else step
+    for done in range(steps):
+        advance()
+        if report and ((done + 1) % LOOK == 0 or done + 1 == steps):
+            report(done + 1)
+    return losses.cpu()
+
+
+def _in_parts(values: Tensor, parts: int) -> Tensor:
+    """Each of `parts` has every so many-th Gaussian: [..., N, 2] -> [..., parts, N // parts, 2]."""
+    each = values.shape[-2] // parts
+    return values[..., : parts * each, :].unflatten(-2, (each, parts)).transpose(-3, -2).contiguous()
+
+
+def _fused_follow(model, targets, optimizer, losses, counts, strides, of_gop) -> Callable[[], None] | None:
+    """The step on CUDA, or None where autograd has to do it; targets [G, T, parts, N, 2]."""
+    if kernels_for(model.gaussians.mu) != "cuda":
+        return None
+    from stgvlib.model.field_cuda import FusedField, supported
+
+    if not supported(model.field):
+        return None
+    parts, each = targets.shape[2:4]
+    places = _in_parts(model.gaussians.mu.detach(), parts)
+    moved = CanonicalGaussians(len(targets), each, model.size, model.config.parametrization).to(targets.device)
+    fused = FusedField(SimpleNamespace(field=model.field, gaussians=moved, count=each), len(targets), training=True)
+    grads = [torch.zeros_like(p) for p in (moved.mu, moved.cholesky, moved.rgb)]
+
+    def step() -> None:
+        number = optimizer.step_number
+        part = number // counts % parts
+        moved.mu.data.copy_(places[of_gop, part])
+        mu, _, _ = fused.forward(number, counts, strides)
+        error = mu - targets[of_gop, fused.frame.long(), part]
+        # As large as the gradients of a mean over all pixels, which the fused field is made for.
+        torch.mul(error.clamp(-1, 1), 1 / fused.grad_scale, out=grads[0])
+        losses.index_copy_(0, number[None], error.abs().mean((1, 2))[None])
+        fused.backward(grads)
+        optimizer.step()
+
+    return step

@@ -1,0 +1,147 @@
+"""The deformation field on CUDA, a few launches each way: encoding (encoding.py), MLP, heads (paper, eq. 3-9).
+
+`FusedField` holds the buffers for a batch of frames and knows which row of the first layer goes with which feature.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from stgvlib.ops.cuda.compiler import run
+from stgvlib.ops.cuda.encoding import CHUNKS, FEATURES, encodes, make_encoder
+
+FORWARD_ROWS = 384  # of a block's step in mlp_forward.cu; a multiple of BACKWARD_ROWS
+BACKWARD_ROWS = 128  # in mlp_backward.cu
+WEIGHT_BYTES = 2 * (48 * 136 + 128 * 136 + 128 * 8) + 4 * (128 + 128 + 8)
+SUMS = 48 * 128 + 128 + 128 * 128 + 128 + 128 * 8 + 8  # a block's weight gradients
+
+
+def supported(field) -> bool:
+    """Whether the fused kernels can run this field on the current GPU; if not, torch does (slower, the same values)."""
+    config = field.config
+    if config.encoding == "none" or config.head_layers > 1 or config.width != 128:
+        return False
+    properties = torch.cuda.get_device_properties(field.hidden.weight.device)
+    room = properties.shared_memory_per_block_optin >= _backward_bytes(properties)
+    return encodes(field) and room
+
+
+def _backward_bytes(properties) -> int:
+    """Shared memory of mlp_backward: STAGE in mlp_backward.cu depends on the architecture in the same way."""
+    small = (properties.major, properties.minor) in ((7, 5), (8, 6), (8, 9)) or properties.major >= 12
+    stage = 64 if small else 128
+    return WEIGHT_BYTES + 2 * (2 * stage * 136 + stage * 8) + 3 * 256 * 8 + 256 * 16
+
+
+def to_pixels(gaussians, out: Tensor) -> Tensor:
+    """Positions of the tanh parametrisation in px."""
+    count, extent = out.numel() // 2, gaussians.extent_px
+    run("parametrization", "pixels", (-(-count // 256), 1, 1), 256, gaussians.mu, out, count, *extent)
+    return out
+
+
+def pixels_gradient(gaussians, pixels: Tensor, grad: Tensor) -> None:
+    """Turn the gradient of positions in px into that of the parameters, in place."""
+    count, extent = pixels.numel() // 2, gaussians.extent_px
+    run("parametrization", "pixels_gradient", (-(-count // 256), 1, 1), 256, pixels, grad, count, *extent)
+
+
+@lru_cache
+def _blocks(tiles: int, batch: int, slots: int) -> int:
+    """Blocks a batch entry such that the slowest of `slots` multiprocessors has least to do."""
+    return min(range(1, min(tiles, 2 * slots) + 1), key=lambda b: (-(-batch * b // slots) * -(-tiles // b), b))
+
+
+class FusedField:
+    """Buffers and launches for a batch of `batch` frames; `gops` (int32 [batch]) says of which GoPs, None: of all."""
+
+    def __init__(self, model, batch: int, gops: Tensor | None = None, training: bool = False):
+        field, device = model.field, model.gaussians.mu.device
+        self.field, self.gaussians, self.gops, self.batch = field, model.gaussians, gops, batch
+        self.count, self.inputs, self.codes = model.count, field.hidden.weight.shape[1], field.codes
+        self.rows = -(-self.count // FORWARD_ROWS) * FORWARD_ROWS
+        self.x = torch.zeros(batch, CHUNKS, self.rows, 8, dtype=torch.float16, device=device)
+        self.bias = torch.empty(batch, 128, device=device)
+        self.t = torch.zeros(batch, device=device)
+        self.frame = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.mu, self.rgb = (torch.empty(batch, self.count, n, device=device) for n in (2, 3))
+        self.cholesky = torch.empty_like(self.rgb) if field.shape_head is not None else None
+        self.pixels = torch.empty_like(model.gaussians.mu) if model.gaussians.tanh else None
+        self.encoder = make_encoder(field, batch, model.gaussians.extent_px, device, training)
+        self.row_of = torch.tensor(self._row_of(), dtype=torch.int32, device=device)
+        self.slots = torch.cuda.get_device_properties(device).multi_processor_count
+        scale = field.position_scale.tolist()
+        self.scales = (*scale, field.shape_scale)
+        # The loss is a mean over 3 H W: its gradients are brought back to the order of one for fp16.
+        self.grad_scale = 3 * float(field.pixels) / 64
+        if training:
+            self.dx = torch.empty_like(self.x)
+            self.blocks = _blocks(-(-self.count // BACKWARD_ROWS), batch, self.slots)
+            self.sums = torch.empty(batch, self.blocks, SUMS, device=device)
+
+    def _row_of(self) -> list[int]:
+        """Row of the first layer for each k of its product, in the order of mlp.cuh's fragments; -1 for none."""
+        rows = []
+        for k in range(FEATURES):
+            tile, q = divmod(k, 16)
+            level, slot = q % 8 // 2, q % 2
+            level += 4 * (q // 8) if tile == 0 else 4 * (tile - 1)
+            slot += 0 if tile == 0 else 2 + 2 * (q // 8)
+            rows.append(self.encoder.row_of(self.field, level, slot))
+        return rows
+
+    def forward(
+        self, step: Tensor | None = None, counts: Tensor | None = None, strides: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(mu', Cholesky, rgb') at `self.t`, or of frame step * stride % count of each GoP (int64, on the device).
+
+        Without a shape head the Cholesky vectors are the canonical ones, of all GoPs."""
+        field, gaussians = self.field, self.gaussians
+        w1, b1, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
+        clock = (step, counts, strides, self.gops, self.t, self.frame)
+        run("mlp_forward", "mlp_begin", (self.batch, 1, 1), 128, w1, b1, *clock, self.bias, self.inputs, self.codes)
+        mu = gaussians.mu if self.pixels is None else to_pixels(gaussians, self.pixels)
+        self.encoder.forward(mu, self.t, self.gops, self.x)
+        blocks = _blocks(-(-self.count // FORWARD_ROWS), self.batch, self.slots)
+        arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, self.gops)
+        arguments += (mu, gaussians.cholesky, gaussians.rgb, self.mu, self.cholesky, self.rgb)
+        sizes = (self.count, self.rows, self.inputs, *self.scales)
+        run("mlp_forward", "mlp_forward", (blocks, self.batch, 1), 384, *arguments, *sizes, shared=WEIGHT_BYTES)
+        if gaussians.motion is not None:
+            self.mu += (self._of_gops(gaussians.motion).unflatten(-1, (-1, 2)) * field.motion_powers(self.t)).sum(2)
+        return self.mu, gaussians.cholesky if self.cholesky is None else self.cholesky, self.rgb
+
+    def backward(self, grads: list[Tensor]) -> None:
+        """From the gradients of mu', Cholesky and rgb' (`grads`, also those of the canonical Gaussians) to all others:
+        those of the field's parameters are written, that of mu is added to."""
+        field = self.field
+        if self.gaussians.motion is not None:
+            self.gaussians.motion.grad.copy_((grads[0][:, :, None] * field.motion_powers(self.t)).flatten(2))
+        w1, _, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
+        grad_shape = None if self.cholesky is None else grads[1]
+        arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, grads[0], grad_shape, grads[2])
+        sizes = (self.count, self.rows, self.inputs, *self.scales, self.grad_scale)
+        bytes_ = _backward_bytes(torch.cuda.get_device_properties(self.x.device))
+        grid = (self.blocks, self.batch, 1)
+        run("mlp_backward", "mlp_backward", grid, 256, *arguments, self.dx, self.sums, *sizes, shared=bytes_)
+        unscale = 1 / self.grad_scale
+        targets = self._weights(lambda p: p.grad)
+        sizes = (self.blocks, self.inputs, self.codes, unscale)
+        grid = (-(-SUMS // 256), self.batch, 1)
+        run("mlp_backward", "mlp_reduce", grid, 256, self.sums, self.t, self.row_of, *targets, *sizes)
+        mu = self.gaussians.mu if self.pixels is None else self.pixels
+        self.encoder.backward(mu, self.t, self.dx, grads[0], unscale)
+        if self.pixels is not None:
+            pixels_gradient(self.gaussians, self.pixels, grads[0])
+
+    def _weights(self, of) -> list[Tensor | None]:
+        """`of` each layer's weight and bias; the last two are None without a shape head."""
+        field = self.field
+        layers = (field.hidden, field.features, field.position_head, field.color_head, field.shape_head)
+        pairs = [(None, None) if layer is None else (of(layer.weight), of(layer.bias)) for layer in layers]
+        return [tensor for pair in pairs for tensor in pair]
+
+    def _of_gops(self, values: Tensor) -> Tensor:
+        """Rows of the frames' GoPs."""
+        return values if self.gops is None else values[self.gops.long()]

@@ -1,0 +1,132 @@
+"""The render op on CUDA, with gradients: shapes, allocation, launches. Nothing here waits for the GPU.
+
+Everything can be captured in a CUDA graph: buffers come from torch's allocator, launches go to torch's stream.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stgvlib.ops.cuda.compiler import run
+
+TILE = 16
+THREADS = 128
+WIDE_BLOCKS = 64  # a GoP, each takes one large Gaussian after the other
+LIST_CAPACITY = 512  # entries a tile to begin with; a fuller tile scans all Gaussians: slower, and just as right
+
+
+@dataclass
+class Projection:
+    """What forward and backward kernels share: whitening factors, boxes and tile lists of B frames."""
+
+    shape: Tensor  # [B, N, 4]
+    paint: Tensor  # [B, N, 4]
+    boxes: Tensor  # int16 [B, N, 4]
+    counts: Tensor  # int32 [B, tiles y, tiles x], how many Gaussians reach a tile
+    lists: Tensor  # int32 [B, tiles y, tiles x, capacity]
+    wide: Tensor  # int32 [B, N], Gaussians with a large box
+    wide_counts: Tensor  # int32 [B]
+    size: tuple[int, int]
+
+    @staticmethod
+    def empty(batch: int, count: int, size: tuple[int, int], device: torch.device, capacity: int = LIST_CAPACITY):
+        tiles = (-(-size[0] // TILE), -(-size[1] // TILE))
+        return Projection(
+            torch.empty(batch, count, 4, device=device),
+            torch.empty(batch, count, 4, device=device),
+            torch.empty(batch, count, 4, dtype=torch.int16, device=device),
+            torch.empty(batch, *tiles, dtype=torch.int32, device=device),
+            torch.empty(batch, *tiles, capacity, dtype=torch.int32, device=device),
+            torch.empty(batch, count, dtype=torch.int32, device=device),
+            torch.empty(batch, dtype=torch.int32, device=device),
+            size,
+        )
+
+    @property
+    def capacity(self) -> int:
+        return self.lists.shape[3]
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        return self.counts.shape[2], self.counts.shape[1], self.counts.shape[0]
+
+    @property
+    def geometry(self) -> tuple:
+        return self.shape.shape[1], self.size[1], self.size[0], *self.grid[:2], self.capacity
+
+    @property
+    def lists_of(self) -> tuple[Tensor, ...]:
+        return self.shape, self.paint, self.boxes, self.counts, self.lists
+
+    def project(self, mu: Tensor, cholesky: Tensor, rgb: Tensor, offset: float = 0.0, gops: Tensor | None = None):
+        """Fill everything. Cholesky vectors are those of GoPs `gops`, l1 and l3 raised by `offset`."""
+        self.counts.zero_()
+        self.wide_counts.zero_()
+        batch, count = self.shape.shape[:2]
+        if count:
+            arguments = (mu, cholesky, rgb, gops, *self.lists_of, self.wide, self.wide_counts, *self.geometry, offset)
+            run("splat", "project_bin", (-(-count // 256), batch, 1), 256, *arguments)
+        return self
+
+    def image(self, out: Tensor) -> Tensor:
+        """Render into out [B, H, W, 3], float32 or uint8."""
+        function = "splat_bytes" if out.dtype == torch.uint8 else "splat_forward"
+        run("splat", function, self.grid, THREADS, *self.lists_of, out, *self.geometry)
+        return out
+
+    def mse(self, frames: Tensor, frame_index: Tensor, residual: Tensor, partial: Tensor, huber: float | None) -> None:
+        """Compare with frames uint8 [B, T, H, W, 4]: residual fp16 [B, H, W, 4], partial losses [B, tiles]."""
+        most = math.inf if huber is None else float(huber)
+        arguments = (*self.lists_of, frames, frame_index, residual, partial, *self.geometry, frames.shape[1], most)
+        run("splat", "splat_mse_forward", self.grid, THREADS, *arguments)
+
+    def gather(self, image_grad: Tensor, cholesky: Tensor, grads: list[Tensor], factor=1.0, scale=None, offset=0.0):
+        """Gradients of mu, cholesky and rgb into `grads`, from that of the image: float32 x 3, or fp16 x 4."""
+        batch, count = self.shape.shape[:2]
+        function = "splat_mse_backward" if image_grad.dtype == torch.float16 else "splat_backward"
+        if count:
+            arguments = (self.shape, self.paint, self.boxes, cholesky, image_grad, scale, float(factor), *grads)
+            arguments += (self.wide, self.wide_counts, count, self.size[1], self.size[0], offset)
+            run("splat", function, (-(-count // 8), batch, 1), 256, *arguments)
+            run("splat", f"{function}_wide", (WIDE_BLOCKS, batch, 1), 256, *arguments)
+
+
+class Splat(torch.autograd.Function):
+    """`splat` for float32 CUDA tensors."""
+
+    @staticmethod
+    def forward(ctx, mu, cholesky, rgb, size):
+        ctx.projection = Projection.empty(*mu.shape[:2], size, mu.device).project(mu, cholesky, rgb)
+        ctx.save_for_backward(cholesky)
+        return ctx.projection.image(mu.new_empty(len(mu), *size, 3))
+
+    @staticmethod
+    def backward(ctx, grad):
+        (cholesky,) = ctx.saved_tensors
+        grads = [cholesky.new_empty(*cholesky.shape[:2], n) for n in (2, 3, 3)]
+        ctx.projection.gather(grad.contiguous(), cholesky, grads)
+        return (*grads, None)
+
+
+class SplatMSE(torch.autograd.Function):
+    """`splat_mse` for float32 CUDA tensors: the image gradient leaves the forward kernel as fp16, 8 bytes a pixel."""
+
+    @staticmethod
+    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber):
+        size = tuple(frames.shape[2:4])
+        ctx.projection = Projection.empty(*mu.shape[:2], size, mu.device).project(mu, cholesky, rgb)
+        residual = torch.empty(len(mu), *size, 4, dtype=torch.float16, device=mu.device)
+        partial = mu.new_empty(len(mu), ctx.projection.counts[0].numel())
+        ctx.projection.mse(frames, frame_index.int(), residual, partial, huber)
+        ctx.save_for_backward(cholesky, residual)
+        return partial.sum(1) / (3 * size[0] * size[1])
+
+    @staticmethod
+    def backward(ctx, grad):
+        cholesky, residual = ctx.saved_tensors
+        height, width = residual.shape[1:3]
+        grads = [cholesky.new_empty(*cholesky.shape[:2], n) for n in (2, 3, 3)]
+        ctx.projection.gather(residual, cholesky, grads, 2 / (3 * height * width), grad.contiguous())
+        return (*grads, None, None, None)

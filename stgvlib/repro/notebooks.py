@@ -1,0 +1,104 @@
+"""Execute the notebooks with papermill and list what they made: what `run_all.sh` calls."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from stgvlib.config import PROFILES
+from stgvlib.device import device_name, resolve_device
+from stgvlib.errors import StgvError
+from stgvlib.repro.fits import results_folder
+from stgvlib.video.datasets import repository
+
+
+def notebooks(only: str) -> list[Path]:
+    """The numbered notebooks, all or those whose number is in `only` ("01,02"). Raises StgvError for a wrong number."""
+    found = sorted((repository() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    wanted = [n.strip().zfill(2) for n in only.split(",") if n.strip()]
+    if unknown := [n for n in wanted if n not in {path.name[:2] for path in found}]:
+        there = ", ".join(path.stem for path in found)
+        raise StgvError(f"--only names {', '.join(unknown)}, but the notebooks are {there or 'missing'}")
+    return [path for path in found if not wanted or path.name[:2] in wanted]
+
+
+def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool) -> str | None:
+    """Run one notebook; the executed copy is kept in `folder` also when it fails. Returns the error, or None."""
+    import papermill
+
+    parameters = {"profile": profile, "device": device, "refresh": refresh}
+    if unknown := set(parameters) - set(papermill.inspect_notebook(str(path))):
+        return f"its parameters cell lacks {', '.join(sorted(unknown))}"
+    failure = None
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(folder / path.name),
+            parameters=parameters,
+            cwd=str(path.parent),
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns that it talks to this process unencrypted
+        )
+    except papermill.PapermillExecutionError as error:
+        failure = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    _reproducible(folder / path.name)
+    return failure
+
+
+def _reproducible(copy: Path) -> None:
+    """An executed copy without what differs from one run or machine to the next (times, absolute paths, the injected
+    cell's id), so that one that is regenerated from the same records is the same file."""
+    import nbformat
+
+    notebook = nbformat.read(copy, nbformat.NO_CONVERT)
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("execution", None)
+        for key in ("start_time", "end_time", "duration"):
+            part.metadata.get("papermill", {}).pop(key, None)
+        if "injected-parameters" in part.metadata.get("tags", ()):
+            part.id = "injected-parameters"
+    nbformat.write(notebook, copy)
+    copy.write_text(copy.read_text().replace(str(repository()) + os.sep, ""))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="run_all.sh")
+    parser.add_argument("--profile", default="smoke", choices=list(PROFILES))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--refresh", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        chosen = notebooks(arguments.only)
+        name = device_name(resolve_device(arguments.device))
+    except StgvError as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        sys.exit(2)
+    results = results_folder(arguments.profile)
+    copies = results / "notebooks"
+    copies.mkdir(parents=True, exist_ok=True)
+    print(f"profile {arguments.profile} on {name}, into {results}")
+    began = time.time()
+    for path in chosen:
+        started = time.perf_counter()
+        print(f"  {path.stem} ...", end=" ", flush=True)
+        try:
+            error = execute(path, copies, arguments.profile, arguments.device, arguments.refresh)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; finished runs are kept in {results / 'runs'}: run the same command to go on")
+            sys.exit(130)
+        if error:
+            print(f"FAILED\n\n{path.name} failed in {error}\nthe executed copy: {copies / path.name}", file=sys.stderr)
+            sys.exit(1)
+        print(f"{time.perf_counter() - started:.0f} s")
+    print(f"\n{'made':52} {'when':>8}")
+    for file in sorted(f for f in results.rglob("*") if f.suffix in (".csv", ".md", ".png", ".jpg", ".ipynb", ".json")):
+        if "runs" in file.parts and file.suffix == ".png":
+            continue
+        fresh = "now" if file.stat().st_mtime >= began else "before"
+        print(f"{str(file.relative_to(results)):52} {fresh:>8}")
+
+
+if __name__ == "__main__":
+    main()
