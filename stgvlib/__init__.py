@@ -1,40 +1,58 @@
-"""STGV: a video as one set of deformed 2D Gaussians a GoP. Fit, render, judge.
+"""STGV: a video as one set of deformed 2D Gaussians a GoP. Fit, render, judge, compress.
 
-from stgvlib import STGV, fit, open_video
-result = fit(open_video("clip.mp4"), STGV, device="cuda")
-frame = Decoder(result.model)[0]
+    from stgvlib import STGV, Decoder, fit, open_video
+
+    result = fit(open_video("clip.mp4"), STGV, device="cuda")
+    frame = Decoder(result.model)[0]  # uint8 [H, W, 3]
+
+Names are loaded when they are first used, so that importing stgvlib costs nothing. Systems to compare are in
+`stgvlib.baselines`, the paper's experiments and records in `stgvlib.repro`.
 """
 
-from stgvlib.config import PAPER, PROFILES, STGV, FieldConfig, FitConfig
-from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import fit
-from stgvlib.metrics import evaluate, ms_ssim, psnr
-from stgvlib.model.decoder import Decoder
-from stgvlib.model.video_model import VideoModel, load_model, save_model
-from stgvlib.model.viewer import view
-from stgvlib.ops.splat import splat
-from stgvlib.video.datasets import load
-from stgvlib.video.video import Video, open_video, write_video
+import os
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
-__all__ = [
-    "PAPER",
-    "PROFILES",
-    "STGV",
-    "Decoder",
-    "FieldConfig",
-    "FitConfig",
-    "StgvError",
-    "Video",
-    "VideoModel",
-    "evaluate",
-    "fit",
-    "load",
-    "load_model",
-    "ms_ssim",
-    "open_video",
-    "psnr",
-    "save_model",
-    "splat",
-    "view",
-    "write_video",
-]
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our own errors say what is wrong, once
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+_PLACES = {
+    "config": ("FAST", "PAPER", "PRESETS", "PROFILES", "STGV", "FieldConfig", "FitConfig"),
+    "errors": ("StgvError",),
+    "video.video": ("Video", "open_video", "video_of"),
+    "video.write": ("write_video",),
+    "video.datasets": ("load_dataset",),
+    "ops.splat": ("splat", "splat_mse"),
+    "model.video_model": ("VideoModel",),
+    "model.model_file": ("save_model",),
+    "model.decoder": ("Decoder",),
+    "model.judge": ("judge",),
+    "metrics": ("evaluate", "ms_ssim", "psnr"),
+    "fitting.fit": ("fit",),
+    "fitting.batches": ("FitResult",),
+    "fitting.progress": ("Progress", "ProgressBar"),
+    "codec.steps": ("Steps",),
+    "codec.fine_tune": ("compress",),
+    "codec.bitstream": ("decode", "encode"),
+    "codec.load": ("load_model",),
+    "viewer": ("view",),
+}
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
+
+__all__ = sorted([*_PLACE_OF, "__version__"])
+
+try:
+    __version__ = version("stgvlib")
+except PackageNotFoundError:  # sources that were not installed
+    __version__ = "unknown"
+
+
+def __getattr__(name: str):
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module 'stgvlib' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"stgvlib.{_PLACE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,36 +1,31 @@
-"""The `stgv` command; `stgv --help` lists what it does. Bad input gives one line and exit status 2; Ctrl-C gives 130"""
+"""The `stgv` command; `stgv --help` lists what it does. Bad input gives one line and exit status 2; Ctrl-C gives 130.
+
+What a command needs is imported inside it, so that --help and a typing error answer at once.
+"""
 
 import json
 import math
 import os
-import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import tyro
 
-from stgvlib.codec import bitstream
-from stgvlib.codec import fine_tune as compress
-from stgvlib.codec.quantize import Steps
-from stgvlib.config import FitConfig, scaled_steps
+import stgvlib
+from stgvlib.codec.steps import Steps
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
-from stgvlib.device import device_name, fallback_reason, resolve_device, system_info
+from stgvlib.config import scaled_steps
 from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import fit as fit_video
-from stgvlib.fitting.gop_length import lengths_to_try, with_gop_size
-from stgvlib.fitting.processes import join_torchrun
-from stgvlib.model.decoder import Decoder
-from stgvlib.model.video_model import VideoModel, gaussian_count, load_model, save_model
-from stgvlib.repro.classical import check_scale, composited, read_mask
-from stgvlib.repro.fits import ProgressBar, judge
-from stgvlib.video import datasets
-from stgvlib.video.scenes import cut_gops, with_scenes
-from stgvlib.video.video import Video, write_video
+from stgvlib.files import check_writable
 
+if TYPE_CHECKING:
+    from stgvlib.video.video import Video
+
+DESCRIPTION = "Videos as deformed 2D Gaussians: fit, render, judge, compress. --version prints the version."
+STEPS = Steps()
 Positional = tyro.conf.Positional
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]
 _Json = Annotated[bool, tyro.conf.arg(name="json", help="Print one JSON object.")]
@@ -83,71 +78,63 @@ def fit(
         seed: Random seed.
         resume: Take over the GoPs that an interrupted fit finished.
     """
+    import shutil
+
+    from stgvlib.device import device_name, fallback_reason, resolve_device
+    from stgvlib.fitting.fit import fit_plans
+    from stgvlib.fitting.plan import describe, plan_fits
+    from stgvlib.fitting.processes import join_torchrun
+    from stgvlib.fitting.progress import ProgressBar
+    from stgvlib.model.model_file import save_model
+
     share = join_torchrun()
     if share and device in ("auto", "cuda") and resolve_device(device).type == "cuda":
         device = f"cuda:{share.local_rank}"
     target = resolve_device(device)
-    if target.type == "cuda" and target.index is not None:
-        torch.cuda.set_device(target)
     if device == "auto" and (why := fallback_reason()):
         _say(f"fitting on the CPU: {why}")
     if output.suffix != ".safetensors":
         raise StgvError(f"output must end in .safetensors, got {output.name}")
-    _check_folder(output)
+    check_writable(output)
     to = profile_named(("paper" if target.type == "cuda" else "quick") if profile == "auto" else profile)
-    video = datasets.open_input(input)
-    if frames is not None:
-        if frames > video.num_frames:
-            raise StgvError(f"{input} has {video.num_frames} frames, --frames asked for {frames}")
-        video = video.with_(limit=frames)
-    video = video.with_(resize=_size(size)) if size else video.scaled(to.scale)
-    if mask:
-        video = video.with_(missing=read_mask(mask, video, frames))
-    video = with_scenes(video)
     config = scaled_steps(preset_named(preset), to)
     changes = {"gop_size": gop_size, "gaussians": gaussians, "huber": huber}
     changes |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    plans = plan_fits(_input(input, frames, size, mask, to.scale), config, seed)
     first = share is None or share.rank == 0
     processes = f", shared by {share.world} processes" if share else ""
-    scenes = f" in {len(video.cuts) + 1} scenes" if video.cuts else ""
     if first:
-        _say(
-            f"{video.num_frames} frames of {video.size[1]}x{video.size[0]}{scenes} as {_plan(config, video)}, "
-            f"preset {preset}, profile {to.name}, on {device_name(target)}{processes}"
-        )
+        _say(f"{describe(plans)}, preset {preset}, profile {to.name}, on {device_name(target)}{processes}")
     parts = output.with_name(output.name + ".parts")
-    bar = ProgressBar("fit" if first else f"fit, rank {share.rank}")
     try:
-        resume = resume or bool(share and share.restarted)
-        result = fit_video(video, config, target, seed, parts, resume, bar, share)
+        with ProgressBar("fit" if first else f"fit, rank {share.rank}") as bar:
+            resume = resume or bool(share and share.restarted)
+            result = fit_plans(plans, target, parts, resume, bar, share)
     except KeyboardInterrupt:
-        bar.close()
         done = len(list(parts.glob("gop_*.safetensors")))
         _say(f"interrupted; finished GoPs that are kept: {done}; run the same command with --resume")
         raise
-    finally:
-        bar.close()
     if not first:
         return
     seconds = {k: round(v, 2) for k, v in result.seconds.items()}
-    save_model(result.model, output, fps=video.fps, seed=seed, seconds=seconds, device=device_name(target))
+    save_model(result.model, output, fps=plans[0].video.fps, seed=seed, seconds=seconds, device=device_name(target))
     shutil.rmtree(parts, ignore_errors=True)
     _say(f"wrote {output}: {result.model.num_parameters():,} parameters, {output.stat().st_size / 1e6:.1f} MB")
 
 
-def _plan(config: FitConfig, video: Video) -> str:
-    """What will be fitted, as far as it is known before the trials."""
-    sizes = lengths_to_try(video.num_frames)
-    before = " + ".join(f"{n:,}" for n in (config.coarse_steps, config.motion_steps) if n)
-    if config.gop_size == "auto" and len(sizes) > 1:
-        choice = f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]}"
-        return f"GoPs of {choice} frames, {before} + at most {config.steps:,} steps each"
-    config = with_gop_size(config, sizes[0]) if config.gop_size == "auto" else config
-    gops = len(cut_gops(video, config))
-    count = gaussian_count(config, video.size, video.num_frames, gops)
-    plural = "s" if gops > 1 else ""
-    return f"{gops} GoP{plural} of {count:,} Gaussians, {before} + {config.steps:,} steps each"
+def _input(name: str, frames: int | None, size: str | None, mask: str | None, scale: float) -> "Video":
+    """The video to fit, as the options of `fit` see it."""
+    from stgvlib.video.datasets import open_input
+    from stgvlib.video.holes import read_mask
+
+    video = open_input(name)
+    if frames is not None:
+        if frames > video.num_frames:
+            raise StgvError(f"{name} has {video.num_frames} frames, --frames asked for {frames}")
+        video = video.with_(limit=frames)
+    video = video.with_(resize=_size(size)) if size else video.scaled(scale)
+    return video.with_(missing=read_mask(mask, video, frames)) if mask else video
 
 
 def render(
@@ -171,21 +158,28 @@ def render(
             brightness range away (after `stgv fit --huber`), or but for the pixels of --mask.
         mask: With --over: what was given to `stgv fit --mask`.
     """
+    from stgvlib.codec.load import load_model
+    from stgvlib.device import resolve_device
+    from stgvlib.model.decoder import Decoder
+    from stgvlib.model.resample import check_scale
+    from stgvlib.video.datasets import as_fitted
+    from stgvlib.video.holes import composited, read_mask
+    from stgvlib.video.write import write_video
+
     if mask and not over:
         raise StgvError("--mask says which pixels of --over are replaced: give the video that was fitted with --over")
     if over and scale != 1:
         raise StgvError(f"--over keeps frames as large as they were fitted: leave out --scale {scale:g}")
     if fps is not None and not 0 < fps <= 1000:
         raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
-    fitted, about = _load(model, resolve_device(device))
+    fitted, about = load_model(model, resolve_device(device))
     check_scale(scale, fitted.size)
-    _check_folder(output)
+    check_writable(output)
     frames = (frame.cpu().numpy() for frame in Decoder(fitted, scale))
     if over:
-        given = datasets.as_fitted(over, sum(fitted.num_frames), fitted.size)
+        given = as_fitted(over, sum(fitted.num_frames), fitted.size)
         missing = read_mask(mask, given, given.num_frames) if mask else [None] * given.num_frames
-        kept = (given.read(i, i + 1)[0] for i in range(given.num_frames))
-        frames = (composited(*three) for three in zip(frames, kept, missing, strict=True))
+        frames = (composited(*three) for three in zip(frames, given, missing, strict=True))
     try:
         count = write_video(output, frames, fps or about.get("fps", 25.0))
     except OSError as error:
@@ -203,7 +197,7 @@ def encode(
     quality: float | None = None,
     fine_tuning: int | None = None,
     device: Device = "auto",
-    steps: tyro.conf.OmitArgPrefixes[Steps] = bitstream.STEPS,
+    steps: tyro.conf.OmitArgPrefixes[Steps] = STEPS,
 ) -> None:
     """Compress a model to an .stgv file, a group at a time; its size is the bit rate.
 
@@ -218,6 +212,13 @@ def encode(
         fine_tuning: Steps of fine-tuning; unset, 22,000 on a GPU and, as a fit's, a tenth of that on a CPU.
         steps: How coarsely each attribute is rounded without --video.
     """
+    from stgvlib.codec import bitstream
+    from stgvlib.codec.fine_tune import FINE_TUNING, compress
+    from stgvlib.codec.load import load_model
+    from stgvlib.device import resolve_device
+    from stgvlib.fitting.progress import ProgressBar
+    from stgvlib.video.datasets import as_fitted
+
     if output.suffix != ".stgv":
         raise StgvError(f"output must end in .stgv, got {output.name}")
     for name, value in (("target_bpp", target_bpp), ("quality", quality)):
@@ -225,20 +226,20 @@ def encode(
             raise StgvError(f"{name} must be above 0, got {value}")
     if quality is not None and (video is None or target_bpp is not None):
         raise StgvError("quality needs --video, and excludes --target-bpp")
-    if video is not None and steps != bitstream.STEPS:
+    if video is not None and steps != STEPS:
         raise StgvError("with --video steps are learned: leave them out")
     if fine_tuning is not None and fine_tuning < 1:
         raise StgvError(f"fine_tuning must be at least 1, got {fine_tuning}")
-    _check_folder(output)
+    check_writable(output)
     target = resolve_device(device if video else "cpu")
     fitted, about = load_model(model, target)
     fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
     if video is not None:
-        clip = datasets.as_fitted(video, sum(fitted.num_frames), fitted.size)
+        clip = as_fitted(video, sum(fitted.num_frames), fitted.size)
         part = profile_named("paper" if target.type == "cuda" else "quick").steps
-        tuning, bar = fine_tuning or round(part * compress.FINE_TUNING), ProgressBar("encode")
-        made = compress.compress(clip, fitted, target_bpp, quality, fine_tuning=tuning, progress=bar)
-        bar.close()
+        tuning = fine_tuning or round(part * FINE_TUNING)
+        with ProgressBar("encode") as bar:
+            made = compress(clip, fitted, target_bpp, quality, fine_tuning=tuning, progress=bar)
         fitted, steps = made.model, made.steps
     elif target_bpp is not None:
         steps = bitstream.steps_for(fitted, int(target_bpp * pixels / 8), steps, fps)
@@ -270,8 +271,13 @@ def evaluate(
         model: Model that `stgv fit` or `stgv encode` wrote.
         input: The video that was fitted; it is cropped in time and resized to the model.
     """
-    fitted, about = _load(model, resolve_device(device))
-    result = judge(fitted, datasets.as_fitted(input, sum(fitted.num_frames), fitted.size))
+    from stgvlib.codec.load import load_model
+    from stgvlib.device import resolve_device
+    from stgvlib.model.judge import judge
+    from stgvlib.video.datasets import as_fitted
+
+    fitted, about = load_model(model, resolve_device(device))
+    result = judge(fitted, as_fitted(input, sum(fitted.num_frames), fitted.size))
     if "bytes" in about:
         size = model.stat().st_size
         result |= {"bytes": size, "bits_per_pixel": 8 * size / (math.prod(fitted.size) * result["frames"])}
@@ -295,12 +301,15 @@ def info(file: Positional[Path | None] = None, /, system: bool = False, json_out
         file: Model that `stgv fit` or `stgv encode` wrote.
         system: Tell the device, the kernels that would run and why, and library versions.
     """
+    from stgvlib.codec.load import load_model
+    from stgvlib.device import system_info
+
     if system == (file is not None):
         raise StgvError("info takes a model file or --system")
     if system:
         result = system_info()
     else:
-        fitted, about = _load(file, torch.device("cpu"))
+        fitted, about = load_model(file)
         size = file.stat().st_size
         result = {
             "preset": fitted.config.preset,
@@ -331,17 +340,10 @@ def fetch(group: Positional[Literal["davis", "uvg"]], /) -> None:
     Args:
         group: davis (DAVIS 2017, full resolution) or uvg (seven 1080p sequences): gigabytes each.
     """
+    from stgvlib.video import datasets
+
     for path in datasets.fetch(group):
         _say(f"{path}")
-
-
-def _load(path: Path, device: torch.device) -> tuple[VideoModel, dict]:
-    """A model and what is known of it, from either format."""
-    if path.suffix != ".stgv":
-        return load_model(path, device)
-    content = bitstream.decode(path)
-    about = {"fps": content.fps, "bytes": content.bytes, "steps": asdict(content.steps), "damaged": content.damaged}
-    return content.model.to(device), about
 
 
 def _tell_damage(path: Path, about: dict) -> None:
@@ -355,17 +357,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise StgvError(f"size must be HEIGHTxWIDTH such as 360x640, got {text!r}")
     return int(height), int(width)
-
-
-def _check_folder(output: Path) -> None:
-    """Find out before an hour of fitting, not after it, that the result cannot be written."""
-    folder = output.parent
-    if not folder.is_dir():
-        raise StgvError(f"cannot write {output}: the folder {folder} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise StgvError(f"cannot write {output}: no permission to write in {folder}")
-    if output.suffix and output.is_dir():
-        raise StgvError(f"cannot write {output}: it is a folder")
 
 
 def _say(text: str) -> None:
@@ -383,9 +374,15 @@ def main(arguments: list[str] | None = None) -> None:
         "info": info,
         "fetch": fetch,
     }
+    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"stgv {stgvlib.__version__}")
+        return
     try:
         tyro.extras.subcommand_cli_from_dict(
-            commands, prog="stgv", description="Videos as deformed 2D Gaussians: fit, render, judge.", args=arguments
+            commands,
+            prog="stgv",
+            description=DESCRIPTION,
+            args=arguments,
         )
     except StgvError as error:
         _say(f"stgv: {error}")

@@ -6,6 +6,7 @@ dense torch operations (the specification) on any device; it is meant for checki
 
 import os
 import platform
+import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,15 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             pass
     return found
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version, as nvidia-smi prints it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
 
 
 def device_name(device: torch.device) -> str:

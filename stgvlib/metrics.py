@@ -21,6 +21,11 @@ def psnr(image: Tensor, target: Tensor) -> float:
     return (-10 * torch.log10(error)).item()
 
 
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors of values in [0, 1]; at most 120."""
+    return -10 * torch.log10(mse.clamp(min=1e-12))
+
+
 def to_uint8(image: Tensor) -> Tensor:
     """[..., 3] in [0, 1] -> uint8, clamped and rounded."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)

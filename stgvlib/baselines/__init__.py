@@ -1,24 +1,47 @@
-"""Every system that the paper compares, by the names of its tables, with the configuration that `experiments` fits.
+"""Every system that the paper compares, by the names of its tables; `register` adds one of your own.
 
 Gaussian systems are settings of our own model and trainer (gaussian.py); implicit ones (siren.py, nerv.py, e_nerv.py,
 hnerv.py) have networks of their own and one trainer (inr.py). All get the parameters that the paper's method has on the
-same video.
+same video. $STGV_SYSTEMS names modules or files, separated by commas, that register more of them.
 """
 
-from stgvlib.baselines.gaussian import D2GV, GAUSSIAN_VIDEO, GSVR, TWO_DGS
-from stgvlib.baselines.inr import E_NERV, HNERV, NERV, SIREN
+import importlib
+import os
+import runpy
+
+from stgvlib.baselines.gaussian import D2GV, GAUSSIAN_VIDEO, GSVR, TWO_DGS, GaussianSystem
+from stgvlib.baselines.inr import E_NERV, HNERV, NERV, SIREN, InrConfig, NetworkSystem
+from stgvlib.baselines.system import SYSTEMS, System, as_system, register, unregister
 from stgvlib.config import FAST, PAPER, STGV
 
-SYSTEMS = {  # run name -> (name in the tables, configuration)
-    "siren": ("SIREN", SIREN),
-    "nerv": ("NeRV", NERV),
-    "e_nerv": ("E-NeRV", E_NERV),
-    "hnerv": ("HNeRV", HNERV),
-    "2dgs": ("2DGS", TWO_DGS),
-    "gaussian_video": ("GaussianVideo", GAUSSIAN_VIDEO),
-    "gsvr": ("GSVR", GSVR),
-    "d2gv": ("D2GV", D2GV),
-    "paper": ("STGV", PAPER),
-    "stgv": ("STGV, our preset", STGV),
-    "fast": ("STGV, our preset, fast", FAST),
-}
+__all__ = [
+    "SYSTEMS",
+    "GaussianSystem",
+    "InrConfig",
+    "NetworkSystem",
+    "System",
+    "as_system",
+    "register",
+    "unregister",
+]
+
+for _system in (
+    NetworkSystem("siren", "SIREN", "an MLP with sines over (x, y, t)", SIREN),
+    NetworkSystem("nerv", "NeRV", "a network over the time code", NERV),
+    NetworkSystem("e_nerv", "E-NeRV", "NeRV with space and time apart", E_NERV),
+    NetworkSystem("hnerv", "HNeRV", "an embedding of each frame and a decoder", HNERV),
+    GaussianSystem("2dgs", "2DGS", "2D Gaussians for each frame alone", TWO_DGS),
+    GaussianSystem("gaussian_video", "GaussianVideo", "planes; position, colour and shape deformed", GAUSSIAN_VIDEO),
+    GaussianSystem("gsvr", "GSVR", "planes and a polynomial motion, GoPs cut by motion", GSVR),
+    GaussianSystem("d2gv", "D2GV", "all frames first, positional encoding", D2GV),
+    GaussianSystem("paper", "STGV", "the paper's full method: key frame, 2D and 3D hash", PAPER),
+    GaussianSystem("stgv", "STGV, our preset", "our preset at the same parameter budget", STGV),
+    GaussianSystem("fast", "STGV, our preset, fast", "our preset with a seventh of its deformation steps", FAST),
+):
+    register(_system)
+
+for _name in filter(None, os.environ.get("STGV_SYSTEMS", "").split(",")):
+    if _name.endswith(".py"):
+        runpy.run_path(_name)
+    else:
+        importlib.import_module(_name)

@@ -17,7 +17,7 @@ from stgvlib.video.video import Video
 
 
 @dataclass(frozen=True)
-class Anchor:
+class BlockCodec:
     """A codec, its preset, and the quality levels that make its curve."""
 
     codec: str = ""
@@ -29,28 +29,28 @@ class Anchor:
         return {"preset": self.preset, "crf": str(crf), **quiet}
 
 
-ANCHORS = {
-    "x264": Anchor("libx264"),
-    "x265": Anchor("libx265"),
-    "av1": Anchor("libsvtav1", preset="6", levels=(20, 28, 36, 44, 52, 60)),  # 6 of 0 (slowest) to 13
+BLOCK_CODECS = {
+    "x264": BlockCodec("libx264"),
+    "x265": BlockCodec("libx265"),
+    "av1": BlockCodec("libsvtav1", preset="6", levels=(20, 28, 36, 44, 52, 60)),  # 6 of 0 (slowest) to 13
 }
 
 
-def encode(video: Video, anchor: Anchor, crf: int, path: Path, fps: int = 25) -> float:
+def encode(video: Video, codec: BlockCodec, crf: int, path: Path, fps: int = 25) -> float:
     """Write a video as .mp4; returns the seconds it took. Raises StgvError where this PyAV lacks the codec."""
     import av
 
     try:
-        av.codec.Codec(anchor.codec, "w")
+        av.codec.Codec(codec.codec, "w")
     except ValueError as error:
-        raise StgvError(f"this PyAV has no {anchor.codec}; its wheels from version 14 on do") from error
+        raise StgvError(f"this PyAV has no {codec.codec}; its wheels from version 14 on do") from error
     os.environ.setdefault("SVT_LOG", "1")  # errors only
     began = time.perf_counter()
     with av.open(str(path), "w") as file:
-        stream = file.add_stream(anchor.codec, rate=fps)
+        stream = file.add_stream(codec.codec, rate=fps)
         # 4:2:0 needs even sides.
         stream.height, stream.width = (side + side % 2 for side in video.size)
-        stream.pix_fmt, stream.options = "yuv420p", anchor.options(crf)
+        stream.pix_fmt, stream.options = "yuv420p", codec.options(crf)
         for i in range(video.num_frames):
             frame = video.read(i, i + 1)[0]
             padding = (0, stream.height - frame.shape[0]), (0, stream.width - frame.shape[1]), (0, 0)

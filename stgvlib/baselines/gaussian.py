@@ -14,9 +14,19 @@ GSVR            motion from planes plus a polynomial in t of each Gaussian; GoPs
                 and degree are not public: degree 2, GoPs by our `cuts="motion"`, the rest as GaussianVideo.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from stgvlib.config import FieldConfig, FitConfig
+import torch
+
+from stgvlib.config import FieldConfig, FitConfig, Profile, scaled_steps
+from stgvlib.fitting.batches import FitResult
+from stgvlib.fitting.fit import fit
+from stgvlib.fitting.progress import Callback
+from stgvlib.model.decoder import Decoder
+from stgvlib.model.model_file import read_model, save_model
+from stgvlib.model.video_model import VideoModel
+from stgvlib.video.video import Video
 
 TWO_DGS = FitConfig(
     preset="2dgs", gop_size=1, gaussians="budget", coarse_steps=7_000, steps=0, field=FieldConfig(encoding="none")
@@ -38,3 +48,38 @@ GSVR = replace(
     cuts="motion",
     field=FieldConfig(encoding="planes", deform_shape=True, polynomial=2),
 )
+
+
+@dataclass(frozen=True)
+class GaussianSystem:
+    """A setting of our model and trainer as a `System`."""
+
+    key: str
+    label: str
+    about: str
+    config: FitConfig
+    sources = ("stgvlib.fitting.fit", "stgvlib.model.decoder")  # what decides a fit's result
+
+    def configure(self, profile: Profile, pixels_per_gaussian: float | None) -> FitConfig:
+        config = scaled_steps(self.config, profile)
+        return config if pixels_per_gaussian is None else replace(config, pixels_per_gaussian=pixels_per_gaussian)
+
+    def fit(
+        self,
+        video: Video,
+        config: FitConfig,
+        device: torch.device,
+        seed: int = 0,
+        progress: Callback | None = None,
+        checkpoint: Path | None = None,
+    ) -> FitResult:
+        return fit(video, config, device, seed, progress=progress)
+
+    def save(self, model: VideoModel, path: Path, **about) -> None:
+        save_model(model, path.with_suffix(".safetensors"), **about)
+
+    def load(self, path: Path, device: torch.device) -> tuple[VideoModel, dict]:
+        return read_model(path.with_suffix(".safetensors"), device)
+
+    def decoder(self, model: VideoModel, dtype: torch.dtype = torch.uint8) -> Decoder:
+        return Decoder(model, dtype=dtype)

@@ -8,7 +8,7 @@ in the configuration's precision, weights, loss and optimiser are float32.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +19,15 @@ from stgvlib.baselines.e_nerv import ENerv
 from stgvlib.baselines.hnerv import HNerv
 from stgvlib.baselines.nerv import Nerv
 from stgvlib.baselines.siren import Siren
+from stgvlib.config import Profile
 from stgvlib.device import compiled, fast_products
 from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import FitResult, Progress
+from stgvlib.fitting.batches import FitResult
 from stgvlib.fitting.optimizer import FlatOptimizer, Segment, captured
-from stgvlib.fitting.resume import identity
-from stgvlib.metrics import to_uint8
-from stgvlib.model.video_model import paper_budget
+from stgvlib.fitting.plan import identity
+from stgvlib.fitting.progress import Progress
+from stgvlib.metrics import decibels, to_uint8
+from stgvlib.model.budget import paper_budget
 from stgvlib.video.video import Video
 
 NETWORKS = {"siren": Siren, "nerv": Nerv, "e_nerv": ENerv, "hnerv": HNerv}
@@ -249,8 +251,8 @@ def _rate(progress: float, warm_up: float) -> float:
 
 
 def _progress(errors: Tensor, done: int, total: int) -> Progress:
-    recent = errors[max(0, done - 20) : done].mean().clamp(min=1e-12)
-    return Progress((0, 1), 1, "training", done, total, -10 * torch.log10(recent).item())
+    recent = errors[max(0, done - 20) : done].mean()
+    return Progress((0, 1), 1, "training", done, total, decibels(recent).item())
 
 
 def _state(optimizer: FlatOptimizer, errors: Tensor) -> dict[str, Tensor]:
@@ -280,3 +282,54 @@ def _restore(path: Path | None, about: dict, optimizer, generator, errors: Tenso
         return kept["epoch"], kept["spent"]
     except Exception:  # torch.load raises what it likes for a damaged file
         return 0, 0.0
+
+
+@dataclass(frozen=True)
+class NetworkSystem:
+    """An implicit network under our trainer as a `System`. `network(width, size, frames)` makes a module that renders
+    frames int64 [B] -> [B, 3, H, W] in [0, 1]; it is found under the configuration's preset from then on."""
+
+    key: str
+    label: str
+    about: str
+    config: InrConfig
+    network: Callable[[int, tuple[int, int], int], nn.Module] | None = None  # None: NETWORKS knows it
+    sources = ("stgvlib.baselines.inr",)
+
+    def __post_init__(self):
+        if self.network is not None:
+            NETWORKS[self.config.preset] = self.network
+        if self.config.preset not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise StgvError(f"network {self.config.preset!r} is unknown: expected {known}, or give `network`")
+
+    def configure(self, profile: Profile, pixels_per_gaussian: float | None) -> InrConfig:
+        config = replace(self.config, epochs=max(1, round(self.config.epochs * profile.coarse_steps)))
+        return config if pixels_per_gaussian is None else replace(config, pixels_per_gaussian=pixels_per_gaussian)
+
+    def fit(
+        self,
+        video: Video,
+        config: InrConfig,
+        device: torch.device,
+        seed: int = 0,
+        progress: Callable[[Progress], None] | None = None,
+        checkpoint: Path | None = None,
+    ) -> FitResult:
+        return fit_inr(video, config, device, seed, checkpoint, progress)
+
+    def save(self, model: InrModel, path: Path, **about) -> None:
+        kept = {"width": model.width, "size": model.size, "frames": model.num_frames[0]}
+        torch.save({"about": about, **kept, "state": model.state_dict()}, path.with_suffix(".pt"))
+
+    def load(self, path: Path, device: torch.device) -> tuple[InrModel, dict]:
+        try:
+            kept = torch.load(path.with_suffix(".pt"), map_location=device, weights_only=True)
+            model = InrModel(self.config, kept["width"], tuple(kept["size"]), kept["frames"])
+            model.load_state_dict(kept["state"])
+        except Exception as error:  # torch.load raises what it likes for a damaged file
+            raise StgvError(f"{path.with_suffix('.pt')} is missing or damaged; fit it again") from error
+        return model.to(device).eval(), kept["about"]
+
+    def decoder(self, model: InrModel, dtype: torch.dtype = torch.uint8) -> InrDecoder:
+        return InrDecoder(model, dtype)

@@ -20,14 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stgvlib.baselines.residual_vq import ResidualVQ
 from stgvlib.codec.entropy import decode_integers, encode_integers
-from stgvlib.codec.quantize import ResidualVQ
 from stgvlib.codec.rate_optimizer import StraightThrough
 from stgvlib.config import FitConfig, changes, from_dict
 from stgvlib.device import fast_products
 from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import Progress, load_gops, run_stage
+from stgvlib.fitting.batches import load_gops
 from stgvlib.fitting.optimizer import Segment, schedule
+from stgvlib.fitting.progress import Progress
+from stgvlib.fitting.stage import Stage, segments
 from stgvlib.model.video_model import VideoModel
 from stgvlib.video.video import Video
 
@@ -147,25 +149,17 @@ def compress_paper(
     )
     copy = VideoModel(config, model.num_frames, model.size, model.count).to(device)
     copy.load_state_dict(model.state_dict())
-    starts = [sum(model.num_frames[:g]) for g in range(len(model.num_frames) + 1)]
-    frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
-    made: list[PaperOptimizer] = []
-
-    def make(segments, kind, betas) -> PaperOptimizer:
-        made.append(PaperOptimizer(segments, kind, betas, copy, codebooks, rows))
-        return made[0]
-
-    def look(done: int, recent: Tensor) -> None:
-        if progress and len(recent):
-            shown = -10 * torch.log10(recent.clamp(min=1e-12)).mean().item()
-            progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, shown))
-
+    frames, _ = load_gops(video, copy.spans, device)
+    trained = segments(copy, "deformation")
+    optimizer = PaperOptimizer(trained, config.optimizer, config.betas, copy, codebooks, rows)
+    stage = Stage(copy, frames, "deformation", optimizer)
     with fast_products(device):
-        _, diverged = run_stage(copy, frames, "deformation", look, make_optimizer=make)
-        optimizer = made[0]
+        for look in stage.run():
+            if progress and len(look.losses):
+                progress(Progress((0, len(frames)), len(frames), "fine-tuning", look.done, fine_tuning, look.psnr))
         colors = optimizer.vq(optimizer.unrounded(copy.gaussians.rgb))[1]
-    if diverged:
-        raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning")
+    if stage.diverged:
+        raise StgvError(f"GoP {stage.diverged[0].place}: the loss is not finite while fine-tuning")
     quantizer = torch.cat(optimizer.scale_offset(), 1)
     return PaperCompressed(copy, quantizer, optimizer.vq, colors, rows, time.perf_counter() - began)
 

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 
 from stgvlib.codec.entropy import CodingError, decode_integers, encode_integers, pack, unpack
-from stgvlib.codec.quantize import AXIS_BITS, SIZES, Group, Steps, dequantize, quantize
+from stgvlib.codec.quantize import AXIS_BITS, Group, dequantize, quantize
+from stgvlib.codec.steps import SIZES, Steps
 from stgvlib.config import FieldConfig, FitConfig, changes, from_dict
 from stgvlib.errors import StgvError
-from stgvlib.model.video_model import VideoModel, write_atomically
+from stgvlib.files import write_atomically
+from stgvlib.model.video_model import VideoModel
 
 MAGIC, VERSION = b"\x89STGV\r\n\n", 3
 PREFIX = struct.Struct("<8sHHI")  # magic, version, sections, CRC of the table

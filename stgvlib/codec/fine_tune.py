@@ -14,18 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from stgvlib.codec.bitstream import stream
-from stgvlib.codec.quantize import LearnedSteps
 from stgvlib.codec.rate_optimizer import SETTLED, RateOptimizer
+from stgvlib.codec.steps import LearnedSteps
 from stgvlib.config import FitConfig
 from stgvlib.device import fast_products
-from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import CHUNK, Progress, load_gops, run_stage
-from stgvlib.fitting.placement import WAITING
-from stgvlib.metrics import evaluate
+from stgvlib.errors import StgvError, size_text
+from stgvlib.fitting.batches import load_gops
+from stgvlib.fitting.progress import Progress
+from stgvlib.fitting.stage import EVERY, Stage, segments
+from stgvlib.metrics import decibels, evaluate
 from stgvlib.model.decoder import Decoder
+from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.video.video import Video
 
@@ -87,8 +88,8 @@ def compress(
     """
     if (video.num_frames, tuple(video.size)) != (sum(model.num_frames), tuple(model.size)):
         raise StgvError(
-            f"the video has {video.num_frames} frames of {video.size[0]}x{video.size[1]}, the model "
-            f"{sum(model.num_frames)} of {model.size[0]}x{model.size[1]}: give the video that was fitted"
+            f"the video has {video.num_frames} frames of {size_text(video.size)}, the model "
+            f"{sum(model.num_frames)} of {size_text(model.size)}: give the video that was fitted"
         )
     began, parts = time.perf_counter(), {"prune": prune, "learned": learned, "rate": rate, "adaptive": adaptive}
     if psnr is None:
@@ -135,22 +136,17 @@ def _fine_tune(
     device, original = model.gaussians.mu.device, model
     bits = UNAIMED if bpp is None else bpp * video.num_frames * math.prod(video.size) / max(1, model.num_parameters())
     model = to_pixels(model, fine_tuning, rate_part(bits))
-    starts = [sum(model.num_frames[:g]) for g in range(len(model.num_frames) + 1)]
-    frames, _ = load_gops(video, list(zip(starts, starts[1:])), device)
+    frames, _ = load_gops(video, model.spans, device)
     pixels = video.num_frames * video.size[0] * video.size[1]
-    made: list[RateOptimizer] = []
+    name = "coarse" if model.field.hidden is None else "deformation"
+    trained, kind, betas = segments(model, name), model.config.optimizer, model.config.betas
     first = slope or (SLOPE if bpp is None else FIRST_SLOPE)
-
-    def make(segments, kind, betas) -> RateOptimizer:
-        made.append(RateOptimizer(segments, kind, betas, model, first, learned, rate, adaptive))
-        return made[0]
-
+    optimizer = RateOptimizer(trained, kind, betas, model, first, learned, rate, adaptive)
     looks = [*(SETTLED * (k + 1) / LOOKS for k in range(LOOKS)), *LAST_LOOKS]
     before = int((original.gaussians.mu[..., 0] != WAITING).sum())
 
     def control(part: float) -> None:
         """Look at the file after a part of the steps."""
-        optimizer = made[0]
         optimizer.place_bits()
         size = 8 * len(stream(model, optimizer.steps())) / pixels
         pruning, off = prune and part <= PRUNED_UNTIL, size / (AIM * bpp if bpp else size)
@@ -172,30 +168,25 @@ def _fine_tune(
                 optimizer.keep(round(left * (most / left) ** (1 / to_come)))
 
     def reached() -> float:
-        return evaluate(Decoder(model, dtype=torch.float32), video.read(), similarity=False)["psnr"]
+        return evaluate(Decoder(model, dtype=torch.float32), video, similarity=False)["psnr"]
 
-    quality = 0.0
-
-    def look(done: int, recent: Tensor) -> None:
-        nonlocal quality
-        quality = -10 * math.log10(max(recent.mean().item(), 1e-12)) if len(recent) else 0.0
-        due = [part for part in looks if round(part * fine_tuning) <= done < fine_tuning]
-        if due:
-            del looks[: len(due)]
-            control(due[-1])
-        progress(Progress((0, len(frames)), len(frames), "fine-tuning", done, fine_tuning, quality))
-
-    stage = "coarse" if model.field.hidden is None else "deformation"
+    stage, quality = Stage(model, frames, name, optimizer), 0.0
+    often = min(EVERY, max(1, fine_tuning // 50))  # so that short fine-tunings look as often as long ones
     try:
         with fast_products(device):
-            often = min(CHUNK, max(1, fine_tuning // 50))  # so that short fine-tunings look as often as long ones
-            _, diverged = run_stage(model, frames, stage, look, make_optimizer=make, chunk=often)
+            for look in stage.run(every=often):
+                quality = decibels(look.losses.mean()).item() if len(look.losses) else 0.0
+                due = [part for part in looks if round(part * fine_tuning) <= look.done < fine_tuning]
+                if due:
+                    del looks[: len(due)]
+                    control(due[-1])
+                progress(Progress((0, len(frames)), len(frames), "fine-tuning", look.done, fine_tuning, quality))
     except torch.OutOfMemoryError as error:
-        told = "all groups at once do not fit in the GPU's memory: fine-tune on --device cpu, or encode without it"
-        raise StgvError(told) from error
-    if diverged:
-        raise StgvError(f"GoP {diverged[0].place}: the loss is not finite while fine-tuning; take a smaller target")
-    optimizer = made[0]
+        text = "all groups at once do not fit in the GPU's memory: fine-tune on --device cpu, or encode without it"
+        raise StgvError(text) from error
+    if stage.diverged:
+        place = stage.diverged[0].place
+        raise StgvError(f"GoP {place}: the loss is not finite while fine-tuning; take a smaller target")
     steps = optimizer.steps() if bpp is None else optimizer.fit_into(int(bpp * pixels / 8), reached if prune else None)
     kept = optimizer.alive.sum().item() / max(before, 1)
     return Compressed(model, steps, optimizer.slope.item(), kept, time.perf_counter() - began, quality)

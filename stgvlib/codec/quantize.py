@@ -12,86 +12,19 @@ shapes' areas, then finer bits of positions and shapes, as many as the colours s
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from stgvlib.device import compiled
+from stgvlib.codec.steps import LearnedSteps, Steps
 from stgvlib.errors import StgvError
-from stgvlib.fitting.placement import WAITING
+from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.ops.splat import MIN_SCALE
 
 LOG_SCALES = (math.log(MIN_SCALE) - 1, 14.0)  # of l1 and l3, px, that a file can ask for
 AXIS_BITS = 16  # of a position on one axis
-SIZES = 5  # octaves of the root of an area in px, from 1 px up: what a colour's adaptive step halves with
-POSITION_BITS, SHAPE_BITS = 3, 4  # that adaptive steps add at most
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How coarsely each attribute is rounded."""
-
-    position: float = 1 / 16  # px
-    cholesky: float = 0.02  # of the logarithm of l1 and l3, and of l2 / l3
-    color: float = 1 / 256
-    motion: float = 1 / 512  # of a coefficient, in units of the position head
-    field_bits: int = 10  # of the largest value of each tensor of the field
-    # Adaptive steps: powers of two of the amplitude, in steps of the colour, from which shape and position have finer
-    # bits. Position, Cholesky and colour steps are then those of a Gaussian of 1 px whose colour is 1.
-    lowest: tuple[int, int] | None = None
-
-    def __post_init__(self):
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name in ("field", "lowest"):  # the former of LearnedSteps
-                continue
-            if f.name == "field_bits":
-                if not 2 <= value <= 16:
-                    raise StgvError(f"field_bits must be from 2 to 16, got {value}")
-            elif not 1e-6 <= value <= 1e3:
-                raise StgvError(f"the step of {f.name} must be from 1e-6 to 1000, got {value}")
-        if self.lowest is not None:
-            if len(self.lowest) != 2 or not all(isinstance(v, int) and -32 <= v <= 32 for v in self.lowest):
-                raise StgvError(f"lowest must be two whole numbers from -32 to 32, got {self.lowest}")
-            if not all(1e-6 <= base <= 1e6 for base in self.bases):
-                raise StgvError(f"steps are out of range where there are no finer bits: {self.bases}")
-
-    @property
-    def bases(self) -> tuple[float, float]:
-        """Steps of positions and shapes without finer bits."""
-        if self.lowest is None:
-            return self.position, self.cholesky
-        shape, position = self.lowest
-        return self.position / (self.color * 2.0**position), self.cholesky / (self.color * 2.0**shape)
-
-    @property
-    def bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What a Gaussian has to reach: l1's and l3's integers together for one size more, energy in steps of the
-        colour for one bit more of its shape, and energy over 4^size for one of its position."""
-        if self.lowest is None:
-            return np.empty(0), np.empty(0), np.empty(0)
-        sizes = (np.arange(SIZES) + 0.5) * 2 * math.log(2) / self.bases[1]
-        shape, position = self.lowest
-        return sizes, 4.0 ** (shape + np.arange(SHAPE_BITS)), 4.0 ** (position + np.arange(POSITION_BITS))
-
-    def scaled(self, factor: float) -> "Steps":
-        """Coarser by a factor; the field loses four bits where everything else loses five."""
-        bits = min(16, max(2, round(self.field_bits - 0.8 * math.log2(factor))))
-        kept = ("field_bits", "lowest")
-        others = {f.name: getattr(self, f.name) * factor for f in fields(Steps) if f.name not in kept}
-        return replace(self, **others, field_bits=bits)
-
-
-@dataclass(frozen=True)
-class LearnedSteps(Steps):
-    """What fine-tuning found: the field's tensors have a step each, in their order, instead of bits."""
-
-    field: tuple[float, ...] = ()
-
-    def scaled(self, factor: float) -> "LearnedSteps":
-        return replace(super().scaled(factor), field=tuple(step * factor for step in self.field))
 
 
 @dataclass
@@ -218,81 +151,6 @@ def lowest_bits(cholesky: torch.Tensor, rgb: torch.Tensor, color: torch.Tensor) 
     larger = (cholesky[:, 0] * cholesky[:, 2]).clamp(min=1).log2() / 2
     means = torch.stack([(octaves + larger).mean(), octaves.mean()]) - color.log2()
     return tuple(min(32, max(-32, math.floor(mean))) for mean in means.tolist())
-
-
-class ResidualVQ:
-    """Residual vector quantisation (paper, eq. 11): `stages` codebooks of `entries` vectors a group, each stage coding
-    what the ones before left over. Codebooks start by k-means and follow their vectors by an exponential moving average
-    (van den Oord et al. 2017, App. A.1), with Laplace-smoothed counts as in the field's library.
-    """
-
-    def __init__(
-        self,
-        values: torch.Tensor,  # [G, N, C], what codebooks are first fitted to
-        stages: int = 2,
-        entries: int = 8,
-        decay: float = 0.8,
-        generator: torch.Generator | None = None,
-    ):
-        self.decay, books, left = decay, [], values
-        self.nearest = compiled(nearest, values.device)
-        for _ in range(stages):
-            books.append(_k_means(left, entries, generator))
-            left = left - nearest(left, books[-1])[0]
-        self.codebooks = torch.stack(books, 1)  # [G, stages, entries, C]
-        self.counts = self.codebooks.new_ones(self.codebooks.shape[:3])
-        self.sums = self.codebooks.clone()
-
-    @torch.no_grad()
-    def __call__(self, values: torch.Tensor, learn: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """(quantised [G, N, C], int64 numbers [G, N, stages]); with `learn` the codebooks follow afterwards."""
-        left, whole, indices = values, torch.zeros_like(values), []
-        for k in range(self.codebooks.shape[1]):
-            found, index = self.nearest(left, self.codebooks[:, k])
-            if learn:
-                self._follow(k, left, index)
-            indices.append(index)
-            left, whole = left - found, whole + found
-        return whole, torch.stack(indices, -1)
-
-    def _follow(self, k: int, left: torch.Tensor, index: torch.Tensor) -> None:
-        counts, sums = self.counts[:, k], self.sums[:, k]
-        of_each, total = _totals(left, index, counts.shape[1])
-        counts.lerp_(of_each, 1 - self.decay)
-        sums.lerp_(total, 1 - self.decay)
-        whole, entries = counts.sum(1, keepdim=True), counts.shape[1]
-        smooth = (counts + 1e-5) / (whole + entries * 1e-5) * whole
-        self.codebooks[:, k] = sums / smooth[..., None]
-
-
-def nearest(values: torch.Tensor, book: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the vectors of book [G, entries, C] nearest to values [G, N, C], their numbers [G, N])."""
-    distance = sum((values[..., c, None] - book[:, None, :, c]).square() for c in range(values.shape[-1]))
-    index = distance.argmin(-1)
-    return torch.gather(book, 1, index[..., None].expand_as(values)), index
-
-
-def _k_means(values: torch.Tensor, entries: int, generator: torch.Generator | None, rounds: int = 10) -> torch.Tensor:
-    """[G, N, C] -> [G, entries, C]. Starts from drawn vectors; an entry that none is near stays where it is."""
-    draws = torch.rand(len(values), entries, generator=generator).to(values.device) * values.shape[1]
-    book = torch.gather(values, 1, draws.long()[..., None].expand(-1, -1, values.shape[2])).clone()
-    for _ in range(rounds):
-        index = nearest(values, book)[1]
-        counts, sums = _totals(values, index, entries)
-        counts = counts[..., None]
-        book = torch.where(counts > 0, sums / counts.clamp(min=1), book)
-    return book
-
-
-def _totals(values: torch.Tensor, index: torch.Tensor, entries: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(how many of [G, N, C] have each index [G, entries], their sums [G, entries, C]). As a product where entries are
-    few: adding hundreds of thousands to a few places, a GPU would wait for itself."""
-    if entries > 256:
-        counts, sums = values.new_zeros(len(values), entries), values.new_zeros(len(values), entries, values.shape[2])
-        counts.scatter_add_(1, index, torch.ones_like(values[..., 0]))
-        return counts, sums.scatter_add_(1, index[..., None].expand_as(values), values)
-    own = (index[:, None] == torch.arange(entries, device=index.device)[:, None]).to(values.dtype)
-    return own.sum(-1), own @ values
 
 
 def interleave(place: np.ndarray) -> np.ndarray:

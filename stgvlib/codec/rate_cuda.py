@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from stgvlib.codec.quantize import POSITION_BITS, SHAPE_BITS, SIZES
-from stgvlib.fitting.placement import WAITING
+from stgvlib.codec.steps import POSITION_BITS, SHAPE_BITS, SIZES
+from stgvlib.model.gaussians import WAITING
 from stgvlib.ops.cuda.compiler import run
 from stgvlib.ops.splat import MIN_SCALE
 

@@ -18,20 +18,12 @@ import torch
 from torch import Tensor
 
 from stgvlib.codec.bitstream import stream
-from stgvlib.codec.quantize import (
-    AXIS_BITS,
-    POSITION_BITS,
-    SHAPE_BITS,
-    SIZES,
-    LearnedSteps,
-    Steps,
-    adapted,
-    lowest_bits,
-)
+from stgvlib.codec.quantize import AXIS_BITS, adapted, lowest_bits
+from stgvlib.codec.steps import POSITION_BITS, SHAPE_BITS, SIZES, LearnedSteps, Steps
 from stgvlib.device import compiled, kernels_for
 from stgvlib.errors import StgvError
 from stgvlib.fitting.optimizer import FlatOptimizer
-from stgvlib.fitting.placement import WAITING
+from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.ops.splat import MIN_SCALE
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from stgvlib.config import FitConfig
+from stgvlib.fitting.plan import keyframe_of
+from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.ops.splat import splat
-from stgvlib.video.scenes import keyframe_of
 
 ADDED_SCALE = 1.5  # px, l1 and l3 of an added Gaussian
 ADDED_PART = 0.5  # of the residual that it takes as its colour
-WAITING = -1e4  # px, where Gaussians wait to be added: they reach no pixel
 
 
 def generator_for(seed: int, gop: int) -> torch.Generator:

@@ -1,27 +1,12 @@
 """The folder of a fit's finished GoPs, one file each: what --resume takes over and several processes share."""
 
-import hashlib
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from stgvlib.errors import StgvError
-from stgvlib.model.video_model import VideoModel, load_model
-from stgvlib.video.video import Video
-
-
-def identity(video: Video, config, seed: int) -> dict:
-    """What must agree for finished GoPs to be taken over."""
-    first = hashlib.sha256(np.ascontiguousarray(video.read(0, 1))).hexdigest()[:16]
-    about = {"config": asdict(config), "seed": seed, "size": video.size, "frames": video.num_frames, "first": first}
-    if video.cuts:
-        about["cuts"] = video.cuts
-    if video.missing is not None:
-        about["missing"] = hashlib.sha256(np.packbits(video.missing)).hexdigest()[:16]
-    return json.loads(json.dumps(about))
+from stgvlib.model.model_file import read_model
+from stgvlib.model.video_model import VideoModel
 
 
 def part(parts: Path, gop: int) -> Path:
@@ -72,7 +57,7 @@ def finished_gops(parts: Path, gops: int) -> dict[int, VideoModel]:
     for g in range(gops):
         if part(parts, g).is_file():
             try:
-                done[g] = load_model(part(parts, g))[0]
+                done[g] = read_model(part(parts, g))[0]
             except StgvError:
                 part(parts, g).unlink()
     return done

@@ -4,6 +4,9 @@ CUDA kernels run it where they know it (cuda/field.py); elsewhere what is here d
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +162,17 @@ class DeformationField(nn.Module):
         product = FinelyWeighted.apply(hidden, torch.cat(columns, 1))
         return (product + torch.cat([layer.bias for layer in last], 2)).split(sizes, 2)
 
+    @contextmanager
+    def silenced(self, name: Literal["spatial", "temporal"]) -> Iterator[None]:
+        """One of the two hashes gives zeros inside a `with` block."""
+        grid = getattr(self, name)
+        table = grid.table.data
+        grid.table.data = torch.zeros_like(table)
+        try:
+            yield
+        finally:
+            grid.table.data = table
+
     def motion_powers(self, t: Tensor) -> Tensor:
         """What a Gaussian's coefficients of motion are multiplied by at times t [G]: [G, 1, degree, 2], in px."""
         powers = t[:, None] ** torch.arange(1, self.config.polynomial + 1, device=t.device)
@@ -171,8 +185,3 @@ class DeformationField(nn.Module):
     def mlp_parameters(self) -> list[Tensor]:
         layers = (self.hidden, self.features, self.position_head, self.color_head, self.shape_head)
         return [p for layer in layers if layer is not None for p in layer.parameters()]
-
-
-def field_parameters(config: FieldConfig) -> int:
-    """Numbers in one GoP's deformation field."""
-    return sum(p.numel() for p in DeformationField(config, 1, (1, 1)).parameters())

@@ -4,69 +4,16 @@ Every parameter has a leading GoP axis, so a batch of GoPs trains in one pass. `
 paper reports: 8 numbers a Gaussian, the hash tables, and the MLP.
 """
 
-import json
-import os
-import tempfile
-from dataclasses import asdict
-from pathlib import Path
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
-from stgvlib.config import FieldConfig, FitConfig, from_dict
+from stgvlib.config import FitConfig
 from stgvlib.device import kernels_for
-from stgvlib.errors import StgvError
-from stgvlib.model.field import DeformationField, field_parameters
-from stgvlib.ops.splat import MIN_SCALE, splat
-from stgvlib.video.scenes import split_gops
-
-CHOLESKY_OFFSET = (0.5, 0.0, 0.5)  # px, added to the raw Cholesky vector of the tanh parametrisation
-
-
-class CanonicalGaussians(nn.Module):
-    """N Gaussians a GoP, 8 parameters each: position, Cholesky vector, colour; no opacity. With `degree`, 2 * degree
-    more: the coefficients of each Gaussian's own motion."""
-
-    def __init__(self, gops: int, count: int, size: tuple[int, int], parametrization: str, degree: int = 0):
-        super().__init__()
-        self.size = size
-        self.tanh = parametrization == "tanh"
-        self.mu = nn.Parameter(torch.zeros(gops, count, 2))
-        self.cholesky = nn.Parameter(torch.zeros(gops, count, 3))
-        self.rgb = nn.Parameter(torch.zeros(gops, count, 3))
-        self.motion = nn.Parameter(torch.zeros(gops, count, 2 * degree)) if degree else None
-        self.register_buffer("extent", torch.tensor([size[1], size[0]], dtype=torch.float32), persistent=False)
-        self.register_buffer("offset", torch.tensor(CHOLESKY_OFFSET), persistent=False)
-
-    @property
-    def cholesky_offset(self) -> float:
-        """What l1 and l3 are above their parameters, px."""
-        return CHOLESKY_OFFSET[0] if self.tanh else 0.0
-
-    @property
-    def extent_px(self) -> tuple[float, float]:
-        """Width and height."""
-        return float(self.size[1]), float(self.size[0])
-
-    @property
-    def cholesky_floor(self) -> float:
-        """Lower bound of the raw l1 and l3, which the optimiser keeps."""
-        return MIN_SCALE - self.cholesky_offset
-
-    def pixels(self, gops: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """(mu [G, N, 2], cholesky [G, N, 3]) in px, of some GoPs."""
-        mu, cholesky = self.mu[gops], self.cholesky[gops]
-        if not self.tanh:
-            return mu, cholesky
-        return (mu.tanh() + 1) / 2 * self.extent, cholesky + self.offset
-
-    @torch.no_grad()
-    def set_pixels(self, gop: int, mu: Tensor, cholesky: Tensor, rgb: Tensor) -> None:
-        """Set one GoP's Gaussians from px values."""
-        if self.tanh:
-            mu = torch.atanh((mu / self.extent * 2 - 1).clamp(-0.999999, 0.999999))
-            cholesky = cholesky - self.offset
-        self.mu[gop], self.cholesky[gop], self.rgb[gop] = mu, cholesky, rgb
+from stgvlib.model.field import DeformationField
+from stgvlib.model.gaussians import CanonicalGaussians
+from stgvlib.ops.splat import splat
 
 
 class VideoModel(nn.Module):
@@ -135,6 +82,12 @@ class VideoModel(nn.Module):
         """Of x and y, [2], from the fitted size to another."""
         return self.gaussians.mu.new_tensor([size[1] / self.size[1], size[0] / self.size[0]])
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First frame, and one past the last, of each GoP."""
+        ends = list(accumulate(self.num_frames))
+        return list(zip([0, *ends], ends))
+
     def gop(self, g: int) -> "VideoModel":
         """GoP g alone, as a copy."""
         alone = VideoModel(self.config, self.num_frames[g : g + 1], self.size, self.count)
@@ -154,82 +107,3 @@ class VideoModel(nn.Module):
     def num_parameters(self) -> int:
         """8 a Gaussian (more with a polynomial), hash tables, MLP: what the paper counts, over all GoPs."""
         return sum(p.numel() for p in self.parameters())
-
-
-def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int, gops: int | None = None) -> int:
-    """Gaussians a GoP. Unset: what the paper (10-frame GoPs, a Gaussian every `pixels_per_gaussian`) would spend on
-    this video. `gops` is how many it is cut into; None: as many as one without scene cuts."""
-    if config.gaussians not in (None, "budget"):
-        return config.gaussians
-    gops, paper_gops = gops or len(split_gops(frames, config.gop_size)), len(split_gops(frames, FitConfig.gop_size))
-    if config.gaussians is None and gops == paper_gops:
-        return published_gaussians(config, size)
-    left = paper_budget(config, size, frames) // gops - field_parameters(config.field)
-    count = left // (8 + 2 * config.field.polynomial)
-    # A field that exceeds the budget of a tiny video still gets something to deform.
-    return count if count > 0 else max(1, published_gaussians(config, size) // 2)
-
-
-def published_gaussians(config: FitConfig, size: tuple[int, int]) -> int:
-    """Gaussians of a 10-frame GoP of the paper's method."""
-    return max(1, round(size[0] * size[1] / config.pixels_per_gaussian))
-
-
-def paper_budget(config, size: tuple[int, int], frames: int) -> int:
-    """Parameters that the paper's method has on a video of this size and length: the budget of every system."""
-    gops = len(split_gops(frames, FitConfig.gop_size))
-    return (8 * published_gaussians(config, size) + field_parameters(FieldConfig())) * gops
-
-
-def save_model(model: VideoModel, path: str | Path, **extra) -> None:
-    """Write a model as safetensors with its configuration (and `extra`, JSON-able) as metadata; atomic.
-
-    Raises StgvError when the file cannot be written; whatever lay at `path` is then untouched.
-    """
-    from safetensors.torch import save
-
-    about = {"config": asdict(model.config), "size": model.size, "num_frames": model.num_frames, "count": model.count}
-    metadata = {"format": "stgv-model", "version": "1", "about": json.dumps(about | extra)}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(path, save(tensors, metadata))
-
-
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[VideoModel, dict]:
-    """Read a model and its metadata. Raises StgvError for a missing, truncated or foreign file."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise StgvError(f"{path} does not exist; expected a model that `stgv fit` wrote")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != "stgv-model":
-                raise StgvError(f"{path} is a safetensors file, but no model that `stgv fit` wrote")
-            if metadata.get("version") != "1":
-                raise StgvError(f"{path} has model format {metadata.get('version')}, this stgvlib reads 1: update it")
-            state = {name: file.get_tensor(name) for name in file.keys()}
-        about = json.loads(metadata["about"])
-        config = from_dict(FitConfig, about["config"])
-        model = VideoModel(config, about["num_frames"], tuple(about["size"]), about["count"])
-        model.load_state_dict(state)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise StgvError(f"{path} is damaged or no model that `stgv fit` wrote ({reason}); fit it again") from error
-    return model.to(device), about
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write beside `path`, then rename. Raises StgvError (unwritable, full disk ...) and leaves nothing behind."""
-    path = Path(path)
-    partial = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            partial = file.name
-            file.write(data)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        raise StgvError(f"cannot write {path}: {error.strerror or error}") from error

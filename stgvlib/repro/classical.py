@@ -6,16 +6,15 @@ against averages and optical flow. Levels that the paper does not print are infe
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
-from stgvlib.errors import StgvError
-from stgvlib.model.video_model import VideoModel
-from stgvlib.ops.splat import MIN_SCALE, splat
-from stgvlib.video.video import Video, open_video
+from stgvlib.errors import StgvError, size_text
+from stgvlib.video.flow import dense_flow
+from stgvlib.video.holes import check_mask
+from stgvlib.video.video import Video, video_of
 
 BOX = 50  # px, side of a box that is missing, in frames of 640 rows or more; smaller frames have smaller boxes
 BOX_ROWS = 640
@@ -23,9 +22,7 @@ NOISES = ("white", "black", "salt_pepper")
 WHITE_SIGMA = 0.045  # [inferred]
 BLACK_PART = 0.01  # of all values [inferred]
 SALT_PEPPER_PART = 0.005  # of all pixels, half of them white [inferred]
-OUTLIER = 0.1  # difference from a fit, of 0 to 1, beyond which a given value is taken for an outlier
 KERNELS = (3, 5, 7)  # px; the paper names no size
-MOST_PIXELS = 2**28  # of a frame that is rendered: 3 GB in float32
 
 
 def random_boxes(frames: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -70,35 +67,6 @@ def _side(size: tuple[int, int]) -> int:
     if not 1 <= side <= min(size):
         raise StgvError(f"frames of {size[0]}x{size[1]} are too small for boxes of {side} px")
     return side
-
-
-def check_mask(missing: np.ndarray, frames: int, size: tuple[int, int]) -> np.ndarray:
-    """A mask as bool [T, H, W]. Raises StgvError where it does not match the video, or leaves nothing to fit."""
-    if missing.shape != (frames, *size):
-        raise StgvError(
-            f"the mask is {'x'.join(map(str, missing.shape))}, expected {frames} frames of {size[0]}x{size[1]}: "
-            "one picture a frame, white where pixels are missing"
-        )
-    if missing.reshape(frames, -1).all(1).any():
-        whole = int(missing.reshape(frames, -1).all(1).argmax())
-        raise StgvError(f"the mask hides all of frame {whole}: leave some pixels to fit")
-    return missing.astype(bool)
-
-
-def read_mask(name: str, video: Video, frames: int | None = None) -> np.ndarray:
-    """The mask in a folder of pictures or a video, its first `frames` frames, as `video` is seen: bool [T, H, W], True
-    where pixels are missing. Raises StgvError where it does not match."""
-    given = open_video(name)
-    if frames is not None:
-        given = given.with_(limit=frames)
-    if given.size != video.source.size and given.size != video.size:
-        raise StgvError(
-            f"the mask is {given.size[1]}x{given.size[0]}, expected {video.source.size[1]}x{video.source.size[0]}: "
-            "one picture a frame as large as the video's, white where pixels are missing"
-        )
-    white = [(frame.max(-1) > 127).astype(np.uint8) for frame in given.read()]
-    shown = [cv2.resize(frame, video.size[::-1], interpolation=cv2.INTER_AREA) > 0 for frame in white]
-    return check_mask(np.stack(shown), video.num_frames, video.size)
 
 
 def add_noise(frames: np.ndarray, kind: str, seed: int = 0) -> np.ndarray:
@@ -158,14 +126,6 @@ def denoise(frames: np.ndarray, method: str, clean: np.ndarray) -> tuple[np.ndar
     return np.stack([FILTERS[method](frame, size) for frame in frames]), size
 
 
-def composited(restored: np.ndarray, given: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
-    """Given frames in which only what is missing is replaced by the restored, uint8 [..., H, W, 3] both: the pixels of
-    `missing` [..., H, W], or without it the values that differ by more than OUTLIER."""
-    if missing is None:
-        return np.where(np.abs(restored.astype(np.int16) - given) > 255 * OUTLIER, restored, given)
-    return np.where(missing[..., None], restored, given)
-
-
 RESIZERS = {"bicubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}
 
 
@@ -174,43 +134,6 @@ def upscale(frames: np.ndarray, size: tuple[int, int], method: str) -> np.ndarra
     if method not in RESIZERS:
         raise StgvError(f"resizer must be one of {', '.join(RESIZERS)}, got {method!r}")
     return np.stack([cv2.resize(frame, size[::-1], interpolation=RESIZERS[method]) for frame in frames])
-
-
-def check_scale(scale: float, size: tuple[int, int]) -> float:
-    """A scale to render at. Raises StgvError for what cannot be rendered."""
-    if not 0 < scale < float("inf"):
-        raise StgvError(f"scale must be above 0, got {scale}")
-    if size[0] * size[1] * scale**2 > MOST_PIXELS:
-        most = (MOST_PIXELS / (size[0] * size[1])) ** 0.5
-        raise StgvError(
-            f"scale {scale:g} makes frames that do not fit in memory; at {size[0]}x{size[1]} take {most:.1f}"
-        )
-    return scale
-
-
-@torch.no_grad()
-def render_scaled(model: VideoModel, frame: Tensor, size: tuple[int, int], sharpen: bool = True) -> Tensor:
-    """Frames `frame[g]` of every GoP at another size (height, width), [G, H, W, 3], not clamped.
-
-    A pixel of the fitted frames is a mean over its square, so the fitted Gaussians are blurred by that square, whose
-    variance is 1/12 px^2. With `sharpen`, what the smaller pixels lack of it is taken out of every covariance, that is
-    1/12 (1 - 1/s^2) px^2 at scale s on each axis, at the same integral over the Gaussian.
-    """
-    mu, cholesky, rgb = model.deform(model.times(frame))
-    ratio = model.size_ratio(size)  # of x, of y
-    if sharpen:
-        l1, l2, l3 = cholesky.unbind(-1)
-        less = ((1 - 1 / ratio.square()) / 12).clamp(min=0)
-        xx = (l1.square() - less[0]).clamp(min=(0.5 * l1).square())  # never more than half of an axis
-        xy = l1 * l2
-        yy = l2.square() + l3.square() - less[1]
-        new1 = xx.sqrt()
-        new2 = xy / new1
-        new3 = (yy - new2.square()).clamp(min=(0.5 * l3).square()).sqrt().clamp(min=MIN_SCALE / ratio[1])
-        new1 = new1.clamp(min=MIN_SCALE / ratio[0])
-        rgb = rgb * ((l1 * l3) / (new1 * new3))[..., None]
-        cholesky = torch.stack([new1, new2, new3], -1)
-    return splat(mu * ratio, cholesky * ratio[[0, 1, 1]], rgb, size)
 
 
 def back_project(frames: np.ndarray, small: np.ndarray, rounds: int = 2) -> np.ndarray:
@@ -227,31 +150,6 @@ def back_project(frames: np.ndarray, small: np.ndarray, rounds: int = 2) -> np.n
     return np.stack(out)
 
 
-def between(model: VideoModel, number: int) -> tuple[int, float]:
-    """(GoP, fractional frame in it) half-way between frames `number` and `number + 1`: where two GoPs meet, just before
-    the later one's first frame."""
-    if not 0 <= number < sum(model.num_frames) - 1:
-        raise StgvError(f"frame {number} of {sum(model.num_frames)} has no successor")
-    g = 0
-    while number >= model.num_frames[g]:
-        number, g = number - model.num_frames[g], g + 1
-    return (g, number + 0.5) if number + 1 < model.num_frames[g] else (g + 1, -0.5)
-
-
-@torch.no_grad()
-def render_half_way(model: VideoModel, number: int) -> Tensor:
-    """The frame between `number` and `number + 1`, [H, W, 3], not clamped: every Gaussian half-way between what it is
-    in both. Where two GoPs meet no Gaussian is in both, and the frame is the mean of the two."""
-    g, place = between(model, number)
-    device = model.gaussians.mu.device
-    if place < 0:
-        last, first = (torch.tensor([i], device=device) for i in (model.num_frames[g - 1] - 1, 0))
-        return (model.gop(g - 1).render(last)[0] + model.gop(g).render(first)[0]) / 2
-    alone = model.gop(g)
-    ends = (alone.deform(alone.times(torch.tensor([place + d], device=device))) for d in (-0.5, 0.5))
-    return splat(*((a + b) / 2 for a, b in zip(*ends)), model.size)[0]
-
-
 def average(frames: np.ndarray) -> np.ndarray:
     """Means of neighbouring frames: uint8 [T, H, W, 3] -> [T - 1, H, W, 3]."""
     return ((frames[:-1].astype(np.uint16) + frames[1:] + 1) // 2).astype(np.uint8)
@@ -260,7 +158,6 @@ def average(frames: np.ndarray) -> np.ndarray:
 def flow(frames: np.ndarray) -> np.ndarray:
     """Neighbouring frames warped half-way to each other by OpenCV's dense inverse search (Kroeger et al. 2016), and
     averaged: [T, H, W, 3] -> [T - 1, H, W, 3]."""
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     y, x = np.mgrid[: frames.shape[1], : frames.shape[2]].astype(np.float32)
 
@@ -271,7 +168,7 @@ def flow(frames: np.ndarray) -> np.ndarray:
 
     pairs = []
     for i in range(len(frames) - 1):
-        there, back = (search.calc(gray[a], gray[b], None) for a, b in ((i, i + 1), (i + 1, i)))
+        there, back = (dense_flow(gray[a], gray[b]) for a, b in ((i, i + 1), (i + 1, i)))
         pairs.append(np.stack([half_way(frames[i], there), half_way(frames[i + 1], back)]))
     return np.concatenate([average(pair) for pair in pairs])
 
@@ -280,3 +177,40 @@ def psnr_of(frames: Sequence[np.ndarray], clean: Sequence[np.ndarray]) -> float:
     """Mean over frames of the PSNR, dB; uint8 [H, W, 3] each."""
     errors = [np.square(a.astype(np.float64) - b).mean() for a, b in zip(frames, clean, strict=True)]
     return float(np.mean([10 * np.log10(255**2 / max(e, 1e-10)) for e in errors]))
+
+
+@dataclass
+class Spoiled:
+    """What a system gets, and what its result is judged against."""
+
+    given: Video
+    clean: np.ndarray  # uint8 [T, H, W, 3]
+    baseline: float | None  # PSNR of what was given against it, where both are as large and long
+    missing: np.ndarray | None = None  # bool [T, H, W]
+
+
+def spoil(kind: str, level: str, video: Video, seed: int = 0) -> Spoiled:
+    """Clean frames as a task gives them: `kind` inpaint, noise, scale or between; `level` the mask, noise or factor.
+
+    Raises StgvError when they are too few or too small."""
+    clean = video.read()
+    if kind == "inpaint":
+        missing = check_mask(MASKS[level](len(clean), video.size, seed), len(clean), video.size)
+        given = clean.copy()
+        given[missing] = 0
+        return Spoiled(video_of(given).with_(missing=missing), clean, psnr_of(given, clean), missing)
+    if kind == "noise":
+        given = add_noise(clean, level, seed)
+        return Spoiled(video_of(given), clean, psnr_of(given, clean))
+    if kind == "scale":
+        factor = int(level)
+        size = tuple(side // factor for side in video.size)
+        if min(size) < 1:
+            raise StgvError(f"frames of {size_text(video.size)} are too small to be shrunk {factor} times")
+        clean = clean[:, : size[0] * factor, : size[1] * factor]
+        small = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in clean]
+        return Spoiled(video_of(np.stack(small)), clean, None)
+    if len(clean) < 3:
+        raise StgvError(f"interpolation in time needs three frames or more, got {len(clean)}")
+    odd = len(clean) - (len(clean) + 1) % 2  # the last frame is one that is given
+    return Spoiled(video_of(clean[:odd:2]), clean[1:odd:2], None)

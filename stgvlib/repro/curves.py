@@ -1,7 +1,7 @@
 """Rate-distortion curves: every system compressed to several rates, into real files, decoded and judged again.
 
 `curve("stgv", "bunny", "smoke")` loads results/smoke/runs/bunny/rate_stgv.json where it is valid, else takes the run's
-model (experiments.fitted), compresses it to each level, and keeps the points; `anchor("x264", ...)` does so for a block
+model (fits.fitted), compresses it to each level, and keeps the points; `block_codec("x264", ...)` does so for a block
 codec. A point's rate is its file's size on disk and nothing else.
 """
 
@@ -15,37 +15,28 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
-from stgvlib.baselines import block_codecs as anchors
-from stgvlib.baselines.block_codecs import ANCHORS
-from stgvlib.baselines.inr import InrModel
+from stgvlib.baselines import block_codecs
+from stgvlib.baselines.block_codecs import BLOCK_CODECS
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper, round_field
 from stgvlib.codec import bitstream
 from stgvlib.codec.fine_tune import FINE_TUNING, compress
-from stgvlib.config import changes, profile
-from stgvlib.device import device_name, resolve_device
+from stgvlib.config import changes
+from stgvlib.device import device_name
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
+from stgvlib.model.decoder import Decoder
 from stgvlib.model.video_model import VideoModel
-from stgvlib.repro.fits import (
-    RECORD_VERSION,
-    Record,
-    decoder_of,
-    fitted,
-    frames_of,
-    identified,
-    load_record,
-    record_hash,
-    results_folder,
-    save_record,
-    some,
-    stamp,
-)
-from stgvlib.repro.registry import RUNS, Run
+from stgvlib.repro.fits import JUDGED_BY, digest_of, fitted, frames_of, some, sources_of
+from stgvlib.repro.records import How, Job, NotRun, Record, load_record, recorded, save_record
+from stgvlib.repro.registry import Run, named
 from stgvlib.video.video import Video
 
+VERSION = 2  # raised when a change of the code changes what a curve's figures mean
+HOLDS = {"points": list, "dataset": dict, "device": str}
 BITS_A_PARAMETER = (9.0, 5.5, 3.15, 2.0, 1.2, 0.6)  # of the fitted model: 0.23 to 0.016 bits a pixel on Bunny
 LOW_BITS = (3.15, 2.0, 1.2, 0.6, 0.3)  # down to 0.008 bits a pixel: where longer GoPs may pay
 PART_BITS = BITS_A_PARAMETER[1:5]  # of our recipe without a part: enough for a BD-rate
@@ -111,6 +102,51 @@ PARTS = ("stgv_rounded", "stgv_kept", "stgv_fixed", "stgv_one_step", "stgv_no_ra
 SYSTEMS_COMPARED = tuple(name for name in CURVES if name not in PARTS)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A way of writing a model into a file of one level, and of reading it."""
+
+    write: Callable[[Video, nn.Module, Curve, float, int, Path], dict]  # ..., level, steps, file -> more of a point
+    read: Callable[[bytes, int | None], bitstream.Content | nn.Module]  # the file's bytes, threads
+    source: str  # the module that decides what comes out
+
+
+def _write_ours(video: Video, model: VideoModel, setting: Curve, level: float, tuning: int, file: Path) -> dict:
+    pixels = video.num_frames * math.prod(video.size)
+    bpp = level * model.num_parameters() / pixels
+    if tuning == 0:
+        bitstream.encode(model, file, bitstream.steps_for(model, int(bpp * pixels / 8)))
+        return {}
+    parts = {name: getattr(setting, name) for name in ("prune", "learned", "rate", "adaptive")}
+    made = compress(video, model, bpp=bpp, fine_tuning=tuning, **parts)
+    bitstream.encode(made.model, file, made.steps)
+    return {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
+
+
+def _write_paper(video: Video, model: VideoModel, setting: Curve, level: float, tuning: int, file: Path) -> dict:
+    made = compress_paper(video, model, tuning, setting.codebooks, setting.rows)
+    file.write_bytes(encode_paper(made))
+    point = {"fine_tuning_seconds": round(made.seconds, 2)}
+    if setting.rows:  # the fitted model, and it with only its field rounded as the recipe does, in both ways
+        rounded = {"8bit_field": round_field(model, rows=False), "8bit_field_rows": round_field(model, rows=True)}
+        for key, shown in ({"fitted": model} | rounded).items():
+            quality = evaluate(Decoder(shown, dtype=torch.float32), video, similarity=False)
+            point[f"psnr_{key}"] = quality["psnr"]
+    return point
+
+
+def _write_weights(video: Video, model: nn.Module, setting: Curve, level: float, tuning: int, file: Path) -> dict:
+    file.write_bytes(encode_inr(model, round(level)))
+    return {}
+
+
+OURS = Recipe(_write_ours, bitstream.parse, "stgvlib.codec.fine_tune")
+PAPERS = Recipe(_write_paper, lambda data, _: decode_paper(data), "stgvlib.baselines.paper_codec")
+WEIGHTS = Recipe(_write_weights, lambda data, _: decode_inr(data), "stgvlib.baselines.inr_codec")
+RECIPES = {name: PAPERS for name in CURVES if name.startswith("paper_recipe")}
+RECIPES |= {"hnerv": WEIGHTS, "nerv": WEIGHTS}  # all others are OURS
+
+
 def curve(
     name: str,
     dataset: str,
@@ -118,6 +154,7 @@ def curve(
     device: str = "auto",
     refresh: bool = False,
     show_progress: bool = True,
+    make: bool = True,
 ) -> Record:
     """The curve of one of CURVES on a dataset: `points` from high rate to low. One that was interrupted goes on.
 
@@ -125,89 +162,70 @@ def curve(
     """
     if name not in CURVES:
         raise StgvError(f"curve must be one of {', '.join(CURVES)}, got {name!r}")
-    setting, to = CURVES[name], profile(profile_name)
-    run = f"{dataset}/{setting.system}"
-    path = results_folder(profile_name) / "runs" / dataset / f"rate_{name}.json"
-    found = load_record(path)
-    video, data, reason = frames_of(RUNS[run], to, None if refresh else found)
-    if data is None:
-        return Record(f"{dataset}/rate_{name}", path, None, reason)
+    how = How(profile_name, device, refresh, show_progress, make)
+    setting, recipe = CURVES[name], RECIPES.get(name, OURS)
+    to, spec = how.profile, named(f"{dataset}/{setting.system}")
     tuning = round(setting.fine_tuning * to.coarse_steps)
     levels = some(setting.levels, profile_name)
-    key = {"config": asdict(setting), "fine_tuning": tuning, "levels": levels, "dataset": data}
-    digest = record_hash(key | {"config": changes(replace(setting, recipe="")), "record_version": RECORD_VERSION})
     runs = [f"{dataset}/{fit}" for fit in some(setting.runs, profile_name) or [setting.system]]
-    fits = [identified(RUNS[fit], to, data)[2] for fit in runs]
-    if not refresh and found is not None and (found.get("hash"), found.get("run_hash")) == (digest, fits):
-        return Record(f"{dataset}/rate_{name}", path, found)
-    if video is None:
-        return Record(f"{dataset}/rate_{name}", path, None, reason)
-    if tuning and to.name == "paper" and resolve_device(device).type == "cpu":
-        return Record(f"{dataset}/rate_{name}", path, None, "not run: fine-tuning at the paper's size needs a CUDA GPU")
-    begun, points, model = path.with_suffix(".points"), [], None
-    key_begun = {"hash": digest, "run_hash": fits, "device": device_name(resolve_device(device))}
-    if not refresh and (known := load_record(begun)) and known.items() >= key_begun.items():  # it was interrupted
-        points = known["points"]
-    bar = tqdm(total=len(levels), desc=path.stem, unit="rate", file=sys.stderr, disable=not show_progress)
-    with tempfile.TemporaryDirectory() as folder, bar:
-        bar.update(len(points))
-        for level, fit in list(zip(levels, cycle(runs)))[len(points) :]:
-            if model is None or setting.runs:
-                model, record = fitted(fit, profile_name, device, show_progress)
-                if model is None:
-                    return Record(f"{dataset}/rate_{name}", path, None, record.reason)
-            file = Path(folder) / "video.stgv"
-            began = time.perf_counter()
-            more, read = _write(video, model, setting, level, tuning, file)
-            seconds = time.perf_counter() - began
-            points.append({"level": level} | _judged(file, read, video, resolve_device(device)) | more)
-            points[-1] |= {"parameters": record["parameters"], "encode_seconds": round(seconds, 2)}
-            if setting.rows:
-                points[-1] |= _eight_bit_field(video, model)
-            save_record(path.stem, begun, key_begun | {"points": points})
-            bar.update()
-    about = {"name": f"{dataset}/rate_{name}", "run": runs, "run_hash": fits, "parameters": points[0]["parameters"]}
-    record = about | {"hash": digest} | key | {"points": points}
-    made = _finish(record, path, profile_name, resolve_device(device))
-    begun.unlink()
-    return made
+
+    def key(data: dict) -> tuple[dict, dict]:
+        says = {"config": asdict(setting), "fine_tuning": tuning, "levels": levels, "dataset": data}
+        return says, changes(replace(setting, recipe=""))
+
+    def also(data: dict) -> dict:
+        return {"run_hash": [digest_of(fit, to, data) for fit in runs]}
+
+    def make_record(job: Job) -> dict:
+        begun, points, model = job.path.with_suffix(".points"), [], None
+        so_far = {"hash": job.digest, "device": device_name(job.device)} | also(job.key["dataset"])
+        if not refresh and (known := load_record(begun)[0]) and known.items() >= so_far.items():  # it was interrupted
+            points = known["points"]
+        bar = tqdm(total=len(levels), desc=job.path.stem, unit="rate", file=sys.stderr, disable=not show_progress)
+        with tempfile.TemporaryDirectory() as folder, bar:
+            bar.update(len(points))
+            for level, fit in list(zip(levels, cycle(runs)))[len(points) :]:
+                if model is None or setting.runs:
+                    model, record = fitted(fit, profile_name, device, show_progress)
+                    if model is None:
+                        raise NotRun(record.reason)
+                file, began = Path(folder) / "video.stgv", time.perf_counter()
+                more = recipe.write(job.video, model, setting, level, tuning, file)
+                seconds = time.perf_counter() - began
+                point = {"level": level} | _judged(file, recipe.read, spec, job.video, job.device) | more
+                points.append(point | {"parameters": record["parameters"], "encode_seconds": round(seconds, 2)})
+                save_record(job.path.stem, begun, so_far | {"points": points})
+                bar.update()
+        begun.unlink(missing_ok=True)
+        return {"run": runs, "parameters": points[0]["parameters"], "points": points}
+
+    return recorded(
+        f"{dataset}/rate_{name}",
+        key,
+        make_record,
+        VERSION,
+        frames=lambda found: frames_of(spec, to, found),
+        holds=HOLDS,
+        sources=(*sources_of(spec), recipe.source),
+        how=how,
+        needs_gpu="not run: fine-tuning at the paper's size needs a CUDA GPU" if tuning else "",
+        also=also,
+    )
 
 
-def _write(video: Video, model, setting: Curve, level: float, tuning: int, file: Path) -> tuple[dict, Callable]:
-    """Compress a model to one level: what else a point says, what reads such a file."""
-    if isinstance(model, InrModel):
-        file.write_bytes(encode_inr(model, round(level)))
-        return {}, lambda data, _: decode_inr(data)
-    if setting.system == "paper" and setting.runs:
-        made = compress_paper(video, model, tuning, setting.codebooks, setting.rows)
-        file.write_bytes(encode_paper(made))
-        return {"fine_tuning_seconds": round(made.seconds, 2)}, lambda data, _: decode_paper(data)
-    bpp = level * model.num_parameters() / (video.num_frames * math.prod(video.size))
-    if tuning == 0:
-        most = int(bpp * video.num_frames * math.prod(video.size) / 8)
-        bitstream.encode(model, file, bitstream.steps_for(model, most))
-        return {}, bitstream.parse
-    parts = {name: getattr(setting, name) for name in ("prune", "learned", "rate", "adaptive")}
-    made = compress(video, model, bpp=bpp, fine_tuning=tuning, **parts)
-    bitstream.encode(made.model, file, made.steps)
-    point = {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
-    return point, bitstream.parse
-
-
-def _judged(file: Path, read: Callable, video: Video, device: torch.device) -> dict:
+def _judged(file: Path, read: Callable, spec: Run, video: Video, device: torch.device) -> dict:
     """A file's rate, the quality of what it decodes to, and how long that takes: entropy decoding on one core and on
     all, all frames to 8 bits on the device, once cold and once again."""
     size, data, parsed = file.stat().st_size, file.read_bytes(), []
     for threads in (1, 1, None):  # the first loads compiled loops
         began = time.perf_counter()
         content = read(data, threads)
-        ours = isinstance(content, bitstream.Content)
-        model: VideoModel | InrModel = content.model if ours else content
+        sections = getattr(content, "bytes", None)  # of our own format
+        model = content if sections is None else content.model
         if threads is None:
             model = model.to(device)
         parsed.append(time.perf_counter() - began)
-    seconds = []
-    decoder = decoder_of(model)
+    seconds, decoder = [], spec.system.decoder(model)
     if device.type == "cuda":
         for _ in range(2):
             began = time.perf_counter()
@@ -215,8 +233,7 @@ def _judged(file: Path, read: Callable, video: Video, device: torch.device) -> d
                 decoder.frames(range(start, min(start + decoder.batch, len(decoder))))
             torch.cuda.synchronize()
             seconds.append(time.perf_counter() - began)
-    targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
-    quality = evaluate(decoder_of(model, torch.float32), targets)
+    quality = evaluate(spec.system.decoder(model, torch.float32), video)
     point = {"bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
     point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
     point |= {"entropy_decoding_seconds": round(parsed[-2], 4)}
@@ -226,57 +243,51 @@ def _judged(file: Path, read: Callable, video: Video, device: torch.device) -> d
             "decode_fps": round(frames / seconds[1], 1),
             "file_to_frames_fps": round(frames / (parsed[-1] + seconds[1]), 1),
         }
-    return point | ({"sections": content.bytes} if ours else {})
+    return point | ({"sections": sections} if sections else {})
 
 
-def _eight_bit_field(video: Video, model: VideoModel) -> dict:
-    """PSNR of a fitted model, and of it with only its field rounded as the paper's recipe does, in both ways."""
-    point = {}
-    for key, shown in (
-        ("fitted", model),
-        ("8bit_field", round_field(model, rows=False)),
-        ("8bit_field_rows", round_field(model, rows=True)),
-    ):
-        targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
-        point[f"psnr_{key}"] = evaluate(decoder_of(shown, torch.float32), targets, similarity=False)["psnr"]
-    return point
-
-
-def _finish(record: dict, path: Path, profile_name: str, device: torch.device) -> Record:
-    return save_record(record["name"], path, record | {"profile": profile_name} | stamp(device))
-
-
-def anchor(codec: str, dataset: str, profile_name: str, refresh: bool = False, show_progress: bool = True) -> Record:
+def block_codec(
+    codec: str,
+    dataset: str,
+    profile_name: str,
+    refresh: bool = False,
+    show_progress: bool = True,
+    make: bool = True,
+) -> Record:
     """The rate-distortion curve of a block codec ("x264", "x265", "av1") on a dataset: `points` from high rate to low.
 
     Runs on a CPU at every profile. Raises StgvError for an unknown codec.
     """
-    if codec not in ANCHORS:
-        raise StgvError(f"codec must be one of {', '.join(ANCHORS)}, got {codec!r}")
-    setting, to, name = ANCHORS[codec], profile(profile_name), f"{dataset}/anchor_{codec}"
-    path = results_folder(profile_name) / "runs" / f"{name}.json"
-    found = load_record(path)
-    video, data, reason = frames_of(Run(dataset, None, ""), to, None if refresh else found)
-    if data is None:
-        return Record(name, path, None, reason)
-    key = {"config": asdict(setting), "dataset": data, "record_version": RECORD_VERSION}
-    digest = record_hash(key)
-    if not refresh and found is not None and found.get("hash") == digest:
-        return Record(name, path, found)
-    if video is None:
-        return Record(name, path, None, reason)
-    points = []
-    for crf in tqdm(setting.levels, desc=name, unit="rate", file=sys.stderr, disable=not show_progress):
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "video.mp4"
-            seconds, size = anchors.encode(video, setting, crf, file), file.stat().st_size
-            began = time.perf_counter()
-            frames = [torch.from_numpy(frame).float() / 255 for frame in anchors.decode(file, video.size)]
-            decoded = time.perf_counter() - began
-        targets = (video.read(i, i + 1)[0] for i in range(video.num_frames))
-        quality = evaluate(frames, targets)
-        point = {"level": crf, "bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
-        point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
-        points.append(point | {"encode_seconds": round(seconds, 2), "decode_fps": round(len(frames) / decoded, 1)})
-    record = {"name": name, "hash": digest, **key, "points": points}
-    return _finish(record, path, profile_name, torch.device("cpu"))
+    if codec not in BLOCK_CODECS:
+        raise StgvError(f"codec must be one of {', '.join(BLOCK_CODECS)}, got {codec!r}")
+    how = How(profile_name, "cpu", refresh, show_progress, make)
+    setting, name = BLOCK_CODECS[codec], f"{dataset}/anchor_{codec}"
+
+    def key(data: dict) -> tuple[dict, dict]:
+        return {"config": asdict(setting), "dataset": data, "record_version": VERSION}, asdict(setting)
+
+    def make_record(job: Job) -> dict:
+        points, video = [], job.video
+        for crf in tqdm(setting.levels, desc=name, unit="rate", file=sys.stderr, disable=not show_progress):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "video.mp4"
+                seconds, size = block_codecs.encode(video, setting, crf, file), file.stat().st_size
+                began = time.perf_counter()
+                frames = [torch.from_numpy(frame).float() / 255 for frame in block_codecs.decode(file, video.size)]
+                decoded = time.perf_counter() - began
+            quality = evaluate(frames, video)
+            point = {"level": crf, "bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
+            point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
+            points.append(point | {"encode_seconds": round(seconds, 2), "decode_fps": round(len(frames) / decoded, 1)})
+        return {"points": points}
+
+    return recorded(
+        name,
+        key,
+        make_record,
+        VERSION,
+        frames=lambda found: frames_of(Run(dataset, None, ""), how.profile, found),
+        holds=HOLDS,
+        sources=("stgvlib.baselines.block_codecs", *JUDGED_BY),
+        how=how,
+    )

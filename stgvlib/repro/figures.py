@@ -10,13 +10,14 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from stgvlib.baselines.block_codecs import ANCHORS
-from stgvlib.repro.fits import Record, results_folder
+from stgvlib.baselines.block_codecs import BLOCK_CODECS
+from stgvlib.files import results_folder
+from stgvlib.repro.records import Record
 from stgvlib.repro.tasks import LABELS
 
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 STYLE |= {"axes.axisbelow": True}
-CODEC_LINES = dict(zip(ANCHORS, ("s:", "^-.", "*--")))
+CODEC_LINES = dict(zip(BLOCK_CODECS, ("s:", "^-.", "*--")))
 ERROR_RANGE = 32  # of 255, white in an error map
 
 
@@ -184,7 +185,7 @@ def figure_9(records: dict[int, Record], profile: str) -> Path:
         return _save_figure(figure, name="figure_9", profile=profile)
 
 
-def curves(records: dict[str, Record], profile: str, name: str, stages: tuple[str, ...]) -> Path:
+def history_figure(records: dict[str, Record], profile: str, name: str, stages: tuple[str, ...]) -> Path:
     """PSNR over training steps of each record, one panel a stage."""
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(stages), figsize=(12, 4), squeeze=False, layout="constrained")

@@ -9,8 +9,7 @@ from pathlib import Path
 from stgvlib.config import PROFILES
 from stgvlib.device import device_name, resolve_device
 from stgvlib.errors import StgvError
-from stgvlib.repro.fits import results_folder
-from stgvlib.video.datasets import repository
+from stgvlib.files import repository, results_folder
 
 
 def notebooks(only: str) -> list[Path]:

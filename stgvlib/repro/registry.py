@@ -1,4 +1,4 @@
-"""Named runs: which configuration on which frames. `experiments.run(name)` fits and judges them or loads their record.
+"""Named runs: which configuration on which frames. `fits.run(name)` fits and judges them or loads their record.
 
 bunny/...             every system of the paper and the variants of its ablations, on Bunny
 davis/<sequence>/...  the systems on DAVIS
@@ -6,24 +6,30 @@ hard/..., levers/...  what each lever of our preset is worth
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from stgvlib.baselines import SYSTEMS
-from stgvlib.baselines.inr import InrConfig
+from stgvlib.baselines import SYSTEMS, System, as_system
+from stgvlib.baselines.gaussian import D2GV
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig
+from stgvlib.errors import StgvError
 from stgvlib.repro.paper import DAVIS_VIDEOS, UVG_VIDEOS
 
 
 @dataclass(frozen=True)
 class Run:
-    """One configuration on one dataset."""
+    """One configuration, or one system, on one dataset, or on a video of your own."""
 
-    dataset: str
-    config: FitConfig | InrConfig
+    dataset: str  # one of datasets.DATASETS, or a path that `open_video` takes
+    config: Any  # of a registered system, such as a FitConfig; or a System
     about: str
     frames: int | None = None  # only the first frames; None: all that the profile takes
     published_gaussians: bool = False  # the budget follows from the dataset's own number (40,000), at any frame size
     # top, bottom, left, right of the pictures that figures need, which seed 0 keeps; None: none
     crop: tuple[float, ...] | None = (0.34, 0.70, 0.10, 0.42)
+
+    @property
+    def system(self) -> System:
+        return as_system(self.config)
 
 
 def _field(**changes) -> FitConfig:
@@ -97,23 +103,13 @@ HARD_LEVERS = {
     "uniform": _lever("base, but uniform placement", base=HARD, placement="uniform"),
     "stgv": (replace(STGV, gop_size=16, motion_steps=2_000, steps=12_000), "all that the preset takes"),
 }
-ABOUT = {
-    "siren": "an MLP with sines over (x, y, t)",
-    "nerv": "a network over the time code",
-    "e_nerv": "NeRV with space and time apart",
-    "hnerv": "an embedding of each frame and a decoder",
-    "2dgs": "2D Gaussians for each frame alone",
-    "gaussian_video": "planes; position, colour and shape deformed",
-    "gsvr": "planes and a polynomial motion, GoPs cut by motion",
-    "d2gv": "all frames first, positional encoding",
-    "paper": "the paper's full method: key frame, 2D and 3D hash",
-    "stgv": "our preset at the same parameter budget",
-    "fast": "our preset with a seventh of its deformation steps",
-}
+BUNNY_ONLY = ("siren", "nerv", "e_nerv")  # HNeRV stands for the implicit networks elsewhere
 
 
-def _of_system(dataset: str, key: str, **more) -> Run:
-    run = Run(dataset, SYSTEMS[key][1], ABOUT[key], **more)
+def of_system(dataset: str, key: str) -> Run:
+    """A registered system on a dataset, as the tables of systems compare it."""
+    system, elsewhere = SYSTEMS[key], dataset != "bunny"
+    run = Run(dataset, system, system.about, published_gaussians=elsewhere)
     return replace(run, crop=None) if key == "fast" else run  # its pictures are near our preset's
 
 
@@ -125,17 +121,15 @@ VARIANTS = {  # Tables IV and V; the full method is "paper"
     "dynamic": (_field(spatial=False), "V4: key frame, 3D hash"),
     "planes": (_field(encoding="planes"), "key frame, three planes"),
 }
-BUNNY_ONLY = ("siren", "nerv", "e_nerv")  # HNeRV stands for the implicit networks elsewhere
 ABLATED = ("blackswan", "bmx-trees")  # sequences of DAVIS on which the ablations run too
 COUNTS = (5_000, 10_000, 40_000)  # Gaussians a GoP of Fig. 9, beside the method's own 20,000
-RUNS = {
+RUNS = {  # beside every system on every dataset
     **{f"bunny/{name}": Run("bunny", config, about) for name, (config, about) in VARIANTS.items()},
     **{
         f"davis/{sequence}/{name}": Run(f"davis/{sequence}", config, about, published_gaussians=True, crop=None)
         for sequence in ABLATED
         for name, (config, about) in VARIANTS.items()
     },
-    **{f"bunny/{key}": _of_system("bunny", key) for key in SYSTEMS},
     "bunny/no_flow": Run(
         "bunny", replace(NO_FLOW, gop_size=16), "without flow, 6 frequencies, first key frames", crop=None
     ),
@@ -152,20 +146,13 @@ RUNS = {
     },
     "bunny/d2gv_20000": Run(
         "bunny",
-        replace(SYSTEMS["d2gv"][1], gaussians=20_000),
+        replace(D2GV, gaussians=20_000),
         "D2GV with as many Gaussians as its authors, over budget",
         crop=None,
     ),
     "bunny/middle": Run(
         "bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle", crop=None
     ),
-    **{
-        f"{group}/{video}/{key}": _of_system(f"{group}/{video}", key, published_gaussians=True)
-        for group, videos in (("davis", DAVIS_VIDEOS), ("uvg", UVG_VIDEOS))
-        for video in videos
-        for key in SYSTEMS
-        if key not in BUNNY_ONLY
-    },
     **{f"levers/{name}": Run("bunny", config, about, crop=None) for name, (config, about) in LEVERS.items()},
     **{f"hard/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in HARD_LEVERS.items()},
     **{
@@ -176,3 +163,28 @@ RUNS = {
     },
     "bunny_gop/paper": Run("bunny", PAPER, "the paper's full method on the first GoP alone", frames=10),
 }
+
+
+def named(name: str) -> Run:
+    """The run of a name. Raises StgvError where there is none."""
+    dataset, _, key = name.rpartition("/")
+    if name in RUNS:
+        return RUNS[name]
+    if name in system_runs():
+        return of_system(dataset, key)
+    raise StgvError(f"run must be one of {', '.join(names())}, got {name!r}")
+
+
+def system_runs() -> list[str]:
+    """Names of the registered systems' runs: all of them on Bunny, on the other datasets without BUNNY_ONLY."""
+    return [
+        f"{dataset}/{key}"
+        for dataset in ("bunny", *(f"davis/{v}" for v in DAVIS_VIDEOS), *(f"uvg/{v}" for v in UVG_VIDEOS))
+        for key in SYSTEMS
+        if dataset == "bunny" or key not in BUNNY_ONLY
+    ]
+
+
+def names() -> list[str]:
+    """Every named run."""
+    return list(dict.fromkeys([*system_runs(), *RUNS]))

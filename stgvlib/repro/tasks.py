@@ -2,7 +2,7 @@
 interpolation in time (Tables III and VI, Fig. 6, 7 and 10).
 
 `run("inpaint_random/bunny/stgv", "smoke")` loads results/smoke/runs/tasks/... where it is valid; else it spoils the
-frames as the task says (tasks.py), fits the system to them, and judges what comes out against the clean frames.
+frames as the task says (classical.py), fits the system to them, and judges what comes out against the clean frames.
 Classical methods need no GPU and run at every profile.
 """
 
@@ -13,39 +13,28 @@ from dataclasses import asdict, dataclass, replace
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from stgvlib.baselines import SYSTEMS
-from stgvlib.baselines.inr import InrConfig, InrModel, fit_inr
-from stgvlib.config import STGV, FitConfig, Profile, changes, profile, scaled_steps
-from stgvlib.device import resolve_device
+from stgvlib.baselines import SYSTEMS, GaussianSystem, System
+from stgvlib.config import STGV, Profile, changes
 from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import fit
+from stgvlib.fitting.progress import ProgressBar
 from stgvlib.metrics import evaluate
-from stgvlib.model.video_model import VideoModel
-from stgvlib.repro import classical as tasks
-from stgvlib.repro.fits import (
-    PICTURED,
-    RECORD_VERSION,
-    ProgressBar,
-    Record,
-    config_of,
-    decoder_of,
-    frames_of,
-    load_record,
-    record_hash,
-    results_folder,
-    save_pictures,
-    save_record,
-    some,
-    stamp,
-)
+from stgvlib.model import resample
+from stgvlib.repro import classical
+from stgvlib.repro.classical import Spoiled, spoil
+from stgvlib.repro.fits import NEEDS_GPU, configured, frames_of, some, sources_of
+from stgvlib.repro.pictures import PICTURED
+from stgvlib.repro.records import How, Job, Record, recorded, save_pictures
 from stgvlib.repro.registry import Run
-from stgvlib.video import datasets
-from stgvlib.video import holes as inpainting
-from stgvlib.video.video import Video, open_video, video_of
+from stgvlib.video import datasets, holes
+from stgvlib.video.holes import OUTLIER, composited
+from stgvlib.video.video import Video, open_video
 
-ROBUST = replace(STGV, preset="stgv_robust", huber=tasks.OUTLIER)
+VERSION = 2  # raised when a change of the code changes what a task gives
+HOLDS = {"psnr": float, "psnr_frames": list, "seconds": dict, "dataset": dict, "device": str, "frames": int}
+CLASSICAL = ("stgvlib.repro.classical", "stgvlib.video.holes")  # modules that decide how frames are spoiled and judged
+ROBUST = replace(STGV, preset="stgv_robust", huber=OUTLIER)
 SMOOTH = replace(STGV, preset="stgv_smooth", field_decay=1e-6)
 # The field sees time as one cell and as t itself, so that between frames it hardly swings.
 STEADY = replace(
@@ -56,12 +45,13 @@ INPAINTED = ("bunny", "davis/blackswan", "davis/cows", "uvg/HoneyBee", "uvg/Bosp
 DENOISED = ("bunny", "davis/blackswan", "davis/boat", "uvg/HoneyBee")
 SCALED = ("bunny", "davis/blackswan", "davis/boat", "uvg/Beauty", "uvg/HoneyBee")
 BETWEEN = ("bunny", "davis/blackswan", "davis/boat")
-FITTED = {key: config for key, (_, config) in SYSTEMS.items()}
-FITTED |= {"stgv_robust": ROBUST, "stgv_smooth": SMOOTH, "stgv_steady": STEADY}
-LABELS = {key: label for key, (label, _) in SYSTEMS.items()} | {
-    "stgv_robust": "STGV, our preset, Huber loss",
-    "stgv_smooth": "STGV, our preset, smooth field",
-    "stgv_steady": "STGV, our preset, steady field",
+VARIANTS = (
+    GaussianSystem("stgv_robust", "STGV, our preset, Huber loss", "for outliers", ROBUST),
+    GaussianSystem("stgv_smooth", "STGV, our preset, smooth field", "with weight decay of the field", SMOOTH),
+    GaussianSystem("stgv_steady", "STGV, our preset, steady field", "for frames between", STEADY),
+)
+FITTED = SYSTEMS | {system.key: system for system in VARIANTS}
+LABELS = {key: system.label for key, system in FITTED.items()} | {
     "telea": "OpenCV inpainting",
     "gaussian": "Gaussian",
     "uniform": "Uniform",
@@ -88,23 +78,16 @@ class Task:
 
 
 INPAINTERS = ("stgv", "flow", "telea", "paper", "d2gv", "nerv")
-DENOISERS = ("stgv", "stgv_robust", *tasks.FILTERS, *tasks.STRONGER, "paper", "stgv_smooth", "d2gv")
+DENOISERS = ("stgv", "stgv_robust", *classical.FILTERS, *classical.STRONGER, "paper", "stgv_smooth", "d2gv")
 TASKS = {
-    **{f"inpaint_{m}": Task("inpaint", m, INPAINTED if m == "random" else ("bunny",), INPAINTERS) for m in tasks.MASKS},
-    **{f"noise_{n}": Task("noise", n, DENOISED, DENOISERS) for n in tasks.NOISES},
-    **{f"scale_{s}": Task("scale", s, SCALED, ("stgv", *tasks.RESIZERS, "paper")) for s in ("2", "3")},
+    **{
+        f"inpaint_{m}": Task("inpaint", m, INPAINTED if m == "random" else ("bunny",), INPAINTERS)
+        for m in classical.MASKS
+    },
+    **{f"noise_{n}": Task("noise", n, DENOISED, DENOISERS) for n in classical.NOISES},
+    **{f"scale_{s}": Task("scale", s, SCALED, ("stgv", *classical.RESIZERS, "paper")) for s in ("2", "3")},
     "between": Task("between", "2", BETWEEN, ("stgv", "stgv_steady", "average", "flow", "paper", "d2gv")),
 }
-
-
-@dataclass
-class Spoiled:
-    """What a system gets, and what its result is judged against."""
-
-    given: Video
-    clean: np.ndarray  # uint8 [T, H, W, 3]
-    baseline: float | None  # PSNR of what was given against it, where both are as large and long
-    missing: np.ndarray | None = None  # bool [T, H, W]
 
 
 def records(name: str, profile_name: str, device: str = "auto", refresh: bool = False) -> dict[str, dict[str, Record]]:
@@ -118,31 +101,6 @@ def records(name: str, profile_name: str, device: str = "auto", refresh: bool = 
     }
 
 
-def spoil(task: Task, video: Video, seed: int) -> Spoiled:
-    """A task's version of clean frames. Raises StgvError when they are too few or too small."""
-    clean = video.read()
-    if task.kind == "inpaint":
-        missing = tasks.check_mask(tasks.MASKS[task.level](len(clean), video.size, seed), len(clean), video.size)
-        given = clean.copy()
-        given[missing] = 0
-        return Spoiled(video_of(given).with_(missing=missing), clean, tasks.psnr_of(given, clean), missing)
-    if task.kind == "noise":
-        given = tasks.add_noise(clean, task.level, seed)
-        return Spoiled(video_of(given), clean, tasks.psnr_of(given, clean))
-    if task.kind == "scale":
-        factor = int(task.level)
-        size = tuple(side // factor for side in video.size)
-        if min(size) < 1:
-            raise StgvError(f"frames of {video.size[0]}x{video.size[1]} are too small to be shrunk {factor} times")
-        clean = clean[:, : size[0] * factor, : size[1] * factor]
-        small = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in clean]
-        return Spoiled(video_of(np.stack(small)), clean, None)
-    if len(clean) < 3:
-        raise StgvError(f"interpolation in time needs three frames or more, got {len(clean)}")
-    odd = len(clean) - (len(clean) + 1) % 2  # the last frame is one that is given
-    return Spoiled(video_of(clean[:odd:2]), clean[1:odd:2], None)
-
-
 def run(
     name: str,
     profile_name: str = "smoke",
@@ -150,78 +108,81 @@ def run(
     refresh: bool = False,
     seed: int = 0,
     show_progress: bool = True,
+    make: bool = True,
 ) -> Record:
     """The record of a task's run, such as "noise_white/bunny/stgv": loaded where valid, else made. A record without
     data says why. Raises StgvError for an unknown name."""
     task_name, _, rest = name.partition("/")
-    dataset, _, system = rest.rpartition("/")
-    if task_name not in TASKS or dataset not in TASKS[task_name].datasets or system not in TASKS[task_name].systems:
+    dataset, _, method = rest.rpartition("/")
+    if task_name not in TASKS or dataset not in TASKS[task_name].datasets or method not in TASKS[task_name].systems:
         raise StgvError(f"{name!r} is no run of a task; tasks are {', '.join(TASKS)}")
-    task, to, target = TASKS[task_name], profile(profile_name), resolve_device(device)
-    path = results_folder(profile_name) / "runs" / "tasks" / f"{name}.json"
-    found = None if refresh else load_record(path)
-    spec = Run(dataset, FITTED.get(system), name, published_gaussians=dataset != "bunny")
-    video, data, reason = _frames(task, spec, to, found)
-    if data is None:
-        return Record(name, path, None, reason)
-    config = _config(task, spec, to, data)
-    key = {"task": asdict(task) | {"datasets": None, "systems": None}, "system": system, "dataset": data, "seed": seed}
-    if task.kind == "scale":
-        key["measures"] = 2  # raised when what a record's figures mean has changed
-    if task.kind == "inpaint" and system == "stgv":
-        key["holes"] = "filled along optical flow"  # before they were left out of the loss
-    settings = {} if config is None else changes(config)
-    digest = record_hash(key | {"config": settings, "record_version": RECORD_VERSION})
-    if found is not None and found.get("hash") == digest:
-        return Record(name, path, found)
-    if video is None:
-        return Record(name, path, None, reason)
-    if config is not None and target.type == "cpu" and to.name == "paper":
-        return Record(name, path, None, "not run: the paper profile needs a CUDA GPU")
-    spoiled, seconds = spoil(task, video, seed), {}
-    began = time.perf_counter()
-    if config is None:
-        restored, about = _classical(system, task, spoiled)
-        target = torch.device("cpu")
-    else:
-        bar = ProgressBar(name) if show_progress else None
-        fitter = fit_inr if isinstance(config, InrConfig) else fit
-        result = fitter(spoiled.given, config, target, seed, progress=bar)
-        if bar:
-            bar.close()
-        restored, about = _restored(task, result.model, spoiled), {"parameters": result.model.num_parameters()}
-        if task.kind == "between":
-            half_way = (tasks.render_half_way(result.model, i) for i in range(len(spoiled.clean)))
-            about["psnr_half_way"] = evaluate(half_way, spoiled.clean, similarity=False)["psnr"]
+    how = How(profile_name, device, refresh, show_progress, make)
+    task, system = TASKS[task_name], FITTED.get(method)
+    spec, to = Run(dataset, system, name, published_gaussians=dataset != "bunny"), how.profile
+
+    def key(data: dict) -> tuple[dict, dict]:
+        says = {"task": asdict(task) | {"datasets": None, "systems": None}, "system": method}
+        says |= {"dataset": data, "seed": seed}
         if task.kind == "scale":
-            small = spoiled.given.read()
-            about["psnr_small"] = evaluate(decoder_of(result.model, torch.float32), small, similarity=False)["psnr"]
-            sharp = evaluate(_restored(task, result.model, spoiled, sharpen=True), spoiled.clean, similarity=False)
-            about["psnr_sharpened"] = sharp["psnr"]
-        seconds = {k: round(v, 2) for k, v in result.seconds.items()}
-    seconds["total"] = round(time.perf_counter() - began, 2)
-    shown: list[Tensor] = []
-    quality = evaluate(_kept(restored, shown), spoiled.clean, similarity=False)
-    record = {
-        "name": name,
-        "profile": to.name,
-        "hash": digest,
-        **key,
-        "config": None if config is None else asdict(config),
-    }
-    record |= stamp(target) | {"psnr_given": spoiled.baseline, "seconds": seconds} | about | quality
-    frames = np.stack([frame.numpy() for frame in shown])
-    if spoiled.missing is not None:
-        record |= _holes(frames, spoiled)
-    if task.kind == "noise" and task.level != "white":  # what is no outlier is kept
-        kept = tasks.composited(frames, spoiled.given.read())
-        record["psnr_composited"] = tasks.psnr_of(kept, spoiled.clean)
+            says["measures"] = 2  # raised when what a record's figures mean has changed
+        if task.kind == "inpaint" and method == "stgv":
+            says["holes"] = "filled along optical flow"  # before they were left out of the loss
+        return says, {} if system is None else changes(_configured(task, spec, to, data))
+
+    def make_record(job: Job) -> dict:
+        spoiled, seconds, config = spoil(task.kind, task.level, job.video, seed), {}, None
+        began = time.perf_counter()
+        if system is None:
+            restored, about = _classical(method, task, spoiled)
+        else:
+            config = _configured(task, spec, to, job.key["dataset"])
+            with ProgressBar(name, show_progress) as bar:
+                result = system.fit(spoiled.given, config, job.device, seed, bar)
+            restored, about = _fitted(task, system, result.model, spoiled)
+            seconds = {k: round(v, 2) for k, v in result.seconds.items()}
+        seconds["total"] = round(time.perf_counter() - began, 2)
+        shown: list[Tensor] = []
+        quality = evaluate(_kept(restored, shown), spoiled.clean, similarity=False)
+        record = {"config": None if config is None else asdict(config), "psnr_given": spoiled.baseline}
+        record |= {"seconds": seconds} | about | quality
+        frames = np.stack([frame.numpy() for frame in shown])
+        if spoiled.missing is not None:
+            record |= _holes(frames, spoiled)
+        if task.kind == "noise" and task.level != "white":  # what is no outlier is kept
+            kept = composited(frames, spoiled.given.read())
+            record["psnr_composited"] = classical.psnr_of(kept, spoiled.clean)
+        if task.kind == "scale":
+            agreeing = classical.back_project(frames, spoiled.given.read())
+            record["psnr_back_projected"] = classical.psnr_of(agreeing, spoiled.clean)
+        pictures = _pictures(task, shown, spoiled, min(PICTURED, len(spoiled.clean) - 1))
+        save_pictures(Record(name, job.path, record), pictures)
+        return record
+
+    return recorded(
+        f"tasks/{name}",
+        key,
+        make_record,
+        VERSION,
+        frames=lambda found: _frames(task, spec, to, found),
+        holds=HOLDS,
+        sources=((*sources_of(spec), "stgvlib.model.resample") if system else ("stgvlib.metrics",)) + CLASSICAL,
+        how=how if system else replace(how, device="cpu"),
+        needs_gpu=NEEDS_GPU if system else "",
+    )
+
+
+def _fitted(task: Task, system: System, model: nn.Module, spoiled: Spoiled) -> tuple[Iterator[Tensor], dict]:
+    """The frames that are judged, and what else is measured of the model."""
+    about = {"parameters": model.num_parameters()}
+    if task.kind == "between":
+        half_way = (resample.render_half_way(model, i) for i in range(len(spoiled.clean)))
+        about["psnr_half_way"] = evaluate(half_way, spoiled.clean, similarity=False)["psnr"]
     if task.kind == "scale":
-        agreeing = tasks.back_project(frames, spoiled.given.read())
-        record["psnr_back_projected"] = tasks.psnr_of(agreeing, spoiled.clean)
-    pictures = _pictures(task, shown, spoiled, min(PICTURED, len(spoiled.clean) - 1))
-    save_pictures(Record(name, path, record), pictures)
-    return save_record(name, path, record)
+        small = system.decoder(model, torch.float32)
+        about["psnr_small"] = evaluate(small, spoiled.given, similarity=False)["psnr"]
+        sharp = evaluate(_restored(task, system, model, spoiled, sharpen=True), spoiled.clean, similarity=False)
+        about["psnr_sharpened"] = sharp["psnr"]
+    return _restored(task, system, model, spoiled), about
 
 
 def _frames(task: Task, spec: Run, to: Profile, found: dict | None) -> tuple[Video | None, dict | None, str]:
@@ -238,35 +199,35 @@ def _frames(task: Task, spec: Run, to: Profile, found: dict | None) -> tuple[Vid
     return video, about | {"sha256": datasets.frames_sha256(video)}, ""
 
 
-def _config(task: Task, spec: Run, to: Profile, data: dict) -> FitConfig | InrConfig | None:
-    if spec.config is None:
-        return None
+def _configured(task: Task, spec: Run, to: Profile, data: dict):
     if task.kind == "scale":  # as dense as the dataset's own number is in its frames
         published = datasets.DATASETS[spec.dataset]
         rows, columns = published.target or (640, 1280)
-        return replace(scaled_steps(spec.config, to), pixels_per_gaussian=rows * columns / published.gaussians)
-    return config_of(spec, to, tuple(data["size"]) if to.scale == 1 else datasets.load(spec.dataset).size)
+        return spec.system.configure(to, rows * columns / published.gaussians)
+    return configured(spec, to, data)
 
 
 def _classical(system: str, task: Task, spoiled: Spoiled) -> tuple[Iterator[Tensor], dict]:
     given, about = spoiled.given.read(), {}
     if task.kind == "inpaint":
         flow = system == "flow"
-        frames = inpainting.along_flow(spoiled.given).read() if flow else inpainting.telea(given, spoiled.missing)
+        frames = holes.along_flow(spoiled.given).read() if flow else holes.telea(given, spoiled.missing)
     elif task.kind == "noise":
-        frames, about["kernel"] = tasks.denoise(given, system, spoiled.clean)
+        frames, about["kernel"] = classical.denoise(given, system, spoiled.clean)
     elif task.kind == "scale":
-        frames = tasks.upscale(given, spoiled.clean.shape[1:3], system)
+        frames = classical.upscale(given, spoiled.clean.shape[1:3], system)
     else:
-        frames = {"average": tasks.average, "flow": tasks.flow}[system](given)
+        frames = {"average": classical.average, "flow": classical.flow}[system](given)
     return (torch.from_numpy(frame).float() / 255 for frame in frames), about
 
 
 @torch.no_grad()
-def _restored(task: Task, model: VideoModel | InrModel, spoiled: Spoiled, sharpen: bool = False) -> Iterator[Tensor]:
+def _restored(
+    task: Task, system: System, model: nn.Module, spoiled: Spoiled, sharpen: bool = False
+) -> Iterator[Tensor]:
     """The frames that are judged, [H, W, 3] in [0, 1], as the model gives them."""
     if task.kind in ("inpaint", "noise"):
-        yield from decoder_of(model, torch.float32)
+        yield from system.decoder(model, torch.float32)
         return
     device = model.gaussians.mu.device
     if task.kind == "scale":
@@ -274,10 +235,10 @@ def _restored(task: Task, model: VideoModel | InrModel, spoiled: Spoiled, sharpe
             alone = model.gop(g)
             for i in range(count):
                 frame = torch.tensor([i], device=device)
-                yield tasks.render_scaled(alone, frame, tuple(spoiled.clean.shape[1:3]), sharpen)[0]
+                yield resample.render_scaled(alone, frame, tuple(spoiled.clean.shape[1:3]), sharpen)[0]
         return
     for number in range(len(spoiled.clean)):
-        g, place = tasks.between(model, number)
+        g, place = resample.between(model, number)
         yield model.gop(g).render(torch.tensor([place], device=device))[0]
 
 
@@ -291,10 +252,10 @@ def _kept(frames: Iterator[Tensor], shown: list[Tensor]) -> Iterator[Tensor]:
 def _holes(restored: np.ndarray, spoiled: Spoiled) -> dict:
     """PSNR inside the holes, of all of them together, and of frames whose known pixels are kept as they are."""
     inside = np.square(restored[spoiled.missing].astype(np.float64) - spoiled.clean[spoiled.missing]).mean()
-    kept = tasks.composited(restored, spoiled.clean, spoiled.missing)
+    kept = composited(restored, spoiled.clean, spoiled.missing)
     return {
         "psnr_holes": float(10 * np.log10(255**2 / max(inside, 1e-10))),
-        "psnr_composited": tasks.psnr_of(kept, spoiled.clean),
+        "psnr_composited": classical.psnr_of(kept, spoiled.clean),
     }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stgvlib.errors import StgvError
+from stgvlib.files import data_folders, repository
 from stgvlib.video.video import Video, open_video
 
 BUNNY_FRAMES_SHA256 = "52126f0b88bddddb25abea5e135a998b93636fa15d94b5acb1f7eb6958fa4fc5"  # 132 RGB24 frames, 720 rows
@@ -68,18 +69,6 @@ DATASETS = {
 }
 
 
-def repository() -> Path:
-    """The checkout that this package lies in; the current folder when it is installed elsewhere."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / "pyproject.toml").is_file() else Path.cwd()
-
-
-def data_folders() -> list[Path]:
-    """Where datasets are looked for, in order."""
-    named = [Path(os.environ["STGV_DATA"])] if os.environ.get("STGV_DATA") else []
-    return list(dict.fromkeys([*named, repository() / "data", Path("data").resolve()]))
-
-
 def find(name: str) -> Path | None:
     """The file or folder of a dataset, or None."""
     for folder in data_folders():
@@ -89,7 +78,7 @@ def find(name: str) -> Path | None:
     return None
 
 
-def load(name: str) -> Video:
+def load_dataset(name: str) -> Video:
     """A dataset's video under the paper's protocol. Raises StgvError that names the command which fetches it."""
     if name not in DATASETS:
         raise StgvError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
@@ -109,7 +98,7 @@ def load(name: str) -> Video:
 
 def open_input(name: str) -> Video:
     """What a user names: a dataset, or a file or folder. Raises StgvError where it cannot be read."""
-    return load(name) if name in DATASETS else open_video(name)
+    return load_dataset(name) if name in DATASETS else open_video(name)
 
 
 def as_fitted(name: str, frames: int, size: tuple[int, int]) -> Video:

@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from stgvlib.fitting.motion import SIDE, dense_flow, grey, sample
-from stgvlib.video.video import Video
+from stgvlib.errors import StgvError
+from stgvlib.video.flow import SIDE, dense_flow, grey, sample
+from stgvlib.video.video import Video, open_video
+
+OUTLIER = 0.1  # difference from a fit, of 0 to 1, beyond which a given value is taken for an outlier
 
 REACH = 40  # frames, how far a pixel is followed
 FAR = 1 / 32  # of the frame's height: a path so long halves the say of what lies at its end
@@ -93,3 +96,40 @@ def _follow(at, number, way, flows, scale, frames, known) -> tuple[np.ndarray, n
         say[hidden[seen]] = 1 / (k * (1 + gone[seen] / (FAR * height)))
         at, gone, hidden = at[~seen], gone[~seen], hidden[~seen]
     return colours, say
+
+
+def check_mask(missing: np.ndarray, frames: int, size: tuple[int, int]) -> np.ndarray:
+    """A mask as bool [T, H, W]. Raises StgvError where it does not match the video, or leaves nothing to fit."""
+    if missing.shape != (frames, *size):
+        raise StgvError(
+            f"the mask is {'x'.join(map(str, missing.shape))}, expected {frames} frames of {size[0]}x{size[1]}: "
+            "one picture a frame, white where pixels are missing"
+        )
+    if missing.reshape(frames, -1).all(1).any():
+        whole = int(missing.reshape(frames, -1).all(1).argmax())
+        raise StgvError(f"the mask hides all of frame {whole}: leave some pixels to fit")
+    return missing.astype(bool)
+
+
+def read_mask(name: str, video: Video, frames: int | None = None) -> np.ndarray:
+    """The mask in a folder of pictures or a video, its first `frames` frames, as `video` is seen: bool [T, H, W], True
+    where pixels are missing. Raises StgvError where it does not match."""
+    given = open_video(name)
+    if frames is not None:
+        given = given.with_(limit=frames)
+    if given.size != video.source.size and given.size != video.size:
+        raise StgvError(
+            f"the mask is {given.size[1]}x{given.size[0]}, expected {video.source.size[1]}x{video.source.size[0]}: "
+            "one picture a frame as large as the video's, white where pixels are missing"
+        )
+    white = [(frame.max(-1) > 127).astype(np.uint8) for frame in given.read()]
+    shown = [cv2.resize(frame, video.size[::-1], interpolation=cv2.INTER_AREA) > 0 for frame in white]
+    return check_mask(np.stack(shown), video.num_frames, video.size)
+
+
+def composited(restored: np.ndarray, given: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
+    """Given frames in which only what is missing is replaced by the restored, uint8 [..., H, W, 3] both: the pixels of
+    `missing` [..., H, W], or without it the values that differ by more than OUTLIER."""
+    if missing is None:
+        return np.where(np.abs(restored.astype(np.int16) - given) > 255 * OUTLIER, restored, given)
+    return np.where(missing[..., None], restored, given)

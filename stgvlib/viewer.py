@@ -4,13 +4,16 @@ Everything is drawn on the model's device and sent as a JPEG, so it works on a C
 and wherever else ipywidgets do.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from stgvlib.codec.load import load_model
 from stgvlib.errors import StgvError
 from stgvlib.metrics import to_uint8
 from stgvlib.model.video_model import VideoModel
@@ -81,15 +84,9 @@ class Viewer:
         mu, cholesky = model.gaussians.pixels()
         if mode == "canonical":
             return mu, cholesky, model.gaussians.rgb
-        silenced = {"static only": model.field.temporal, "dynamic only": model.field.spatial}.get(mode)
-        kept = None if silenced is None else silenced.table.data
-        try:
-            if silenced is not None:
-                silenced.table.data = torch.zeros_like(kept)
+        other = {"static only": "temporal", "dynamic only": "spatial"}.get(mode)
+        with model.field.silenced(other) if other else nullcontext():
             return model.deform(model.times(torch.tensor([index], device=mu.device)))
-        finally:
-            if silenced is not None:
-                silenced.table.data = kept
 
     def _marked(self, at: Tensor, weight: Tensor) -> np.ndarray:
         """Numbers of the Gaussians to mark, evenly over the picture: they lie in memory as they lie in space."""
@@ -112,8 +109,9 @@ class Viewer:
             cv2.arrowedLine(image, start, end, (255, 60, 60), 1, cv2.LINE_AA, tipLength=tip)
 
 
-def view(model: VideoModel, width: int = WIDTH):
-    """A widget that shows a model: frame, what of it, zoom and place, ellipses, displacement arrows.
+def view(model: VideoModel | str | Path, width: int = WIDTH):
+    """A widget that shows a model, or the file of one (.safetensors or .stgv): frame, what of it, zoom and place,
+    ellipses, displacement arrows. `width` of the picture is in px.
 
     Raises StgvError for a model without frames, and where ipywidgets are missing.
     """
@@ -121,7 +119,7 @@ def view(model: VideoModel, width: int = WIDTH):
         import ipywidgets as widgets
     except ImportError as error:
         raise StgvError("view needs ipywidgets: pip install ipywidgets") from error
-    viewer = Viewer(model, width)
+    viewer = Viewer(load_model(model)[0] if isinstance(model, (str, Path)) else model, width)
     live = {"continuous_update": True, "layout": widgets.Layout(width="260px")}
     controls = {
         "frame": widgets.IntSlider(0, 0, len(viewer.places) - 1, description="frame", **live),

@@ -1,0 +1,101 @@
+"""A system: one way of representing a video that is fitted, kept, decoded and compared. `register` adds one, from a
+notebook too, and every table of systems then has its row (docs/EXTENDING.md).
+"""
+
+import re
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from stgvlib.config import Profile
+from stgvlib.errors import StgvError
+from stgvlib.fitting.batches import FitResult
+from stgvlib.fitting.progress import Callback
+from stgvlib.video.video import Video
+
+
+class System(Protocol):
+    """What the laboratory asks of a system. A fitted model is a torch module with `size` (height, width in px),
+    `num_frames` (a list, frames of each GoP) and `num_parameters()`, the numbers that have to be sent."""
+
+    key: str  # in names of records: small letters, digits, underscores
+    label: str  # in tables
+    about: str  # in a few words, for tables
+    config: Any  # frozen dataclass: what decides the result of a fit, besides video and seed
+
+    def configure(self, profile: Profile, pixels_per_gaussian: float | None) -> Any:
+        """`config` at a profile's size. The parameter budget is what the paper's method has on the video with one
+        Gaussian for so many px (`model.budget.paper_budget`); None: as in `config`."""
+
+    def fit(
+        self,
+        video: Video,
+        config: Any,
+        device: torch.device,
+        seed: int = 0,
+        progress: Callback | None = None,
+        checkpoint: Path | None = None,  # where an interrupted fit may keep what it has
+    ) -> FitResult:
+        """Fit a video."""
+
+    def save(self, model: nn.Module, path: Path, **about: Any) -> None:
+        """Write a model, with what is known about it. `path` has no suffix yet."""
+
+    def load(self, path: Path, device: torch.device) -> tuple[nn.Module, dict]:
+        """(model, what `save` was given about it). Raises StgvError for a missing or damaged file."""
+
+    def decoder(self, model: nn.Module, dtype: torch.dtype = torch.uint8) -> Any:
+        """An object like `model.decoder.Decoder`: `len`, `[i]`, iteration, `frames(numbers)` and `batch`."""
+
+
+METHODS = ("configure", "fit", "save", "load", "decoder")
+SYSTEMS: dict[str, System] = {}  # by key, in the order of tables
+
+
+def register(system: System) -> System:
+    """Add a system to every comparison; returns it.
+
+    Raises StgvError where a method of the protocol is missing, or key or label stand for another system.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from stgvlib import STGV
+        >>> from stgvlib.baselines import GaussianSystem, register, unregister
+        >>> wide = GaussianSystem("wide", "STGV, wide", "64 px a unit", replace(STGV, position_rate=0.4))
+        >>> register(wide).label
+        'STGV, wide'
+        >>> unregister("wide")
+    """
+    name = getattr(system, "label", None) or getattr(system, "key", None) or type(system).__name__
+    if lacking := [attribute for attribute in ("key", "label", "about", "config") if not hasattr(system, attribute)]:
+        raise StgvError(f"system {name!r} lacks {', '.join(lacking)}: see stgvlib.baselines.System")
+    if lacking := [method for method in METHODS if not callable(getattr(system, method, None))]:
+        raise StgvError(f"system {name!r} lacks the method {', '.join(lacking)}: see stgvlib.baselines.System")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", system.key):
+        raise StgvError(f"a system's key must be small letters, digits and underscores, got {system.key!r}")
+    for other in SYSTEMS.values():
+        if other.key == system.key or other.label == system.label:
+            raise StgvError(f"system {other.label!r} ({other.key}) is registered already: take another key and label")
+    SYSTEMS[system.key] = system
+    return system
+
+
+def unregister(key: str) -> None:
+    """Take a system out again, such as one of a notebook's cell that is run twice."""
+    SYSTEMS.pop(key, None)
+
+
+def as_system(config: Any) -> System:
+    """The system that fits a configuration: itself where it is a system, else the registered one whose configuration
+    has the same type, with this one. Raises StgvError where there is none."""
+    if all(callable(getattr(config, method, None)) for method in METHODS):
+        return config
+    for system in SYSTEMS.values():
+        if type(system.config) is type(config):
+            same = system.config == config
+            return system if same or not is_dataclass(system) else replace(system, config=config)
+    kinds = ", ".join(sorted({type(system.config).__name__ for system in SYSTEMS.values()}))
+    raise StgvError(f"no system fits a {type(config).__name__}: expected {kinds}, or a registered System")

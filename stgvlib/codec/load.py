@@ -1,0 +1,32 @@
+"""Read a fitted model from either of its files: .safetensors of a fit, or .stgv of the codec."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from stgvlib.codec import bitstream
+from stgvlib.model.model_file import read_model
+from stgvlib.model.video_model import VideoModel
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[VideoModel, dict]:
+    """(the model, what its file says of it): a .safetensors file of `stgv fit`, or an .stgv file of `stgv encode`.
+
+    Of an .stgv file, `damaged` names the GoPs that could not be read, whose frames are black. Raises StgvError for a
+    missing, truncated or foreign file.
+
+    Examples:
+        >>> import tempfile
+        >>> from stgvlib import PAPER, VideoModel, load_model, save_model
+        >>> path = tempfile.mkdtemp() + "/small.safetensors"
+        >>> save_model(VideoModel(PAPER, num_frames=[2], size=(16, 24), count=5), path, fps=25)
+        >>> model, about = load_model(path)
+        >>> model.size, about["fps"]
+        ((16, 24), 25)
+    """
+    if Path(path).suffix != ".stgv":
+        return read_model(path, device)
+    content = bitstream.decode(path)
+    about = {"fps": content.fps, "bytes": content.bytes, "steps": asdict(content.steps), "damaged": content.damaged}
+    return content.model.to(device), about

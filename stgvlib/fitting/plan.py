@@ -1,0 +1,136 @@
+"""What will be fitted, decided once: scenes, GoPs, Gaussians a GoP and steps.
+
+The command prints a plan, resuming compares it, trials return one, and `batches.fit_gops` runs it. The paper's GoPs
+have 10 frames (Sec. II); preset `stgv` plans several lengths, of which `gop_length.choose` takes the best.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from stgvlib.config import FitConfig
+from stgvlib.errors import size_text
+from stgvlib.model.budget import gaussian_count, split_gops
+from stgvlib.video.scenes import changes_of, with_scenes
+from stgvlib.video.video import Video
+
+TRIED = (5, 8, 16)  # frames of a GoP that gop_size="auto" chooses from
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """One fit, settled: `plan_fits` makes it."""
+
+    video: Video  # with its scene cuts, and in memory where it is short
+    config: FitConfig  # its gop_size is a number
+    gops: tuple[tuple[int, int], ...]  # first, one past the last frame of each
+    count: int  # Gaussians a GoP
+    seed: int = 0
+    trials: dict[int, float] = field(default_factory=dict)  # GoP length -> dB, where trials chose it
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages for one batch of GoPs."""
+        return self.config.coarse_steps + self.config.motion_steps + self.config.steps
+
+    def identity(self) -> dict:
+        """What must agree for finished GoPs of an earlier fit to be taken over."""
+        return identity(self.video, self.config, self.seed)
+
+
+def plan_fits(video: Video, config: FitConfig, seed: int = 0) -> list[FitPlan]:
+    """A plan for each GoP length that `config` allows: several only for gop_size="auto" of a video long enough."""
+    video = with_scenes(video)
+    if config.gop_size != "auto":
+        return [plan(video, config, seed)]
+    lengths = lengths_to_try(video.num_frames)
+    lengths = lengths if config.steps else lengths[-1:]  # without a deformation stage there is nothing to compare
+    return [plan(video, with_gop_size(config, length), seed) for length in lengths]
+
+
+def plan(video: Video, config: FitConfig, seed: int = 0) -> FitPlan:
+    """The plan of a video with known scenes and a configuration with a known GoP length."""
+    gops = tuple(cut_gops(video, config))
+    return FitPlan(video, config, gops, gaussian_count(config, video.size, video.num_frames, len(gops)), seed)
+
+
+def describe(plans: Sequence[FitPlan]) -> str:
+    """Plans of one fit in words: what the command prints before it starts."""
+    longest = plans[-1]
+    video, config = longest.video, longest.config
+    scenes = f" in {len(video.cuts) + 1} scenes" if video.cuts else ""
+    before = " + ".join(f"{n:,}" for n in (config.coarse_steps, config.motion_steps) if n)
+    if len(plans) > 1:
+        lengths = [str(p.config.gop_size) for p in plans]
+        choice = f"{', '.join(lengths[:-1])} or {lengths[-1]}"
+        what = f"GoPs of {choice} frames, {before} + at most {config.steps:,} steps each"
+    else:
+        gops = f"{len(longest.gops)} GoP{'s' if len(longest.gops) > 1 else ''}"
+        what = f"{gops} of {longest.count:,} Gaussians, {before} + {config.steps:,} steps each"
+    return f"{video.num_frames} frames of {size_text(video.size)}{scenes} as {what}"
+
+
+def identity(video: Video, config, seed: int) -> dict:
+    """What decides a fit's result: settings, seed, size, length, the first frame, cuts and missing pixels."""
+    first = hashlib.sha256(np.ascontiguousarray(video.read(0, 1))).hexdigest()[:16]
+    about = {"config": asdict(config), "seed": seed, "size": video.size, "frames": video.num_frames, "first": first}
+    if video.cuts:
+        about["cuts"] = video.cuts
+    if video.missing is not None:
+        about["missing"] = hashlib.sha256(np.packbits(video.missing)).hexdigest()[:16]
+    return json.loads(json.dumps(about))
+
+
+def with_gop_size(config: FitConfig, gop_size: int) -> FitConfig:
+    """A configuration settled on one of the lengths that "auto" chooses from. `steps` are those of the longest; shorter
+    GoPs take fewer in proportion, so every frame is seen as often."""
+    return replace(config, gop_size=gop_size, steps=round(config.steps * min(gop_size / TRIED[-1], 1)))
+
+
+def lengths_to_try(frames: int) -> list[int]:
+    """Those of TRIED that a video is long enough for."""
+    return [size for size in TRIED if size <= frames] or [frames]
+
+
+def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
+    """[start, stop) of each GoP: `split_gops` of every scene, or as many GoPs of the video as that would give without
+    scenes, cut where as much has changed in each (cuts="motion").
+
+    Change is that of `changes_of`, plus its mean over the video: half of the measure is length. A scene of less than a
+    third of a GoP joins the one before.
+    """
+    if config.cuts == "even":
+        starts = [0]
+        for cut in video.cuts or ():
+            if 3 * min(cut - starts[-1], video.num_frames - cut) >= config.gop_size:
+                starts.append(cut)
+        scenes = zip(starts, [*starts[1:], video.num_frames])
+        return [(start + a, start + b) for start, stop in scenes for a, b in split_gops(stop - start, config.gop_size)]
+    even = split_gops(video.num_frames, config.gop_size)
+    if len(even) == 1:
+        return even
+    change = changes_of(video)
+    total = np.cumsum(change + change.mean() + 1e-6)
+    starts = [0, *np.searchsorted(total, total[-1] * np.arange(1, len(even)) / len(even)).tolist()]
+    starts = [max(s, i) for i, s in enumerate(starts)]
+    return list(zip(starts, [*starts[1:], video.num_frames]))
+
+
+def keyframe_of(config: FitConfig, length: int) -> int:
+    """The key frame of a GoP of `length` frames; the first where all of them are one."""
+    return length // 2 if config.keyframe == "middle" else 0
+
+
+def frame_stride(frames: int, order: str) -> int:
+    """How far apart in a GoP two frames lie that are visited one after the other.
+
+    Neighbouring frames in turn let the optimiser's momentum follow the time; about 0.618 of the GoP, with no common
+    divisor, spreads any few steps evenly over it.
+    """
+    if order == "cyclic":
+        return 1
+    return min((s for s in range(1, frames + 1) if math.gcd(s, frames) == 1), key=lambda s: abs(s - 0.618 * frames))

@@ -1,0 +1,77 @@
+"""Progress of a fit: what callbacks get, and the bar that shows it."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from stgvlib.metrics import decibels
+
+
+@dataclass
+class Progress:
+    """What a progress callback gets."""
+
+    gops: tuple[int, int]  # first, one past the last GoP of this batch
+    total_gops: int
+    stage: str  # "coarse" or "deformation"
+    done: int  # steps of this call so far, over all batches and stages
+    total: int  # steps of this call in all
+    psnr: float  # of the last frames seen, dB (with `huber`: as the loss sees them)
+    note: str = ""  # something to tell once, such as a smaller batch
+
+
+Callback = Callable[[Progress], None]
+
+
+def psnr_over_steps(losses: Tensor, period: int = 1, points: int = 100) -> list[tuple[int, float]]:
+    """[steps, G] losses -> at most `points` pairs (step, dB), each the mean over the steps since the pair before.
+
+    `period` is the number of frames that are visited in turn: a mean always covers whole rounds.
+    """
+    if len(losses) == 0:
+        return []
+    width = max(1, math.ceil(len(losses) / points / period)) * period
+    pairs = []
+    for chunk_start in range(0, len(losses), width):
+        chunk = losses[chunk_start : chunk_start + width]
+        pairs.append((min(chunk_start + width, len(losses)), round(decibels(chunk).mean().item(), 3)))
+    return pairs
+
+
+class ProgressBar:
+    """A progress callback for `fit` and `compress`: one tqdm bar over all steps. Use it in a `with` block."""
+
+    def __init__(self, title: str, shown: bool = True):
+        every = 5 if in_notebook() else 0.2
+        self.bar = tqdm(desc=title, unit="step", mininterval=every, file=sys.stderr, disable=not shown)
+
+    def __call__(self, p: Progress) -> None:
+        if p.note and not self.bar.disable:
+            self.bar.write(p.note, file=sys.stderr)
+        self.bar.total = p.total
+        many = f"GoPs {p.gops[0] + 1}-{p.gops[1]}" if p.gops[1] - p.gops[0] > 1 else f"GoP {p.gops[1]}"
+        quality = f", {p.psnr:.2f} dB" if p.psnr else ""
+        self.bar.set_postfix_str(f"{many} of {p.total_gops}, {p.stage}{quality}", refresh=False)
+        self.bar.update(p.done - self.bar.n)
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+def someone_watches() -> bool:
+    """Whether a bar is of use: in a notebook, or where standard error is a terminal."""
+    return in_notebook() or sys.stderr.isatty()
