@@ -1,25 +1,30 @@
 """Fine-tuning for the bitstream: targets met, better than rounding, the file is what was trained."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from scenes import waves
 
 from stgvlib.baselines import GSVR, TWO_DGS
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper, field_step, round_field
+from stgvlib.baselines.residual_vq import ResidualVQ, nearest
 from stgvlib.codec import bitstream
 from stgvlib.codec.fine_tune import compress
-from stgvlib.codec.quantize import ResidualVQ, Steps, adapted, nearest
+from stgvlib.codec.quantize import adapted
 from stgvlib.codec.rate_optimizer import RateOptimizer, _rate, derivatives
+from stgvlib.codec.steps import Steps
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import _segments, fit
-from stgvlib.fitting.placement import WAITING
+from stgvlib.fitting.fit import fit
+from stgvlib.fitting.stage import segments
 from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
+from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
-from stgvlib.video.video import open_video, write_video
+from stgvlib.video.video import video_of
 
 SMALL = FieldConfig(log2_table_size=6, position_scale=10.0)
 FITS = {
@@ -28,43 +33,63 @@ FITS = {
     "gsvr": replace(GSVR, coarse_steps=200, steps=100, gaussians=150, gop_size=4, cuts="even"),
     "2dgs": replace(TWO_DGS, coarse_steps=200, gaussians=150),
 }
+CPU = torch.device("cpu")
+PIXELS = 8 * 48 * 80  # of the video
 
 
-@pytest.fixture
-def video(tmp_path):
-    y, x = np.mgrid[:48, :80]
-    waves = (np.sin(x / (3 + c) + t / 3) * np.cos(y / (4 + c)) * 90 + 128 for t in range(8) for c in range(3))
-    write_video(tmp_path / "clip", np.stack(list(waves)).reshape(8, 3, 48, 80).transpose(0, 2, 3, 1).astype(np.uint8))
-    return open_video(tmp_path / "clip")
+@pytest.fixture(scope="module")
+def video():
+    return video_of(waves())
+
+
+@pytest.fixture(scope="module")
+def fitted(video):
+    """The model of one of FITS, on a device: fitted once for all tests, which leave it as it is."""
+    return cache(lambda key, device: fit(video, FITS[key], device).model)
+
+
+@pytest.fixture(scope="module")
+def plain(fitted):
+    """The model that most tests need, on a CPU."""
+    return fitted("stgv", CPU)
 
 
 def quality(model, video):
     return evaluate(Decoder(model, dtype=torch.float32), video.read())["psnr"]
 
 
+def bytes_of(made):
+    """Of the file of a fine-tuned model."""
+    return len(bitstream.stream(made.model, made.steps))
+
+
+def bpp_of(model):
+    """Bits per pixel of a model's file with the usual steps."""
+    return 8 * len(bitstream.stream(model)) / PIXELS
+
+
 @pytest.mark.parametrize("key", ["stgv", "paper"])
-def test_a_target_is_met_better_than_by_rounding(key, video, device):
-    model = fit(video, FITS[key], device).model
+def test_a_target_is_met_better_than_by_rounding(key, video, fitted, device):
+    model, told = fitted(key, device), []
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    pixels, told = video.num_frames * 48 * 80, []
-    whole = 8 * len(bitstream.stream(model)) / pixels
-    made = compress(video, model, bpp=0.6 * whole, fine_tuning=300, progress=told.append)
+    whole = bpp_of(model)
+    made = compress(video, model, bpp=0.6 * whole, fine_tuning=200, progress=told.append)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     data = bitstream.stream(made.model, made.steps)
-    assert 0.3 * whole < 8 * len(data) / pixels <= 0.6 * whole
+    assert 0.3 * whole < 8 * len(data) / PIXELS <= 0.6 * whole
     coarsest = 2.0**bitstream.COARSEST
     least = len(bitstream.stream(model, bitstream.STEPS.scaled(coarsest)))
     rounded = bitstream.stream(model, bitstream.steps_for(model, max(len(data), least)))
     decoded = bitstream.parse(data).model.to(device)
     assert quality(decoded, video) > quality(bitstream.parse(rounded).model.to(device), video) + 1
-    assert told[-1].stage == "fine-tuning" and told[-1].done == told[-1].total == 300
+    assert told[-1].stage == "fine-tuning" and told[-1].done == told[-1].total == 200
 
 
 @pytest.mark.parametrize("key", FITS)
-def test_the_file_is_what_was_trained(key, video):
+def test_the_file_is_what_was_trained(key, video, fitted):
     """Encoding rounds nothing that is not on its grid already, and Gaussians that were left out are not in it."""
-    model = fit(video, FITS[key]).model
-    made = compress(video, model, slope=2e-3, fine_tuning=60)
+    model = fitted(key, CPU)
+    made = compress(video, model, slope=2e-3, fine_tuning=40)
     decoded = bitstream.parse(bitstream.stream(made.model, made.steps)).model
     assert quality(decoded, video) == pytest.approx(quality(made.model, video), abs=0.01)
     alive = (made.model.gaussians.mu[..., 0] != WAITING).sum().item()
@@ -72,14 +97,13 @@ def test_the_file_is_what_was_trained(key, video):
     assert made.kept == pytest.approx(alive / model.gaussians.mu[..., 0].numel())
 
 
-def test_a_higher_slope_gives_a_smaller_file_and_a_quality_is_met(video):
-    model = fit(video, FITS["stgv"]).model
-    sizes = [
-        len(bitstream.stream(m.model, m.steps))
-        for m in (compress(video, model, slope=s, fine_tuning=100) for s in (1e-4, 1e-2))
-    ]
-    assert sizes[1] < 0.8 * sizes[0]
-    made = compress(video, model, psnr=24.0, fine_tuning=300)
+def test_a_higher_slope_gives_a_smaller_file(video, plain):
+    few, many = (bytes_of(compress(video, plain, slope=slope, fine_tuning=60)) for slope in (1e-2, 1e-4))
+    assert few < 0.8 * many
+
+
+def test_a_quality_is_met(video, plain):
+    made = compress(video, plain, psnr=24.0, fine_tuning=150)
     assert abs(quality(made.model, video) - 24) < 2
 
 
@@ -147,8 +171,8 @@ def test_fused_kernels_round_and_learn_as_torch_does(adaptive):
             for p in model.field.parameters():
                 p.add_(0.05 * torch.randn(p.shape, generator=generator))
         model = model.to(device)
-        segments = _segments(model, "deformation", 100)
-        optimizer = RateOptimizer(segments, "adam", (0.95, 0.99), model, 1e-3, True, True, adaptive)
+        trained = segments(model, "deformation")
+        optimizer = RateOptimizer(trained, "adam", (0.95, 0.99), model, 1e-3, True, True, adaptive)
         assert (optimizer.fused is not None) == (device == "cuda")
         seen[device] = [optimizer.shown.cpu().clone()]
         for change, value in ((optimizer.keep, 900), (optimizer.coarsen, 1.3), (optimizer.coarsen, 1.0)):
@@ -167,22 +191,21 @@ def test_fused_kernels_round_and_learn_as_torch_does(adaptive):
     [{"prune": False}, {"learned": False}, {"rate": False}, {"adaptive": False}],
     ids=lambda d: next(iter(d)),
 )
-def test_parts_of_the_recipe_can_be_left_out(left_out, video):
-    model = fit(video, FITS["stgv"]).model
-    target = 0.6 * 8 * len(bitstream.stream(model)) / (video.num_frames * 48 * 80)
-    made = compress(video, model, bpp=target, fine_tuning=150, **left_out)
-    assert 8 * len(bitstream.stream(made.model, made.steps)) <= target * video.num_frames * 48 * 80
+def test_parts_of_the_recipe_can_be_left_out(left_out, video, plain):
+    target = 0.6 * bpp_of(plain)
+    made = compress(video, plain, bpp=target, fine_tuning=60, **left_out)
+    assert 8 * bytes_of(made) <= target * PIXELS
     if "prune" in left_out:
         assert made.kept == 1
     assert (made.steps.lowest is None) == ("adaptive" in left_out)
     if "learned" in left_out:
-        start = adapted(model, Steps())
+        start = adapted(plain, Steps())
         assert made.steps.cholesky / start.cholesky == pytest.approx(made.steps.color / start.color, rel=1e-3)
 
 
 @pytest.mark.parametrize("bits", [0.2, 0.6])
-def test_where_little_is_missing_the_better_of_two_ways_is_taken(bits, video, monkeypatch):
-    model, original, found = fit(video, FITS["stgv"]).model, RateOptimizer.fit_into, {}
+def test_where_little_is_missing_the_better_of_two_ways_is_taken(bits, video, plain, monkeypatch):
+    original, found = RateOptimizer.fit_into, {}
 
     def fit_into(self, most, reached):
         size, trained = len(bitstream.stream(self.model, self.steps())), self._saved()
@@ -200,21 +223,18 @@ def test_where_little_is_missing_the_better_of_two_ways_is_taken(bits, video, mo
         return self.steps()
 
     monkeypatch.setattr(RateOptimizer, "fit_into", fit_into)
-    target = bits * 8 * len(bitstream.stream(model)) / (video.num_frames * 48 * 80)
-    compress(video, model, bpp=target, fine_tuning=300)
+    compress(video, plain, bpp=bits * bpp_of(plain), fine_tuning=100)
     assert found["better"] == max(found["coarser"], found["thinner"])
 
 
-def test_the_last_bytes_cost_little(video, monkeypatch):
+def test_the_last_bytes_cost_little(video, plain, monkeypatch):
     """Where the slope ends above the target, steps grow while there is training left: rounding what was trained once
     more would cost several dB."""
-    model = fit(video, FITS["stgv"]).model
     monkeypatch.setattr("stgvlib.codec.fine_tune.LOOKS", 0)  # the slope stays where it began
 
     def at(bytes_, **more):
-        bpp = bytes_ and 8 * bytes_ / (video.num_frames * 48 * 80)
-        made = compress(video, model, bpp=bpp, fine_tuning=200, prune=False, **more)
-        return made, len(bitstream.stream(made.model, made.steps))
+        made = compress(video, plain, bpp=bytes_ and 8 * bytes_ / PIXELS, fine_tuning=150, prune=False, **more)
+        return made, bytes_of(made)
 
     most = at(None, slope=2e-4)[1]
     free, size = at(most)
@@ -225,21 +245,19 @@ def test_the_last_bytes_cost_little(video, monkeypatch):
     assert lost < 1 and lost < 0.2 * (quality(free.model, video) - quality(bitstream.parse(twice).model, video))
 
 
-def test_few_bits_leave_fewer_gaussians(video, monkeypatch):
+def test_few_bits_leave_fewer_gaussians(video, plain, monkeypatch):
     """As many as have their share of the file, those of most energy, and at least one in each GoP."""
-    model = fit(video, FITS["stgv"]).model
-    pixels = video.num_frames * 48 * 80
-    whole = 8 * len(bitstream.stream(model))
-    monkeypatch.setattr("stgvlib.codec.fine_tune.least_bits", lambda bpp, adaptive: 0.5 * whole / 100)
-    made = compress(video, model, bpp=0.5 * whole / pixels, fine_tuning=150)
+    half = 0.5 * bpp_of(plain)
+    monkeypatch.setattr("stgvlib.codec.fine_tune.least_bits", lambda bpp, adaptive: half * PIXELS / 100)
+    made = compress(video, plain, bpp=half, fine_tuning=60)
     alive = (made.model.gaussians.mu[..., 0] != WAITING).sum(1)
     assert alive.sum() == 100 == round(made.kept * 300) and alive.min() >= 1
 
 
 @pytest.mark.parametrize(("key", "rows"), [("paper", False), ("stgv", True)])
-def test_the_papers_recipe_is_a_file_that_decodes_to_what_was_trained(key, rows, video, device):
-    model = fit(video, FITS[key], device).model
-    made = compress_paper(video, model, 400, rows=rows)
+def test_the_papers_recipe_is_a_file_that_decodes_to_what_was_trained(key, rows, video, fitted, device):
+    model = fitted(key, device)
+    made = compress_paper(video, model, 200, rows=rows)
     data = encode_paper(made)
     decoded = decode_paper(data).to(device)
     for name, value in made.model.state_dict().items():
@@ -273,9 +291,9 @@ def test_a_step_a_row_keeps_small_rows_of_a_layer():
         assert field_step("head.table", weights, rows).shape == (1, 1, 1)
 
 
-def test_what_cannot_be_compressed(video, tmp_path):
-    model = fit(video, replace(FITS["stgv"], coarse_steps=2, steps=2)).model
-    with pytest.raises(StgvError, match="the video has 3 frames of 48x80, the model 8 of 48x80: give the video that"):
+def test_what_cannot_be_compressed(video):
+    model = fit(video, replace(FITS["stgv"], coarse_steps=2, motion_steps=2, steps=2)).model
+    with pytest.raises(StgvError, match="the video has 3 frames of 80x48, the model 8 of 80x48: give the video that"):
         compress(video.with_(limit=3), model)
     with pytest.raises(StgvError, match="bytes are too few"):
         compress(video, model, bpp=1e-4, fine_tuning=10)
