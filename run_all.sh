@@ -63,5 +63,5 @@ case $mode in
     python -m pytest -q
     python -m pytest -q --nbval-lax --nbval-cell-timeout=900 notebooks
     ;;
-  run) exec python -m stgvlib.repro.notebooks --profile "$profile" --device "$device" --only "$only" $refresh ;;
+  run) exec python -m stgvlib.repro notebooks --profile "$profile" --device "$device" --only "$only" $refresh ;;
 esac

@@ -1,12 +1,10 @@
 """Execute the notebooks with papermill and list what they made: what `run_all.sh` calls."""
 
-import argparse
 import os
 import sys
 import time
 from pathlib import Path
 
-from stgvlib.config import PROFILES
 from stgvlib.device import device_name, resolve_device
 from stgvlib.errors import StgvError
 from stgvlib.files import repository, results_folder
@@ -61,35 +59,25 @@ def _reproducible(copy: Path) -> None:
     copy.write_text(copy.read_text().replace(str(repository()) + os.sep, ""))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="run_all.sh")
-    parser.add_argument("--profile", default="smoke", choices=list(PROFILES))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--refresh", action="store_true")
-    arguments = parser.parse_args()
-    try:
-        chosen = notebooks(arguments.only)
-        name = device_name(resolve_device(arguments.device))
-    except StgvError as error:
-        print(f"run_all.sh: {error}", file=sys.stderr)
-        sys.exit(2)
-    results = results_folder(arguments.profile)
+def execute_all(profile: str, device: str, only: str, refresh: bool) -> int:
+    """Execute the notebooks and list what they made; returns the exit status. Raises StgvError for bad arguments."""
+    chosen, name = notebooks(only), device_name(resolve_device(device))
+    results = results_folder(profile)
     copies = results / "notebooks"
     copies.mkdir(parents=True, exist_ok=True)
-    print(f"profile {arguments.profile} on {name}, into {results}")
+    print(f"profile {profile} on {name}, into {results}")
     began = time.time()
     for path in chosen:
         started = time.perf_counter()
         print(f"  {path.stem} ...", end=" ", flush=True)
         try:
-            error = execute(path, copies, arguments.profile, arguments.device, arguments.refresh)
+            error = execute(path, copies, profile, device, refresh)
         except KeyboardInterrupt:
             print(f"\ninterrupted; finished runs are kept in {results / 'runs'}: run the same command to go on")
-            sys.exit(130)
+            return 130
         if error:
             print(f"FAILED\n\n{path.name} failed in {error}\nthe executed copy: {copies / path.name}", file=sys.stderr)
-            sys.exit(1)
+            return 1
         print(f"{time.perf_counter() - started:.0f} s")
     print(f"\n{'made':52} {'when':>8}")
     for file in sorted(f for f in results.rglob("*") if f.suffix in (".csv", ".md", ".png", ".jpg", ".ipynb", ".json")):
@@ -97,7 +85,4 @@ def main() -> None:
             continue
         fresh = "now" if file.stat().st_mtime >= began else "before"
         print(f"{str(file.relative_to(results)):52} {fresh:>8}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -6,6 +6,7 @@ hard/..., levers/...  what each lever of our preset is worth
 """
 
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from stgvlib.baselines import SYSTEMS, System, as_system
@@ -172,7 +173,8 @@ def named(name: str) -> Run:
         return RUNS[name]
     if name in system_runs():
         return of_system(dataset, key)
-    raise StgvError(f"run must be one of {', '.join(names())}, got {name!r}")
+    near = ", ".join(get_close_matches(name, names(), 3)) or "bunny/stgv, davis/cows/paper"
+    raise StgvError(f"no run is named {name!r}; near it: {near}; registry.names() lists all")
 
 
 def system_runs() -> list[str]:
