@@ -14,15 +14,15 @@ from stgvlib.baselines.siren import Siren
 from stgvlib.config import FieldConfig, FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.fitting.fit import fit
-from stgvlib.fitting.gop_length import with_gop_size
+from stgvlib.fitting.plan import with_gop_size
 from stgvlib.metrics import psnr
-from stgvlib.model.field import field_parameters
-from stgvlib.model.video_model import VideoModel, gaussian_count, paper_budget
-from stgvlib.video.scenes import split_gops
-from stgvlib.video.video import open_video, write_video
+from stgvlib.model.budget import field_parameters, gaussian_count, paper_budget, split_gops
+from stgvlib.model.video_model import VideoModel
+from stgvlib.video.video import open_video
+from stgvlib.video.write import write_video
 
-IMPLICIT = {key: config for key, (_, config) in SYSTEMS.items() if isinstance(config, InrConfig)}
-GAUSSIAN = {key: config for key, (_, config) in SYSTEMS.items() if isinstance(config, FitConfig)}
+IMPLICIT = {key: s.config for key, s in SYSTEMS.items() if isinstance(s.config, InrConfig)}
+GAUSSIAN = {key: s.config for key, s in SYSTEMS.items() if isinstance(s.config, FitConfig)}
 BUNNY = (640, 1280)
 
 
@@ -36,7 +36,7 @@ def video(tmp_path):
 
 @pytest.mark.parametrize("key", SYSTEMS)
 def test_every_system_has_the_papers_budget(key):
-    config = SYSTEMS[key][1]
+    config = SYSTEMS[key].config
     budget = paper_budget(config, BUNNY, 132)
     assert budget == 3_013_569
     if isinstance(config, InrConfig):

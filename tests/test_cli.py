@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from stgvlib.config import STGV
-from stgvlib.model.field import field_parameters
-from stgvlib.video.video import open_video, write_video
+from stgvlib.model.budget import field_parameters
+from stgvlib.video.video import open_video
+from stgvlib.video.write import write_video
 
 FAST = "--gaussians 50 --coarse-steps 20 --motion-steps 10 --steps 30 --device cpu --profile paper".split()
 

@@ -12,7 +12,7 @@ def test_bunny_is_the_benchmarks_clip():
     path = datasets.find("bunny")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest == "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd"
-    video = datasets.load("bunny")
+    video = datasets.load_dataset("bunny")
     assert (video.num_frames, video.size) == (132, (640, 1280))
     assert datasets.frames_sha256(video.with_(crop=None)) == datasets.BUNNY_FRAMES_SHA256
 
@@ -20,9 +20,9 @@ def test_bunny_is_the_benchmarks_clip():
 def test_missing_and_unknown_datasets(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "data_folders", lambda: [tmp_path])
     with pytest.raises(StgvError, match="stgv fetch uvg"):
-        datasets.load("uvg/Beauty")
+        datasets.load_dataset("uvg/Beauty")
     with pytest.raises(StgvError, match="dataset must be one of"):
-        datasets.load("cats")
+        datasets.load_dataset("cats")
     with pytest.raises(StgvError, match="davis or uvg"):
         datasets.fetch("bunny")
 
@@ -35,14 +35,14 @@ def test_incomplete_dataset_is_not_used(monkeypatch, tmp_path):
     cv2.imwrite(str(tmp_path / "davis" / "cows" / "00000.jpg"), np.zeros((480, 854, 3), np.uint8))
     monkeypatch.setattr(datasets, "data_folders", lambda: [tmp_path])
     with pytest.raises(StgvError, match="gives 1 frames, davis/cows has 104"):
-        datasets.load("davis/cows")
+        datasets.load_dataset("davis/cows")
 
 
 @pytest.mark.parametrize("name", [n for n in datasets.DATASETS if n.startswith("davis/")])
 def test_davis_where_it_is(name):
     if datasets.find(name) is None:
         pytest.skip("DAVIS is not here: stgv fetch davis, or set STGV_DATA")
-    video = datasets.load(name)
+    video = datasets.load_dataset(name)
     assert video.size in ((720, 1280), (480, 854))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib.model.video_model import load_model
-from stgvlib.video.video import write_video
+from stgvlib.model.model_file import load_model
+from stgvlib.video.write import write_video
 
 STEPS = ["--preset", "paper", "--profile", "paper", "--device", "cpu", "--gaussians", "40"]
 

@@ -11,7 +11,7 @@ from stgvlib.video import datasets
 
 @pytest.fixture(scope="module")
 def frames():
-    return datasets.load("bunny").scaled(0.3).read(0, 3)
+    return datasets.load_dataset("bunny").scaled(0.3).read(0, 3)
 
 
 def test_psnr_is_scikit_images(frames):

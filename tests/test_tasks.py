@@ -10,13 +10,13 @@ import torch
 from stgvlib.baselines.inr import NERV, fit_inr
 from stgvlib.config import PROFILES, STGV, FieldConfig, Profile
 from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import fit, load_gops
+from stgvlib.fitting.batches import load_gops
+from stgvlib.fitting.fit import fit
+from stgvlib.model import resample
 from stgvlib.model.video_model import VideoModel
-from stgvlib.repro import classical as tasks
-from stgvlib.repro import figures
-from stgvlib.repro import tables as report
-from stgvlib.repro import tasks as task_runs
-from stgvlib.repro.fits import Record
+from stgvlib.repro import classical, figures, task_tables, tasks
+from stgvlib.repro.records import Record
+from stgvlib.video import holes
 from stgvlib.video.video import video_of
 
 SIZE = (72, 128)
@@ -30,53 +30,55 @@ def frames():
 
 
 def test_masks_hide_what_they_say():
-    random, fixed, moving = (mask(7, (640, 800), 3) for mask in tasks.MASKS.values())
+    random, fixed, moving = (mask(7, (640, 800), 3) for mask in classical.MASKS.values())
     assert all(0 < hidden <= 5 * 50 * 50 for hidden in random.sum((1, 2)))
     assert (fixed == fixed[0]).all() and fixed[0].sum() == 5 * 50 * 50 and fixed[0, 295:345, 375:425].all()
-    assert not (random[0] == random[1]).all() and (tasks.random_boxes(7, (640, 800), 3) == random).all()
-    assert not (tasks.random_boxes(7, (640, 800), 4) == random).all()
+    assert not (random[0] == random[1]).all() and (classical.random_boxes(7, (640, 800), 3) == random).all()
+    assert not (classical.random_boxes(7, (640, 800), 4) == random).all()
     columns = [np.nonzero(m)[1].mean() for m in moving]
     assert columns == sorted(columns) and moving[0].sum() == pytest.approx(np.pi * 64 * 96, rel=0.02)
-    assert tasks.random_boxes(1, (64, 64))[0].sum() <= 5 * 5 * 5
+    assert classical.random_boxes(1, (64, 64))[0].sum() <= 5 * 5 * 5
 
 
 def test_masks_that_do_not_match_are_told():
     with pytest.raises(StgvError, match="the mask is 3x8x9, expected 4 frames of 8x9: one picture a frame"):
-        tasks.check_mask(np.zeros((3, 8, 9), bool), 4, (8, 9))
+        holes.check_mask(np.zeros((3, 8, 9), bool), 4, (8, 9))
     whole = np.zeros((4, 8, 9), bool)
     whole[2] = True
     with pytest.raises(StgvError, match="the mask hides all of frame 2"):
-        tasks.check_mask(whole, 4, (8, 9))
+        holes.check_mask(whole, 4, (8, 9))
     with pytest.raises(StgvError, match="too small for boxes"):
-        tasks.random_boxes(1, (5, 2))
+        classical.random_boxes(1, (5, 2))
 
 
 def test_noise_has_its_level_and_repeats_itself():
     gray = np.full((4, 300, 400, 3), 128, np.uint8)
-    white = tasks.add_noise(gray, "white").astype(float) - 128
-    assert white.std() == pytest.approx(255 * tasks.WHITE_SIGMA, rel=0.02) and abs(white.mean()) < 0.1
-    black = tasks.add_noise(gray, "black")
+    white = classical.add_noise(gray, "white").astype(float) - 128
+    assert white.std() == pytest.approx(255 * classical.WHITE_SIGMA, rel=0.02) and abs(white.mean()) < 0.1
+    black = classical.add_noise(gray, "black")
     assert (black == 0).mean() == pytest.approx(0.01, rel=0.1) and set(np.unique(black)) == {0, 128}
-    salt = tasks.add_noise(gray, "salt_pepper")
+    salt = classical.add_noise(gray, "salt_pepper")
     assert (salt == 255).mean() == pytest.approx(0.0025, rel=0.2) == (salt == 0).mean()
     assert (salt.min(-1) == salt.max(-1)).all(), "whole pixels"
-    assert (tasks.add_noise(gray, "black") == black).all() and (tasks.add_noise(gray, "black", 1) != black).any()
+    assert (classical.add_noise(gray, "black") == black).all() and (
+        classical.add_noise(gray, "black", 1) != black
+    ).any()
     assert (gray == 128).all()
     with pytest.raises(StgvError, match="noise must be one of white, black, salt_pepper, got 'pink'"):
-        tasks.add_noise(gray, "pink")
+        classical.add_noise(gray, "pink")
 
 
 def test_filters_remove_noise(frames):
-    noisy = tasks.add_noise(frames, "white")
-    before = tasks.psnr_of(noisy, frames)
+    noisy = classical.add_noise(frames, "white")
+    before = classical.psnr_of(noisy, frames)
     for method in ("gaussian", "uniform", "median", "nlm", "wavelet"):
-        assert tasks.psnr_of(tasks.denoise(noisy, method, frames)[0], frames) > before + 1, method
-    least, most = (tasks.denoise(noisy, method, frames)[0] for method in ("minimum", "maximum"))
+        assert classical.psnr_of(classical.denoise(noisy, method, frames)[0], frames) > before + 1, method
+    least, most = (classical.denoise(noisy, method, frames)[0] for method in ("minimum", "maximum"))
     assert (least <= noisy).all() and (most >= noisy).all()
-    pepper = tasks.add_noise(frames, "salt_pepper")
-    assert tasks.denoise(pepper, "median", frames)[1] == 3
+    pepper = classical.add_noise(frames, "salt_pepper")
+    assert classical.denoise(pepper, "median", frames)[1] == 3
     with pytest.raises(StgvError, match="filter must be one of gaussian, .*wavelet, got 'fft'"):
-        tasks.denoise(noisy, "fft", frames)
+        classical.denoise(noisy, "fft", frames)
 
 
 def test_missing_pixels_are_left_out_of_the_loss(frames):
@@ -108,7 +110,7 @@ def test_networks_leave_missing_pixels_out_too(frames):
         losses.append(fit_inr(video_of(spoiled).with_(missing=missing), config).losses["training"])
     assert torch.equal(*losses)
     with pytest.raises(StgvError, match="siren cannot leave pixels out"):
-        fit_inr(video_of(frames).with_(missing=missing), replace(task_runs.FITTED["siren"], epochs=1))
+        fit_inr(video_of(frames).with_(missing=missing), replace(tasks.FITTED["siren"].config, epochs=1))
 
 
 def test_a_blurred_gaussian_is_rendered_sharp():
@@ -133,24 +135,24 @@ def test_a_blurred_gaussian_is_rendered_sharp():
     assert np.abs(fitted - means(size, 1)).max() < 0.01
     large = (size[0] * scale, size[1] * scale)
     truth = means(large, scale)
-    sharp, plain = (tasks.render_scaled(model, frame, large, s)[0, ..., 0].numpy() for s in (True, False))
+    sharp, plain = (resample.render_scaled(model, frame, large, s)[0, ..., 0].numpy() for s in (True, False))
     assert np.abs(sharp - truth).max() < 0.012 and np.abs(sharp - truth).mean() < 0.3 * np.abs(plain - truth).mean()
-    same = tasks.render_scaled(model, frame, size)[0, ..., 0].numpy()
+    same = resample.render_scaled(model, frame, size)[0, ..., 0].numpy()
     assert np.allclose(same, fitted, atol=1e-5), "at scale one nothing changes"
 
 
 def test_scales_that_cannot_be_rendered():
     for scale, said in ((0, "above 0, got 0"), (-2, "above 0, got -2"), (float("nan"), "got nan"), (300, "do not fit")):
         with pytest.raises(StgvError, match=said):
-            tasks.check_scale(scale, (720, 1280))
-    assert tasks.check_scale(3, (720, 1280)) == 3
+            resample.check_scale(scale, (720, 1280))
+    assert resample.check_scale(3, (720, 1280)) == 3
 
 
 def test_between_is_half_way():
     model = VideoModel(replace(STGV, field=FieldConfig(log2_table_size=5)), [3, 2], (8, 8), 2)
-    assert [tasks.between(model, i) for i in range(4)] == [(0, 0.5), (0, 1.5), (1, -0.5), (1, 0.5)]
+    assert [resample.between(model, i) for i in range(4)] == [(0, 0.5), (0, 1.5), (1, -0.5), (1, 0.5)]
     with pytest.raises(StgvError, match="frame 4 of 5 has no successor"):
-        tasks.between(model, 4)
+        resample.between(model, 4)
 
 
 def test_half_way_gaussians():
@@ -160,31 +162,33 @@ def test_half_way_gaussians():
     for g in range(2):
         model.gaussians.set_pixels(g, torch.tensor([[5.0, 10.0]]), torch.tensor([[2.0, 0.0, 2.0]]), torch.ones(1, 3))
     model.gaussians.motion.data[0] = torch.tensor([[2.0, 0.0]])  # 20 px over a GoP: at 15 and 25 px
-    centre = tasks.render_half_way(model, 0)[..., 0].sum(0).argmax().item()
+    centre = resample.render_half_way(model, 0)[..., 0].sum(0).argmax().item()
     assert centre in (19, 20)
-    meeting = tasks.render_half_way(model, 1)[..., 0].sum(0)
+    meeting = resample.render_half_way(model, 1)[..., 0].sum(0)
     assert meeting[24:26].max() == pytest.approx(meeting[4:6].max().item(), rel=0.05) and meeting[15] < 0.1
 
 
 def test_back_projection_makes_frames_agree_with_the_small_ones(frames):
     small = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in frames])
-    start = tasks.upscale(small, SIZE, "bicubic")
-    made = tasks.back_project(start, small)
+    start = classical.upscale(small, SIZE, "bicubic")
+    made = classical.back_project(start, small)
     again = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in made])
     before = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in start])
-    assert tasks.psnr_of(again, small) > tasks.psnr_of(before, small) + 5
-    assert tasks.psnr_of(made, frames) > tasks.psnr_of(start, frames)
-    assert tasks.psnr_of(tasks.back_project(frames, small), frames) > 50, "what agrees already stays"
+    assert classical.psnr_of(again, small) > classical.psnr_of(before, small) + 5
+    assert classical.psnr_of(made, frames) > classical.psnr_of(start, frames)
+    assert classical.psnr_of(classical.back_project(frames, small), frames) > 50, "what agrees already stays"
 
 
 def test_flow_follows_what_moves(frames):
-    assert tasks.psnr_of(tasks.flow(frames[::2]), frames[1:5:2]) > tasks.psnr_of(
-        tasks.average(frames[::2]), frames[1:5:2]
+    assert classical.psnr_of(classical.flow(frames[::2]), frames[1:5:2]) > classical.psnr_of(
+        classical.average(frames[::2]), frames[1:5:2]
     )
-    assert tasks.average(np.array([[[[0, 10, 255]]], [[[255, 11, 255]]]], np.uint8)).tolist() == [[[[128, 11, 255]]]]
+    assert classical.average(np.array([[[[0, 10, 255]]], [[[255, 11, 255]]]], np.uint8)).tolist() == [
+        [[[128, 11, 255]]]
+    ]
     with pytest.raises(StgvError, match="resizer must be one of"):
-        tasks.upscale(frames, (8, 8), "nearest")
-    assert tasks.upscale(frames, (144, 256), "lanczos").shape == (6, 144, 256, 3)
+        classical.upscale(frames, (8, 8), "nearest")
+    assert classical.upscale(frames, (144, 256), "lanczos").shape == (6, 144, 256, 3)
 
 
 @pytest.fixture
@@ -212,8 +216,8 @@ def results(tmp_path, monkeypatch):
     ],
 )
 def test_tasks_leave_records(name, results, monkeypatch):
-    record = task_runs.run(name, "smoke", "cpu", show_progress=False)
-    kind = task_runs.TASKS[name.split("/")[0]].kind
+    record = tasks.run(name, "smoke", "cpu", show_progress=False)
+    kind = tasks.TASKS[name.split("/")[0]].kind
     assert record["psnr"] > 5 and record["frames"] == (2 if kind == "between" else 5)
     assert record.image("frame").shape == record.image("truth").shape
     if kind == "inpaint":
@@ -231,17 +235,17 @@ def test_tasks_leave_records(name, results, monkeypatch):
             record["psnr_sharpened"] > 5 < record["psnr_small"]
             and record.image("given").shape == record.image("truth").shape
         )
-    monkeypatch.setattr(task_runs, "spoil", lambda *_: pytest.fail("made again"))
-    assert task_runs.run(name, "smoke", "cpu").data == record.data
+    monkeypatch.setattr(tasks, "spoil", lambda *_: pytest.fail("made again"))
+    assert tasks.run(name, "smoke", "cpu").data == record.data
     with pytest.raises(pytest.fail.Exception):
-        task_runs.run(name, "smoke", "cpu", seed=1)
+        tasks.run(name, "smoke", "cpu", seed=1)
 
 
 def test_task_tables_and_figures(results):
     """A row a system; what the paper prints beside it; reasons where there is no record; pictures side by side."""
-    inpainted = task_runs.records("inpaint_random", "smoke", "cpu")
+    inpainted = tasks.records("inpaint_random", "smoke", "cpu")
     missing = {system: Record(system, results, None, "no GPU") for system in inpainted["bunny"]}
-    table = report.task_table("inpaint_random", inpainted | {"davis/cows": missing}, "smoke", "table_3")
+    table = task_tables.task_table("inpaint_random", inpainted | {"davis/cows": missing}, "smoke", "table_3")
     rows = table.set_index("system")
     assert rows["cows: paper"]["As given"] == 24.47
     assert rows["bunny: ours"].notna().all() and rows["cows: ours"].isna().all()
@@ -250,13 +254,13 @@ def test_task_tables_and_figures(results):
     older = dict(inpainted["bunny"]["telea"].data)
     del older["psnr_composited"]
     inpainted["bunny"]["telea"] = replace(inpainted["bunny"]["telea"], data=older)
-    rows = report.task_table("inpaint_random", inpainted, "smoke", "table_3").set_index("system")
+    rows = task_tables.task_table("inpaint_random", inpainted, "smoke", "table_3").set_index("system")
     assert rows["bunny: composited"].notna().sum() == len(rows) - 2  # and as given
     assert "bunny: recorded before composited was measured" in rows["note"]["OpenCV inpainting"]
     picture = figures.task_figure(inpainted["bunny"], "smoke", "figure_6_bunny")
     assert cv2.imread(str(picture)).std() > 20
-    scaled = task_runs.records("scale_2", "smoke", "cpu")
-    table = report.task_table("scale_2", scaled, "smoke", "super_resolution_2")
+    scaled = tasks.records("scale_2", "smoke", "cpu")
+    table = task_tables.task_table("scale_2", scaled, "smoke", "super_resolution_2")
     assert "As given" not in set(table["system"]) and "bunny: back-projected" in table
     assert figures.method_figure("smoke").stat().st_size > 10_000
 
@@ -264,8 +268,8 @@ def test_task_tables_and_figures(results):
 def test_unknown_tasks_and_missing_data(results, monkeypatch):
     for name in ("inpaint_random/bunny/e_nerv", "noise_pink/bunny/stgv", "stgv", "scale_2/davis/camel/stgv"):
         with pytest.raises(StgvError, match="is no run of a task"):
-            task_runs.run(name, "smoke", "cpu")
-    missing = task_runs.run("inpaint_random/uvg/Beauty/stgv", "smoke", "cpu")
+            tasks.run(name, "smoke", "cpu")
+    missing = tasks.run("inpaint_random/uvg/Beauty/stgv", "smoke", "cpu")
     assert not missing and "stgv fetch uvg" in missing.reason
 
 
@@ -283,8 +287,8 @@ def test_inpainted_holes_are_filled_from_other_frames():
     config = replace(STGV, coarse_steps=200, motion_steps=50, steps=300, gaussians=150, field=field)
     model = fit(video_of(given).with_(missing=missing), config).model
     shown = np.stack([(model.render(torch.tensor([i]))[0].clamp(0, 1) * 255).byte().numpy() for i in range(6)])
-    inside = tasks.psnr_of(shown[missing][None], clean[missing][None])
-    assert inside > 20 and inside > tasks.psnr_of(given[missing][None], clean[missing][None]) + 8
+    inside = classical.psnr_of(shown[missing][None], clean[missing][None])
+    assert inside > 20 and inside > classical.psnr_of(given[missing][None], clean[missing][None]) + 8
 
 
 def test_huber_loss_leaves_outliers_out():
@@ -296,11 +300,11 @@ def test_huber_loss_leaves_outliers_out():
     squared = replace(STGV, coarse_steps=200, motion_steps=0, steps=300, gaussians=150, field=field)
     found = {}
     for noise in ("salt_pepper", None):
-        given = clean if noise is None else tasks.add_noise(clean, noise)
+        given = clean if noise is None else classical.add_noise(clean, noise)
         for huber in (None, 0.1):
             model = fit(video_of(given), replace(squared, huber=huber)).model
             shown = np.stack([(model.render(torch.tensor([i]))[0].clamp(0, 1) * 255).byte().numpy() for i in range(4)])
-            found[noise, huber] = tasks.psnr_of(shown, clean)
+            found[noise, huber] = classical.psnr_of(shown, clean)
     assert found["salt_pepper", 0.1] > found["salt_pepper", None] + 1 and found[None, 0.1] > found[None, None] - 0.5
 
 
@@ -316,5 +320,5 @@ def test_a_steady_field_swings_less_between_frames():
         there = {t: model.deform(model.times(torch.tensor([t])))[0].detach() for t in (2, 2.5, 3)}
         return ((there[2] + there[3]) / 2 - there[2.5]).abs().mean() / (there[3] - there[2]).abs().mean()
 
-    steady, usual = swing(task_runs.STEADY), swing(STGV)
+    steady, usual = swing(tasks.STEADY), swing(STGV)
     assert steady < 0.5 * usual, (steady, usual)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from stgvlib.errors import StgvError
-from stgvlib.video.video import open_video, write_video
+from stgvlib.video.video import open_video
+from stgvlib.video.write import write_video
 
 
 def moving(frames=6, height=24, width=32):

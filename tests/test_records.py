@@ -1,22 +1,23 @@
 """Records: made once, loaded after, remade when anything that decides them changes; and the reports made of them."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from stgvlib.config import PROFILES, Profile
+from stgvlib.baselines import gaussian
+from stgvlib.codec import fine_tune
+from stgvlib.config import PROFILES, STGV, Profile
 from stgvlib.errors import StgvError
-from stgvlib.fitting import fit as train
 from stgvlib.ops.encoding import HashGrid
-from stgvlib.repro import curves as rates
-from stgvlib.repro import figures
-from stgvlib.repro import fits as experiments
-from stgvlib.repro import tables as report
-from stgvlib.repro.registry import RUNS
+from stgvlib.repro import curve_tables, curves, figures, fits, tables
+from stgvlib.repro.records import Record, save_record
+from stgvlib.repro.registry import RUNS, named
 
 TINY = Profile("smoke", scale=0.1, frames=3, coarse_steps=0.004, steps=0.0005)
 NAMES = {"V1": "multi_frame", "V2": "key_frame", "Ours": "paper"}
@@ -30,7 +31,7 @@ def results(tmp_path, monkeypatch):
 
 
 def run(name, **options):
-    return experiments.run(name, "smoke", "cpu", show_progress=False, **options)
+    return fits.run(name, "smoke", "cpu", show_progress=False, **options)
 
 
 def test_a_record_says_everything_that_decides_a_number(results):
@@ -47,42 +48,98 @@ def test_a_record_says_everything_that_decides_a_number(results):
 
 def test_a_valid_record_is_not_run_again(results, monkeypatch):
     first = run("bunny/key_frame")
-    monkeypatch.setattr(experiments, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(gaussian, "fit", lambda *_, **__: pytest.fail("fitted again"))
     assert run("bunny/key_frame").data == first.data
     with pytest.raises(pytest.fail.Exception):
         run("bunny/key_frame", refresh=True)
     with pytest.raises(pytest.fail.Exception):
         run("bunny/key_frame", seed=1)
-    monkeypatch.setattr(experiments, "RECORD_VERSION", 999)
+    monkeypatch.setattr(fits, "VERSION", 999)
     with pytest.raises(pytest.fail.Exception):
         run("bunny/key_frame")
 
 
-def test_a_damaged_or_foreign_record_is_remade(results):
-    path = run("bunny/static").path
-    path.write_text("{")
-    assert run("bunny/static")["psnr"] > 5
-    data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"hash": "other", "psnr": 99.0}))
+def test_a_record_of_other_settings_is_remade(results):
+    made = run("bunny/static")
+    save_record(made.name, made.path, made.data | {"hash": "other", "psnr": 99.0})
     assert run("bunny/static")["psnr"] < 50
 
 
+@pytest.mark.parametrize(
+    "edit, reason",
+    [
+        (lambda text: "{", "static.json is no JSON"),
+        (lambda text: "[]", "static.json holds a list, expected an object"),
+        (lambda text: text.replace('"psnr"', '"snr"'), "static.json lacks psnr"),
+        (lambda text: re.sub(r'"psnr": [0-9.]+', '"psnr": "good"', text), "has 'good' as psnr, expected float"),
+        (lambda text: re.sub(r'"psnr": [0-9.]+', '"psnr": 99.0', text), "was edited, its checksum differs"),
+    ],
+)
+def test_a_record_that_was_edited_is_named_and_left_alone(results, edit, reason):
+    path = run("bunny/static").path
+    path.write_text(edit(path.read_text()))
+    record, text = run("bunny/static"), path.read_text()
+    assert not record and reason in record.reason and "run it again with refresh" in record.reason
+    table = tables.run_table(["bunny/static"], "smoke", "cpu", "edited")
+    assert pd.isna(table.loc[0, "PSNR"]) and reason in table.loc[0, "note"] and path.read_text() == text
+    assert run("bunny/static", refresh=True)["psnr"] < 50
+
+
+def test_a_record_of_other_code_is_used_and_marked(results):
+    made = run("bunny/static")
+    assert not run("bunny/static").outdated
+    assert "outdated" not in tables.run_table(["bunny/static"], "smoke", "cpu", "code")
+    save_record(made.name, made.path, made.data | {"sources": "0" * 16})
+    record = run("bunny/static")
+    assert record["psnr"] == made["psnr"] and record.outdated
+    table = tables.run_table(["bunny/static"], "smoke", "cpu", "code")
+    assert table.loc[0, "outdated"] == "all" and table.loc[0, "PSNR"] == round(made["psnr"], 2)
+    text = (results / "tables" / "code.md").read_text()
+    assert f"| {table.loc[0, 'PSNR']} {tables.DAGGER} |" in text and tables.FOOTNOTE in text
+
+
+def test_sources_are_hashed_without_words():
+    import stgvlib.metrics
+    from stgvlib.repro.sources import code_of, sources_hash
+
+    code = code_of(Path(stgvlib.metrics.__file__))
+    assert "def psnr" in code and "PSNR of one frame" not in code and "# px of the shorter" not in code
+    assert sources_hash("stgvlib.metrics") != sources_hash("stgvlib.fitting.fit") != sources_hash("stgvlib.config")
+
+
+def test_a_run_of_your_own_is_kept_and_reported(results, tmp_path):
+    from stgvlib.repro import Run, report
+
+    config = replace(named("bunny/static").system.config, gaussians=50)
+    record = fits.run(Run("bunny", config, "fifty Gaussians"), "smoke", "cpu", show_progress=False)
+    assert record.path.parent == results / "runs" / "mine" / "bunny" and record["gaussians"] == 50
+    assert fits.run(Run("bunny", config, "again"), "smoke", "cpu", make=False).data == record.data
+    paper = run("bunny/paper")
+    table = report("smoke").set_index("run")
+    assert table.loc[record.name, "PSNR"] == round(record["psnr"], 2)
+    assert table.loc["bunny/paper", "PSNR"] == round(paper["psnr"], 2)
+    with pytest.raises(StgvError, match="nowhere.mp4 does not exist"):
+        fits.run(Run(str(tmp_path / "nowhere.mp4"), config, ""), "smoke", "cpu")
+    with pytest.raises(StgvError, match="no system fits a dict: expected FitConfig, InrConfig"):
+        fits.run(Run("bunny", {}, ""), "smoke", "cpu")
+
+
 def test_what_cannot_run_says_why(results, monkeypatch):
-    missing = experiments.run("bunny/paper", "paper", "cpu")
+    missing = fits.run("bunny/paper", "paper", "cpu")
     assert not missing and "needs a CUDA GPU" in missing.reason
     with pytest.raises(StgvError, match="has no record: not run"):
         missing["psnr"]
-    monkeypatch.setitem(experiments.RUNS, "x", replace(experiments.RUNS["bunny/paper"], dataset="uvg/Jockey"))
-    monkeypatch.setattr(experiments.datasets, "find", lambda _: None)
+    monkeypatch.setitem(RUNS, "x", replace(named("bunny/paper"), dataset="uvg/Jockey"))
+    monkeypatch.setattr(fits.datasets, "find", lambda _: None)
     assert "stgv fetch uvg" in run("x").reason
-    with pytest.raises(StgvError, match="run must be one of"):
+    with pytest.raises(StgvError, match="no run is named 'bunny/nothing'; near it: "):
         run("bunny/nothing")
 
 
 def test_tables_come_from_records_alone(results):
     records = {variant: run(f"bunny/{name}") for variant, name in NAMES.items()}
-    records["V3"] = experiments.Record("gone", results / "gone.json", None, "not run: no GPU here")
-    table = report.table_4(records, "smoke").set_index("variant")
+    records["V3"] = Record("gone", results / "gone.json", None, "not run: no GPU here")
+    table = tables.table_4(records, "smoke").set_index("variant")
     for variant, record in list(records.items())[:3]:
         assert table.loc[variant, "ours Bunny"] == round(record["psnr"], 2)
         assert table.loc[variant, "parameters"] == record["parameters"]
@@ -101,7 +158,7 @@ def test_figures_are_drawn_and_not_blank(results):
     made = [
         figures.figure_3(records["multi_frame"], records["key_frame"], "smoke"),
         figures.figure_8(records, "smoke"),
-        figures.curves(records, "smoke", "curves", ("coarse", "deformation")),
+        figures.history_figure(records, "smoke", "curves", ("coarse", "deformation")),
         figures.motion_figure(records["paper"], "smoke"),
     ]
     for path in made:
@@ -110,25 +167,25 @@ def test_figures_are_drawn_and_not_blank(results):
 
 
 def test_level_table_finds_what_the_paper_overlooks():
-    table = report.level_table(HashGrid(1, 3, 4))
+    table = tables.level_table(HashGrid(1, 3, 4))
     assert table["hashed"].all() and (table["neighbours sharing a time cell"] == "0 of 9").all()
-    assert report.level_table(HashGrid(1, 2, 2))["hashed"].tolist() == [False, False] + [True] * 6
+    assert tables.level_table(HashGrid(1, 2, 2))["hashed"].tolist() == [False, False] + [True] * 6
 
 
 def test_records_serve_where_their_frames_are_not(results, monkeypatch):
     """Tables are rebuilt from committed records on machines without the dataset; settings still decide."""
     monkeypatch.setitem(PROFILES, "smoke", replace(TINY, scale=1.0))
-    small = replace(experiments.RUNS["bunny/static"], dataset="davis/cows")
-    monkeypatch.setitem(experiments.RUNS, "x/cows", small)
-    clip = experiments.datasets.load("bunny").scaled(0.1)
+    small = replace(named("bunny/static"), dataset="davis/cows")
+    monkeypatch.setitem(RUNS, "x/cows", small)
+    clip = fits.datasets.load_dataset("bunny").scaled(0.1)
     with monkeypatch.context() as here:
-        here.setattr(experiments.datasets, "load", lambda _: clip)
+        here.setattr(fits.datasets, "open_input", lambda _: clip)
         made = run("x/cows")
     assert made and made["psnr"] > 5
-    monkeypatch.setattr(experiments.datasets, "find", lambda _: None)
+    monkeypatch.setattr(fits.datasets, "find", lambda _: None)
     assert run("x/cows").data == made.data
     assert run("x/cows", refresh=True).reason == "davis/cows is not on the machine that ran this: stgv fetch davis"
-    monkeypatch.setitem(experiments.RUNS, "x/cows", replace(small, config=experiments.RUNS["bunny/paper"].config))
+    monkeypatch.setitem(RUNS, "x/cows", replace(small, config=named("bunny/paper").config))
     assert "of other settings" in run("x/cows").reason
 
 
@@ -136,22 +193,22 @@ def test_systems_make_tables_and_figures(results, monkeypatch):
     import cv2
 
     found = {label: run(f"bunny/{key}") for key, label in (("siren", "SIREN"), ("2dgs", "2DGS"), ("paper", "STGV"))}
-    gone = experiments.Record("gone", results / "gone.json", None, "not here")
-    table = report.table_2(found | {"D2GV": gone}, "smoke").set_index("system")
+    gone = Record("gone", results / "gone.json", None, "not here")
+    table = tables.table_2(found | {"D2GV": gone}, "smoke").set_index("system")
     assert table.loc["SIREN", "ours PSNR"] == round(found["SIREN"]["psnr"], 2)
     assert table.loc["SIREN", "paper PSNR"] == 26.27 and pd.isna(table.loc["2DGS", "paper PSNR"])
     assert pd.isna(table.loc["D2GV", "ours PSNR"]) and table.loc["D2GV", "note"].startswith("not here")
     assert table["difference"].isna().all()
     davis = {"cows": found, "boat": found | {"SIREN": gone}}
-    means = report.table_1("davis", davis, "smoke").set_index("system")
+    means = tables.table_1("davis", davis, "smoke").set_index("system")
     assert means.loc["STGV", "videos"] == 2 and "2 of 6 videos" in means.loc["STGV", "note"]
-    videos = report.video_table("davis", davis, "smoke").set_index(["system", "measure", "source"])
+    videos = tables.video_table("davis", davis, "smoke").set_index(["system", "measure", "source"])
     assert videos.loc[("2DGS", "PSNR", "ours"), "cows"] == round(found["2DGS"]["psnr"], 4)
     assert videos.loc[("2DGS", "PSNR", "paper"), "boat"] == 33.01
     assert pd.isna(videos.loc[("SIREN", "PSNR", "ours"), "boat"]) and pd.isna(
         videos.loc[("2DGS", "PSNR", "ours"), "mean"]
     )
-    assert "quality 75" in report.size_table(davis, "smoke").set_index("video").loc["cows", "note"]
+    assert "quality 75" in tables.size_table(davis, "smoke").set_index("video").loc["cows", "note"]
     for path in (
         figures.systems_figure(found | {"D2GV": gone}, "smoke", "systems"),
         figures.cost_figure(found | {"D2GV": gone}, "smoke"),
@@ -161,30 +218,30 @@ def test_systems_make_tables_and_figures(results, monkeypatch):
 
 
 def test_the_audit_finds_what_the_paper_got_wrong(results):
-    audit = report.audit_table("smoke").set_index(["table", "system", "measure"])
+    audit = tables.audit_table("smoke").set_index(["table", "system", "measure"])
     wrong = set(audit.index[~audit["agrees"]])
     psnr = {("VII", "E-NeRV"), ("VII", "2DGS"), ("VII", "D2GV"), ("VIII", "NeRV"), ("VIII", "2DGS"), ("VIII", "D2GV")}
     assert wrong == {(*key, "PSNR") for key in psnr} | {("VII", "NeRV", "MS-SSIM")}
 
 
 def test_seeds_have_a_mean_and_a_spread(results, monkeypatch):
-    table = report.seed_table(["bunny/static"], "smoke", "cpu", seeds=2).iloc[0]
+    table = tables.seed_table(["bunny/static"], "smoke", "cpu", seeds=2).iloc[0]
     values = [run("bunny/static", seed=seed)["psnr"] for seed in (0, 1)]
     assert table["seeds"] == 2 and table["mean PSNR"] == round(sum(values) / 2, 3)
     assert table["spread"] == round(abs(values[0] - values[1]), 3) > 0
 
 
 def test_block_codecs_make_a_curve(results, monkeypatch):
-    setting = replace(rates.ANCHORS["x264"], levels=(20, 40))
-    monkeypatch.setitem(rates.ANCHORS, "x264", setting)
-    record = rates.anchor("x264", "bunny", "smoke", show_progress=False)
+    setting = replace(curves.BLOCK_CODECS["x264"], levels=(20, 40))
+    monkeypatch.setitem(curves.BLOCK_CODECS, "x264", setting)
+    record = curves.block_codec("x264", "bunny", "smoke", show_progress=False)
     fine, coarse = record["points"]
     assert fine["bytes"] > coarse["bytes"] > 500 and fine["psnr"] > coarse["psnr"] + 2 > 20
     assert fine["bpp"] == 8 * fine["bytes"] / (64 * 128 * 3)
-    monkeypatch.setattr(rates.anchors, "encode", lambda *_: pytest.fail("encoded again"))
-    assert rates.anchor("x264", "bunny", "smoke").data == record.data
+    monkeypatch.setattr(curves.block_codecs, "encode", lambda *_: pytest.fail("encoded again"))
+    assert curves.block_codec("x264", "bunny", "smoke").data == record.data
     with pytest.raises(StgvError, match="codec must be one of x264, x265, av1, got 'mpeg2'"):
-        rates.anchor("mpeg2", "bunny", "smoke")
+        curves.block_codec("mpeg2", "bunny", "smoke")
 
 
 def test_models_become_files_of_several_rates(results, monkeypatch):
@@ -194,57 +251,56 @@ def test_models_become_files_of_several_rates(results, monkeypatch):
         ("stgv_rounded", (8.0, 6.5), 0),
         ("hnerv", (8, 4), 0),
     ):
-        setting = replace(rates.CURVES[name], levels=levels, fine_tuning=tuning)
-        monkeypatch.setitem(rates.CURVES, name, setting)
-    monkeypatch.setattr(rates, "some", lambda names, _: list(names))
-    monkeypatch.setattr(train, "CHUNK", 10)
-    curves, write, written = {}, rates._write, []
+        setting = replace(curves.CURVES[name], levels=levels, fine_tuning=tuning)
+        monkeypatch.setitem(curves.CURVES, name, setting)
+    monkeypatch.setattr(curves, "some", lambda names, _: list(names))
+    monkeypatch.setattr(fine_tune, "EVERY", 10)
+    made, written = {}, []
 
     def write_once(video, model, setting, level, *rest):
-        if setting.system == "stgv" and setting.fine_tuning == 0:
-            written.append(level)
-            if written == [8.0, 6.5]:  # it goes on at the second level
-                raise KeyboardInterrupt
-        return write(video, model, setting, level, *rest)
+        written.append(level)
+        if written == [8.0, 6.5]:  # it goes on at the second level
+            raise KeyboardInterrupt
+        return curves.OURS.write(video, model, setting, level, *rest)
 
-    monkeypatch.setattr(rates, "_write", write_once)
+    monkeypatch.setitem(curves.RECIPES, "stgv_rounded", replace(curves.OURS, write=write_once))
     with pytest.raises(KeyboardInterrupt):
-        rates.curve("stgv_rounded", "bunny", "smoke", "cpu", show_progress=False)
+        curves.curve("stgv_rounded", "bunny", "smoke", "cpu", show_progress=False)
     for name in ("stgv", "stgv_rounded", "hnerv"):
-        curves[name] = rates.curve(name, "bunny", "smoke", "cpu", show_progress=False)
-        fine, coarse = curves[name]["points"]
+        made[name] = curves.curve(name, "bunny", "smoke", "cpu", show_progress=False)
+        fine, coarse = made[name]["points"]
         assert fine["bytes"] > coarse["bytes"] > 0
         if name != "stgv":  # whose second level has been trained for longer, which matters after so few steps
             assert fine["psnr"] >= coarse["psnr"] - 0.1
         assert fine["bpp"] == 8 * fine["bytes"] / (64 * 128 * 3) and fine["entropy_decoding_seconds"] > 0
         if "sections" in fine:
             assert sum(fine["sections"].values()) == fine["bytes"]
-            bits = fine["level"] * curves[name]["parameters"]
+            bits = fine["level"] * made[name]["parameters"]
             assert 0.3 * bits < 8 * fine["bytes"] <= bits
     assert written == [8.0, 6.5, 6.5] and not list(results.rglob("*.points"))
-    monkeypatch.setattr(rates, "fitted", lambda *_: pytest.fail("compressed again"))
-    assert rates.curve("stgv", "bunny", "smoke", "cpu").data == curves["stgv"].data
+    monkeypatch.setattr(curves, "fitted", lambda *_: pytest.fail("compressed again"))
+    assert curves.curve("stgv", "bunny", "smoke", "cpu").data == made["stgv"].data
     with monkeypatch.context() as patch:  # another fit of the same name: its curve is not this one
-        changed = replace(RUNS["bunny/stgv"], config=replace(RUNS["bunny/stgv"].config, color_rate=1e-3))
+        changed = replace(named("bunny/stgv"), config=replace(STGV, color_rate=1e-3))
         patch.setitem(RUNS, "bunny/stgv", changed)
         with pytest.raises(pytest.fail.Exception):
-            rates.curve("stgv", "bunny", "smoke", "cpu")
+            curves.curve("stgv", "bunny", "smoke", "cpu")
     with pytest.raises(StgvError, match="curve must be one of stgv, .* got 'vvc'"):
-        rates.curve("vvc", "bunny", "smoke")
-    missing = experiments.Record("bunny/rate_d2gv", results, None, "not run")
-    table = report.rate_table(curves | {"D2GV": missing}, "smoke")
+        curves.curve("vvc", "bunny", "smoke")
+    missing = Record("bunny/rate_d2gv", results, None, "not run")
+    table = curve_tables.rate_table(made | {"D2GV": missing}, "smoke")
     assert len(table) == 7 and table["note"].iloc[-1] == "not run" and table["bytes"].isna().sum() == 1
-    bd = report.bd_table(curves, ("stgv",), "smoke")
+    bd = curve_tables.bd_table(made, ("stgv",), "smoke")
     assert bd["against stgv, %"].isna().all() and bd["note"].str.contains("needs four points").all()
-    assert list(report.section_table(curves["stgv"], "smoke")["field"]) > [0, 0]
-    assert figures.figure_5(curves, "smoke").stat().st_size > 10_000
+    assert list(curve_tables.section_table(made["stgv"], "smoke")["field"]) > [0, 0]
+    assert figures.figure_5(made, "smoke").stat().st_size > 10_000
 
 
 def test_what_the_papers_recipe_costs_is_the_fit_less_the_file(results):
     fitted = run("bunny/static")["psnr"]
     point = {"level": 20_000, "psnr": fitted - 1.5, "psnr_8bit_field_rows": fitted - 0.5}
-    made = experiments.Record("bunny/rate_paper_recipe", results, {"run": ["bunny/static"], "points": [point]})
-    table = report.recipe_table({"rows": made, "none": experiments.Record("none", results, None, "not run")}, "smoke")
+    made = Record("bunny/rate_paper_recipe", results, {"run": ["bunny/static"], "points": [point]})
+    table = curve_tables.recipe_table({"rows": made, "none": Record("none", results, None, "not run")}, "smoke")
     assert table.loc[0, "lost"] == 1.5 and table.loc[0, "fitted"] - table.loc[0, "8-bit field"] == pytest.approx(
         0.5, abs=0.02
     )
@@ -252,21 +308,22 @@ def test_what_the_papers_recipe_costs_is_the_fit_less_the_file(results):
 
 
 def test_a_model_that_is_gone_is_fitted_again(results):
-    model, record = experiments.fitted("bunny/2dgs", "smoke", "cpu", show_progress=False)
+    model, record = fits.fitted("bunny/2dgs", "smoke", "cpu", show_progress=False)
     path = record.path.with_suffix(".safetensors")
     path.unlink()
-    again, _ = experiments.fitted("bunny/2dgs", "smoke", "cpu", show_progress=False)
+    again, _ = fits.fitted("bunny/2dgs", "smoke", "cpu", show_progress=False)
     assert path.exists() and all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
 
 
 def test_odd_frames_come_back_at_their_size(tmp_path):
-    from stgvlib.baselines import block_codecs as anchors
-    from stgvlib.video.video import open_video, write_video
+    from stgvlib.baselines import block_codecs
+    from stgvlib.video.video import open_video
+    from stgvlib.video.write import write_video
 
     y, x = np.mgrid[:51, :67]
     frames = [np.stack([x * 2 + t, y * 3, x + y], -1).astype(np.uint8) for t in range(4)]
     write_video(tmp_path / "clip", frames)
-    for codec, setting in anchors.ANCHORS.items():
-        anchors.encode(open_video(tmp_path / "clip"), setting, setting.levels[0], tmp_path / f"{codec}.mp4")
-        found = list(anchors.decode(tmp_path / f"{codec}.mp4", (51, 67)))
+    for codec, setting in block_codecs.BLOCK_CODECS.items():
+        block_codecs.encode(open_video(tmp_path / "clip"), setting, setting.levels[0], tmp_path / f"{codec}.mp4")
+        found = list(block_codecs.decode(tmp_path / f"{codec}.mp4", (51, 67)))
         assert len(found) == 4 and all(np.abs(a.astype(int) - b).mean() < 4 for a, b in zip(found, frames)), codec

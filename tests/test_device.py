@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stgvlib import device as backend
+from stgvlib import device
 from stgvlib.errors import StgvError
 
 
@@ -20,10 +20,10 @@ def gpu_seen(monkeypatch):
 
 
 def refused(said):
-    assert backend.resolve_device("auto").type == "cpu"
-    assert said in backend.fallback_reason() and "\n" not in backend.fallback_reason()
+    assert device.resolve_device("auto").type == "cpu"
+    assert said in device.fallback_reason() and "\n" not in device.fallback_reason()
     with pytest.raises(StgvError, match="use --device cpu"):
-        backend.resolve_device("cuda")
+        device.resolve_device("cuda")
 
 
 def test_an_old_gpu_falls_back_to_the_cpu(gpu_seen):
@@ -51,6 +51,6 @@ def test_no_nvrtc_falls_back(gpu_seen, monkeypatch):
 
 def test_without_a_gpu_nothing_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert backend.fallback_reason() is None and backend.resolve_device("auto").type == "cpu"
+    assert device.fallback_reason() is None and device.resolve_device("auto").type == "cpu"
     with pytest.raises(StgvError, match="device must be auto, cpu or cuda"):
-        backend.resolve_device("tpu")
+        device.resolve_device("tpu")
