@@ -22,7 +22,7 @@ from stgvlib.device import resolve_device
 from stgvlib.fitting.fit import fit
 from stgvlib.metrics import decode_fps
 from stgvlib.model.decoder import Decoder
-from stgvlib.video.datasets import load
+from stgvlib.video.datasets import load_dataset
 
 
 def main(name: str) -> None:
@@ -31,7 +31,7 @@ def main(name: str) -> None:
     frames, coarse, motion, steps = (132, 3000, 6000, 2000) if on_gpu else (10, 150, 0, 4)
     schedule = {"coarse_steps": coarse, "motion_steps": motion, "steps": steps}
     config = replace(STGV, gop_size=PAPER.gop_size, gaussians=20_000, **schedule)
-    model = fit(load("bunny").with_(limit=frames), config, device).model
+    model = fit(load_dataset("bunny").with_(limit=frames), config, device).model
     alone = model.gop(0)
     amount = pairs([*alone.gaussians.pixels()])
     floor = 10 * amount / instructions_a_ms(device)

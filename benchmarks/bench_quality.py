@@ -18,7 +18,7 @@ from stgvlib.fitting.fit import fit
 from stgvlib.metrics import psnr
 from stgvlib.model.decoder import Decoder
 from stgvlib.repro.paper import TABLE_2
-from stgvlib.video.datasets import load
+from stgvlib.video.datasets import load_dataset
 
 PUBLISHED = TABLE_2["STGV"][1]  # dB
 SCHEDULES = ((600, 2500), (800, 3500), (1000, 4500), (1500, 6000), (3000, 12000))  # coarse, deformation
@@ -26,10 +26,10 @@ SCHEDULES = ((600, 2500), (800, 3500), (1000, 4500), (1500, 6000), (3000, 12000)
 
 def main() -> None:
     device = resolve_device("cuda")
-    fit(load("bunny").with_(limit=32), replace(STGV, coarse_steps=50, steps=50), device)  # compiles the kernels
+    fit(load_dataset("bunny").with_(limit=32), replace(STGV, coarse_steps=50, steps=50), device)  # compiles the kernels
     for coarse, steps in SCHEDULES:
         began = time.perf_counter()
-        video = load("bunny")
+        video = load_dataset("bunny")
         model = fit(video, replace(STGV, coarse_steps=coarse, steps=steps), device).model
         torch.cuda.synchronize()
         wall = time.perf_counter() - began

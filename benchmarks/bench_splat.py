@@ -17,13 +17,14 @@ from common import measure, report
 
 from stgvlib.config import STGV
 from stgvlib.device import resolve_device
-from stgvlib.fitting.fit import fit, load_gops
+from stgvlib.fitting.batches import load_gops
+from stgvlib.fitting.fit import fit
 from stgvlib.ops.splat import CUT, splat, splat_mse, splat_reference
-from stgvlib.video.datasets import load
+from stgvlib.video.datasets import load_dataset
 
 
 def fitted(device: torch.device, size: tuple[int, int], count: int, steps: int) -> tuple[list, torch.Tensor]:
-    video = load("bunny").with_(limit=1, resize=size)
+    video = load_dataset("bunny").with_(limit=1, resize=size)
     model = fit(video, replace(STGV, gaussians=count, coarse_steps=steps, steps=0), device).model
     tensors = [t.detach().clone().requires_grad_() for t in (*model.gaussians.pixels(), model.gaussians.rgb)]
     return tensors, load_gops(video, [(0, 1)], device)[0]

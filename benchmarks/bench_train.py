@@ -14,14 +14,14 @@ from common import report
 from stgvlib.config import PRESETS
 from stgvlib.device import resolve_device
 from stgvlib.fitting.fit import fit
-from stgvlib.video.datasets import load
+from stgvlib.video.datasets import load_dataset
 
 
 def main(name: str) -> None:
     device = resolve_device(name)
     steps = 1000 if device.type == "cuda" else 4
     floor = 1e3 * (18e6 * 26 / (132 * 128 * 1.75e9) + 3e9 / 790e12 + 50e6 / 4.3e12) if device.type == "cuda" else None
-    crop = load("bunny")
+    crop = load_dataset("bunny")
     whole = crop.with_(crop=None)  # 720 x 1280
     cases = [("paper", crop.with_(limit=10), None)]
     if device.type == "cuda":

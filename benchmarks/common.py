@@ -16,7 +16,7 @@ import torch
 
 from stgvlib.device import device_name
 from stgvlib.errors import StgvError
-from stgvlib.repro.fits import commit
+from stgvlib.repro.records import commit
 
 RESULTS = Path(__file__).parent / "results.csv"
 COLUMNS = ("name", "config", "device", "value", "p10", "p90", "unit", "floor", "commit", "date")
@@ -83,7 +83,9 @@ def report(name: str, config: str, device: torch.device, value, unit: str, floor
     """
     median, low, high = value if isinstance(value, tuple) else (value, value, value)
     row = dict.fromkeys(COLUMNS, "")
-    row |= {"name": name, "config": config, "device": device_name(device), "unit": unit, "commit": commit()}
+    revision, dirty = commit()
+    row |= {"name": name, "config": config, "device": device_name(device), "unit": unit}
+    row["commit"] = revision + ("+dirty" if dirty else "")
     row |= {key: f"{number:.5g}" for key, number in (("value", median), ("p10", low), ("p90", high))}
     row |= {"floor": "" if floor is None else f"{floor:.3g}", "date": datetime.now(UTC).date().isoformat()}
     rows = []

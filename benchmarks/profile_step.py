@@ -18,12 +18,13 @@ from common import RESULTS, report
 
 from stgvlib.config import PAPER, STGV
 from stgvlib.device import resolve_device
-from stgvlib.fitting.fit import _fused_step, _segments, run_stage
-from stgvlib.fitting.optimizer import FlatOptimizer, captured
+from stgvlib.fitting.batches import load_gops
+from stgvlib.fitting.optimizer import captured
 from stgvlib.fitting.placement import generator_for, initial_model, sort_gaussians
+from stgvlib.fitting.plan import plan_fits
+from stgvlib.fitting.stage import Stage
 from stgvlib.model.video_model import VideoModel
-from stgvlib.video.datasets import load
-from stgvlib.video.scenes import cut_gops, load_gops
+from stgvlib.video.datasets import load_dataset
 
 METRICS = {
     "smsp__issue_active.avg.pct_of_peak_sustained_active": ("issue slots used", "%"),
@@ -36,17 +37,20 @@ ABOUT = "13 GoPs x 20000, bunny 640x1280"
 def prepared(device: torch.device):
     """A step of the 13 GoPs in the middle of a fit, and its graph."""
     config = replace(STGV, gop_size=PAPER.gop_size, gaussians=20_000, coarse_steps=2000, steps=2000)
-    video = load("bunny")
-    frames, lengths = load_gops(video, cut_gops(video, config), device)
-    parts = [initial_model(config, frames[i], n, 20_000, generator_for(0, i)) for i, n in enumerate(lengths)]
+    video = load_dataset("bunny")
+    (plan,) = plan_fits(video, config)
+    frames, lengths = load_gops(video, plan.gops, device)
+    draws = [generator_for(0, g) for g in range(len(lengths))]
+    parts = [initial_model(config, frames[g], n, plan.count, draws[g]) for g, n in enumerate(lengths)]
     model = VideoModel.join(parts).to(device)
-    for stage in ("coarse", "deformation"):
-        run_stage(model, frames, stage, lambda *_: None, [generator_for(0, i) for i in range(len(lengths))])
+    for name in ("coarse", "deformation"):
+        for _ in Stage(model, frames, name, generators=draws).run():
+            pass
         sort_gaussians(model)
-    optimizer = FlatOptimizer(_segments(model, "deformation", 100_000), config.optimizer)
-    losses, counts = torch.zeros(100_000, len(frames), device=device), torch.tensor(model.num_frames, device=device)
-    step = _fused_step(model, frames, optimizer, losses, counts, counts * 0 + 3, None, False)
-    return step, captured(step, optimizer, losses)
+    model.config = replace(config, steps=100_000)
+    stage = Stage(model, frames, "deformation")
+    step = stage.fused_step()
+    return step, captured(step, stage.optimizer, stage.log)
 
 
 def floors(device_rate: float = 132 * 128 * 1.75e9, tensor: float = 790e12, memory: float = 4.3e12) -> dict[str, float]:

@@ -91,7 +91,7 @@ class Stage:
         if self.steps == 0:
             return
         model, optimizer, frames = self.model, self.optimizer, self.frames
-        fused = self._fused()
+        fused = self.fused_step()
         step = self._step() if fused is None else fused
 
         def capture() -> Callable[[], None]:
@@ -129,7 +129,7 @@ class Stage:
         additions = self.model.config.additions if self.coarse else 0
         return sorted({round(self.steps * ADDED_UNTIL * (k + 1) / additions) for k in range(additions)} - {0})
 
-    def _fused(self):
+    def fused_step(self):
         """The CUDA training step, or None where autograd has to do it."""
         if kernels_for(self.model.gaussians.mu) != "cuda":
             return None
