@@ -26,6 +26,7 @@ from stgvlib.video.datasets import DATASETS
 
 SEEDS = {"bunny/paper": (1, 2), "bunny/stgv": (1, 2)}  # beside seed 0
 COMPRESSED = ("blackswan", "bmx-trees")  # sequences of DAVIS that have curves
+PATIENCE = "10s"  # how long a scheduler may take to answer
 FAMILIES = ("levers", "hard")  # of runs, one table each
 
 
@@ -195,7 +196,7 @@ def _on_cluster(todo: list[str], arguments: tuple, workers: int, scheduler: str)
     dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": None})
     if scheduler:
         try:
-            client, cluster = Client(scheduler, timeout="10s"), None
+            client, cluster = Client(scheduler, timeout=PATIENCE), None
         except (OSError, ValueError) as error:
             what = f"scheduler {scheduler} does not answer"
             raise StgvError(f"{what}: start one with `dask scheduler`, or leave out --scheduler") from error
