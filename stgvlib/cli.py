@@ -80,7 +80,7 @@ def fit(
     """
     import shutil
 
-    from stgvlib.device import device_name, fallback_reason, resolve_device
+    from stgvlib.device import device_name, fallback_reason, resolve_device, select_device
     from stgvlib.fitting.fit import fit_plans
     from stgvlib.fitting.plan import describe, plan_fits
     from stgvlib.fitting.processes import join_torchrun
@@ -90,7 +90,7 @@ def fit(
     share = join_torchrun()
     if share and device in ("auto", "cuda") and resolve_device(device).type == "cuda":
         device = f"cuda:{share.local_rank}"
-    target = resolve_device(device)
+    target = select_device(device)
     if device == "auto" and (why := fallback_reason()):
         _say(f"fitting on the CPU: {why}")
     if output.suffix != ".safetensors":

@@ -69,6 +69,14 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def select_device(name: str) -> torch.device:
+    """`resolve_device`, and a GPU that is named by its number becomes torch's current one."""
+    device = resolve_device(name)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
 def kernels_for(tensor: torch.Tensor) -> str:
     """reference | numba | cuda for one tensor: float64 always takes the reference."""
     forced = os.environ.get("STGV_BACKEND", "")

@@ -95,22 +95,21 @@ def decode_fps(render: Callable[[int], Tensor], frames: int, seconds: float = 1.
     Each call must return the finished frame; what it includes (8-bit rounding or not) is the caller's to state.
     """
 
-    def wait() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    def wait(frame: Tensor) -> None:
+        if frame.is_cuda:
+            torch.cuda.synchronize(frame.device)
 
     for i in range(min(3, frames)):
-        render(i)
-    wait()
+        wait(render(i))
     began, done = time.perf_counter(), 0
     while done < frames or time.perf_counter() - began < seconds:
-        render(done % frames)
+        frame = render(done % frames)
         done += 1
         if done % frames == 0:
-            wait()
+            wait(frame)
             if time.perf_counter() - began >= seconds:
                 break
-    wait()
+    wait(frame)
     return done / (time.perf_counter() - began)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
+from stgvlib import metrics
 from stgvlib.metrics import bd_rate, decode_fps, evaluate, ms_ssim, psnr, to_uint8
 from stgvlib.video import datasets
 
@@ -55,12 +56,17 @@ def test_lengths_and_shapes_must_agree(frames):
         psnr(image, image[:10])
 
 
-def test_decode_fps_counts_calls():
-    import time
+def test_decode_fps_counts_calls(monkeypatch):
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
 
-    calls = []
-    fps = decode_fps(lambda i: calls.append(i) or time.sleep(0.01), 4, seconds=0.2)
-    assert 30 < fps < 101 and set(calls) == {0, 1, 2, 3}
+    def render(i):
+        calls.append(i)
+        clock[0] += 0.01
+        return torch.zeros(1)
+
+    assert decode_fps(render, 4, seconds=0.2) == pytest.approx(100)
+    assert set(calls) == {0, 1, 2, 3}
 
 
 def test_bd_rate():

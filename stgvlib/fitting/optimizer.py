@@ -144,16 +144,17 @@ def captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor)
     """The step as a CUDA graph. Warm-up steps run for real on a side stream, then every state is put back."""
     state = [*optimizer.state, losses]
     saved = [t.clone() for t in state]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
+    with torch.cuda.device(losses.device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                step()
+                optimizer.step_number.zero_()  # a stage may have one step only
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             step()
-            optimizer.step_number.zero_()  # a stage may have one step only
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
     for tensor, value in zip(state, saved):
         tensor.copy_(value)
     return graph.replay

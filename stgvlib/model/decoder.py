@@ -52,7 +52,8 @@ class Decoder:
             shown = [self._render(*self.places[number]) for number in numbers]
             return torch.stack(shown) if shown else torch.empty(0, *self.size, 3, dtype=self.dtype)
         if len(numbers) not in self._graphs:
-            self._graphs[len(numbers)] = _Graph(self, len(numbers))
+            with torch.cuda.device(self.model.gaussians.mu.device):
+                self._graphs[len(numbers)] = _Graph(self, len(numbers))
         return self._graphs[len(numbers)](numbers)
 
     def _render(self, gop: int, index: int) -> Tensor:

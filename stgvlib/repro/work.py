@@ -169,8 +169,8 @@ def run_missing(
 def _make(name: str, profile_name: str, device: str, refresh: bool, worker: int | None = None) -> tuple[str, float]:
     """(what went wrong or "", seconds), in a worker or here."""
     began = time.perf_counter()
-    if worker is not None and device in ("auto", "cuda") and torch.cuda.device_count() > 1:
-        device = f"cuda:{worker % torch.cuda.device_count()}"
+    if worker is not None and resolve_device(device) == torch.device("cuda"):
+        torch.cuda.set_device(worker % torch.cuda.device_count())
     try:
         record = record_of(name, profile_name, device, refresh, show_progress=worker is None)
     except StgvError as error:
