@@ -5,13 +5,11 @@ hnerv.py) have networks of their own and one trainer (inr.py). All get the param
 same video. $STGV_SYSTEMS names modules or files, separated by commas, that register more of them.
 """
 
-import importlib
 import os
-import runpy
 
 from stgvlib.baselines.gaussian import D2GV, GAUSSIAN_VIDEO, GSVR, TWO_DGS, GaussianSystem
 from stgvlib.baselines.inr import E_NERV, HNERV, NERV, SIREN, InrConfig, NetworkSystem
-from stgvlib.baselines.system import SYSTEMS, System, as_system, register, unregister
+from stgvlib.baselines.system import SYSTEMS, System, as_system, load_systems, register, unregister
 from stgvlib.config import FAST, PAPER, STGV
 
 __all__ = [
@@ -40,8 +38,5 @@ for _system in (
 ):
     register(_system)
 
-for _name in filter(None, os.environ.get("STGV_SYSTEMS", "").split(",")):
-    if _name.endswith(".py"):
-        runpy.run_path(_name)
-    else:
-        importlib.import_module(_name)
+if os.environ.get("STGV_SYSTEMS"):
+    os.environ["STGV_SYSTEMS"] = load_systems(os.environ["STGV_SYSTEMS"])  # notebooks and workers run elsewhere

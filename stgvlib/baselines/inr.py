@@ -19,6 +19,7 @@ from stgvlib.baselines.e_nerv import ENerv
 from stgvlib.baselines.hnerv import HNerv
 from stgvlib.baselines.nerv import Nerv
 from stgvlib.baselines.siren import Siren
+from stgvlib.baselines.system import module_of
 from stgvlib.config import Profile
 from stgvlib.device import compiled, fast_products
 from stgvlib.errors import StgvError
@@ -31,6 +32,7 @@ from stgvlib.model.budget import paper_budget
 from stgvlib.video.video import Video
 
 NETWORKS = {"siren": Siren, "nerv": Nerv, "e_nerv": ENerv, "hnerv": HNerv}
+PUBLISHED = tuple(NETWORKS)
 REPORT_SECONDS = 0.5
 
 
@@ -38,7 +40,7 @@ REPORT_SECONDS = 0.5
 class InrConfig:
     """What decides the result of a fit, besides video and seed."""
 
-    preset: Literal["", "siren", "nerv", "e_nerv", "hnerv"] = ""
+    preset: str = ""  # a name of NETWORKS
     epochs: int = 300
     batch: int = 1  # frames a step
     rate: float = 5e-4
@@ -294,14 +296,21 @@ class NetworkSystem:
     about: str
     config: InrConfig
     network: Callable[[int, tuple[int, int], int], nn.Module] | None = None  # None: NETWORKS knows it
-    sources = ("stgvlib.baselines.inr",)
 
     def __post_init__(self):
         if self.network is not None:
-            NETWORKS[self.config.preset] = self.network
+            if self.key in PUBLISHED:
+                raise StgvError(f"the network {self.key!r} is a published one: take another key")
+            NETWORKS[self.key] = self.network
+            object.__setattr__(self, "config", replace(self.config, preset=self.key))
         if self.config.preset not in NETWORKS:
             known = ", ".join(NETWORKS)
             raise StgvError(f"network {self.config.preset!r} is unknown: expected {known}, or give `network`")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Modules that decide the result of a fit."""
+        return ("stgvlib.baselines.inr", *([module_of(self.network)] if self.network else []))
 
     def configure(self, profile: Profile, pixels_per_gaussian: float | None) -> InrConfig:
         config = replace(self.config, epochs=max(1, round(self.config.epochs * profile.coarse_steps)))

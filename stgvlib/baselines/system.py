@@ -2,7 +2,10 @@
 notebook too, and every table of systems then has its row (docs/EXTENDING.md).
 """
 
+import importlib
+import importlib.util
 import re
+import sys
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,9 +96,38 @@ def as_system(config: Any) -> System:
     has the same type, with this one. Raises StgvError where there is none."""
     if all(callable(getattr(config, method, None)) for method in METHODS):
         return config
-    for system in SYSTEMS.values():
-        if type(system.config) is type(config):
-            same = system.config == config
-            return system if same or not is_dataclass(system) else replace(system, config=config)
-    kinds = ", ".join(sorted({type(system.config).__name__ for system in SYSTEMS.values()}))
-    raise StgvError(f"no system fits a {type(config).__name__}: expected {kinds}, or a registered System")
+    alike = [s for s in SYSTEMS.values() if type(s.config) is type(config) and (s.config == config or is_dataclass(s))]
+    if not alike:
+        kinds = ", ".join(sorted({type(system.config).__name__ for system in SYSTEMS.values()}))
+        raise StgvError(f"no system fits a {type(config).__name__}: expected {kinds}, or a registered System")
+    preset = getattr(config, "preset", None)
+    system = min(alike, key=lambda s: (s.config != config, getattr(s.config, "preset", None) != preset))
+    return system if system.config == config else replace(system, config=config)
+
+
+def load_systems(names: str) -> str:
+    """Import the modules and .py files, separated by commas, that register systems ($STGV_SYSTEMS). Returns the list
+    with absolute paths, for processes that run in another folder. A file that is the running script is left out.
+
+    Raises StgvError for a file that does not exist.
+    """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    absolute = []
+    for name in filter(None, names.split(",")):
+        path = Path(name).resolve()
+        absolute.append(str(path) if path.suffix == ".py" else name)
+        if path.suffix != ".py":
+            importlib.import_module(name)
+        elif not path.is_file():
+            raise StgvError(f"STGV_SYSTEMS names {name}, which does not exist; expected a .py file or a module")
+        elif script is None or Path(script).resolve() != path:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+    return ",".join(absolute)
+
+
+def module_of(thing: Any) -> str:
+    """The module that defines a class or function; of a script the name under which others import it."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    return Path(script).stem if thing.__module__ == "__main__" and script else thing.__module__

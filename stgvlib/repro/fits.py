@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from stgvlib.baselines import SYSTEMS
+from stgvlib.baselines.system import module_of
 from stgvlib.config import Profile, changes, profile
 from stgvlib.device import resolve_device
 from stgvlib.errors import StgvError
@@ -99,7 +100,7 @@ def own_name(spec: Run) -> str:
 
 def sources_of(spec: Run) -> tuple[str, ...]:
     """Modules that decide what a fit gives."""
-    return (*getattr(spec.system, "sources", (type(spec.system).__module__,)), *JUDGED_BY)
+    return (*getattr(spec.system, "sources", (module_of(type(spec.system)),)), *JUDGED_BY)
 
 
 def digest_of(name: str, to: Profile, data: dict) -> str:
@@ -139,7 +140,13 @@ def _kept_model(name: str, record: Record, device: torch.device) -> nn.Module | 
     return model if about.get("hash") == record["hash"] else None
 
 
-def systems(dataset: str, profile_name: str, device: str = "auto", refresh: bool = False) -> dict[str, Record]:
+def systems(
+    dataset: str,
+    profile_name: str = "smoke",
+    device: str = "auto",
+    refresh: bool = False,
+    make: bool = True,  # False: only the records that there are
+) -> dict[str, Record]:
     """Records of every registered system on one dataset, by their names in the tables."""
     records = {}
     for key, system in SYSTEMS.items():
@@ -152,7 +159,7 @@ def systems(dataset: str, profile_name: str, device: str = "auto", refresh: bool
             reason = "not part of our comparison: fitted to Bunny only"
             records[system.label] = Record(name, record_path(name, profile_name), None, reason)
         else:
-            records[system.label] = run(name, profile_name, device, refresh)
+            records[system.label] = run(name, profile_name, device, refresh, make=make)
     return records
 
 

@@ -13,7 +13,7 @@ from stgvlib.baselines import SYSTEMS, System, as_system
 from stgvlib.baselines.gaussian import D2GV
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig
 from stgvlib.errors import StgvError
-from stgvlib.repro.paper import DAVIS_VIDEOS, UVG_VIDEOS
+from stgvlib.video.datasets import DATASETS
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,7 @@ def named(name: str) -> Run:
 def system_runs() -> list[str]:
     """Names of the registered systems' runs: all of them on Bunny, on the other datasets without BUNNY_ONLY."""
     return [
-        f"{dataset}/{key}"
-        for dataset in ("bunny", *(f"davis/{v}" for v in DAVIS_VIDEOS), *(f"uvg/{v}" for v in UVG_VIDEOS))
-        for key in SYSTEMS
-        if dataset == "bunny" or key not in BUNNY_ONLY
+        f"{dataset}/{key}" for dataset in DATASETS for key in SYSTEMS if dataset == "bunny" or key not in BUNNY_ONLY
     ]
 
 

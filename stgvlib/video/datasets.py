@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from stgvlib.errors import StgvError
@@ -27,7 +28,7 @@ class Dataset:
     """One video of the paper and its protocol."""
 
     name: str
-    candidates: tuple[str, ...]  # glob patterns below a data folder
+    candidates: tuple[str, ...]  # glob patterns below a data folder, or absolute
     frames: int  # after subsampling
     gaussians: int  # a GoP, as published
     crop: tuple[int, int] | None = None
@@ -69,12 +70,22 @@ DATASETS = {
 }
 
 
+def register_dataset(dataset: Dataset) -> Dataset:
+    """Add a dataset of your own to `load_dataset`, to runs and to the comparison of systems; returns it.
+
+    Raises StgvError where the name stands for another dataset.
+    """
+    if DATASETS.setdefault(dataset.name, dataset) != dataset:
+        raise StgvError(f"dataset {dataset.name!r} is registered already: take another name")
+    return dataset
+
+
 def find(name: str) -> Path | None:
     """The file or folder of a dataset, or None."""
     for folder in data_folders():
         for pattern in DATASETS[name].candidates:
-            for path in sorted(folder.glob(pattern)):
-                return path
+            for path in sorted(glob(pattern, root_dir=folder)):
+                return folder / path
     return None
 
 
