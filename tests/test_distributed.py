@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stgvlib.model.model_file import load_model
+from stgvlib.codec.load import load_model
 from stgvlib.video.write import write_video
 
 STEPS = ["--preset", "paper", "--profile", "paper", "--device", "cpu", "--gaussians", "40"]
