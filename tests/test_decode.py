@@ -4,24 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scenes import random_model
 
 from stgvlib.baselines import D2GV, TWO_DGS
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.metrics import to_uint8
 from stgvlib.model.decoder import Decoder
-from stgvlib.model.video_model import VideoModel
 
 
-def model_of(config, device, lengths=(3, 5), count=200, size=(50, 70)):
-    generator = torch.Generator().manual_seed(0)
-    model = VideoModel(config, list(lengths), size, count, generator)
-    for g in range(len(lengths)):
-        mu = torch.rand(count, 2, generator=generator) * torch.tensor([size[1], size[0]])
-        cholesky = torch.rand(count, 3, generator=generator) * 3 + 0.5
-        model.gaussians.set_pixels(g, mu, cholesky, torch.rand(count, 3, generator=generator) / 4)
-    for p in model.field.mlp_parameters():
-        p.data += torch.randn(p.shape, generator=generator) * 0.02
-    return model.to(device)
+def model_of(config, device):
+    return random_model(config, (3, 5), 200, (50, 70)).to(device)
 
 
 @pytest.mark.parametrize(

@@ -2,41 +2,32 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from scenes import pan, random_model, weighted
 
 from stgvlib.config import STGV, FieldConfig
 from stgvlib.errors import StgvError
-from stgvlib.fitting import motion as flow
 from stgvlib.fitting.fit import fit
-from stgvlib.fitting.motion import flow_of, follow, targets_of
+from stgvlib.fitting.motion import follow, targets_of
 from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
-from stgvlib.model.video_model import VideoModel
+from stgvlib.video.flow import flow_of
 from stgvlib.video.video import video_of
 
-STEP = np.array([3.0, -1.0])  # px a frame
+STEP = np.array([3, -1])  # px a frame
 
 
-def pan(frames=8, size=(64, 96)):
-    """A window that moves over a large smooth picture: uint8 [T, H, W, 3]; things in it move by STEP."""
-    noise = np.random.default_rng(0).random((size[0] + 60, size[1] + 60, 3), dtype=np.float32)
-    large = cv2.GaussianBlur(noise, None, 3)
-    large = ((large - large.min()) / (large.max() - large.min()) * 255).astype(np.uint8)
-    starts = [(30 - STEP[::-1] * i).astype(int) for i in range(frames)]
-    return np.stack([large[y : y + size[0], x : x + size[1]] for y, x in starts])
-
-
-def weighted(frames):
-    return np.concatenate([frames, np.full((*frames.shape[:3], 1), 255, np.uint8)], 3)
+def canonical(config, lengths):
+    """200 Gaussians on the frames of `pan` that no field moves yet."""
+    return random_model(config, lengths, 200, (64, 96), noise=0)
 
 
 @pytest.mark.parametrize("keyframe", [0, 4])
 @pytest.mark.parametrize("side", [512, 48])
 def test_tracks_follow_the_motion(keyframe, side, monkeypatch):
-    monkeypatch.setattr(flow, "SIDE", side)
+    monkeypatch.setattr("stgvlib.video.flow.SIDE", side)
     y, x = np.mgrid[30:40, 30:60:0.5]
     mu = np.stack([x, y], -1).reshape(-1, 2)
     tracks = flow_of(weighted(pan()), keyframe).tracks(mu)
@@ -67,22 +58,13 @@ def test_holes_are_not_followed():
     assert np.abs(flow_of(holed, 0).tracks(mu) - whole)[3].mean() > 2.5
 
 
-def model_of(config, lengths, count=200, size=(64, 96)):
-    generator = torch.Generator().manual_seed(0)
-    model = VideoModel(config, lengths, size, count, generator)
-    for g in range(len(lengths)):
-        mu = torch.rand(count, 2, generator=generator) * torch.tensor([size[1], size[0]])
-        model.gaussians.set_pixels(g, mu, torch.ones(count, 3), torch.rand(count, 3, generator=generator))
-    return model
-
-
 @pytest.mark.parametrize("field", [STGV.field, FieldConfig(width=64, position_scale=40.0)], ids=["fused", "torch"])
 @pytest.mark.parametrize("parametrization, parts", [("pixel", 1), ("pixel", 3), ("tanh", 2)])
 def test_the_field_learns_its_targets(device, field, parametrization, parts):
     config = replace(
         STGV, motion_steps=400, motion_parts=parts, field=field, parametrization=parametrization, additions=0
     )
-    model = model_of(config, [8, 5]).to(device)
+    model = canonical(config, [8, 5]).to(device)
     before = {name: p.detach().clone() for name, p in model.gaussians.named_parameters()}
     targets = targets_of(model, [flow_of(weighted(pan(n)), 0) for n in (8, 5)])
     assert targets.shape == (2, 8, 200, 2) and (targets[1, 5:] == 0).all()
@@ -99,14 +81,15 @@ def test_the_field_learns_its_targets(device, field, parametrization, parts):
 def test_every_part_of_the_gaussians_is_taken():
     """More parts than frames, and a number of Gaussians that they do not divide: but for the last two all learn."""
     config = replace(STGV, motion_steps=600, motion_parts=11, additions=0)
-    model, targets = model_of(config, [3]), torch.zeros(1, 3, 200, 2)
+    model, targets = canonical(config, [3]), torch.zeros(1, 3, 200, 2)
     targets[:] = model.gaussians.mu.detach() + torch.arange(200).remainder(11)[:, None]  # each part is told another way
     follow(model, targets)
     with torch.no_grad():
         moved = model.deform(model.times(torch.tensor([1])))[0][0] - model.gaussians.mu[0]
     learnt = [moved[k:198:11].mean().item() for k in range(11)]
     assert all(b > a for a, b in zip(learnt, learnt[1:])) and learnt[0] < 2 and learnt[-1] > 8
-    follow(model_of(replace(config, motion_parts=1000, motion_steps=2), [3]), targets)  # as many as there are Gaussians
+    many = replace(config, motion_parts=1000, motion_steps=2)  # as many as there are Gaussians
+    follow(canonical(many, [3]), targets)
 
 
 def test_it_is_worth_something_where_the_camera_pans(device):

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
+from scenes import pan
 
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.fitting import fit as train
@@ -12,14 +12,9 @@ from stgvlib.video import holes as inpainting
 from stgvlib.video.holes import along_flow, telea
 from stgvlib.video.video import video_of
 
-SIZE, STEP = (72, 112), 3  # px; px that the picture moves to the left a frame
 
-
-def pan(frames=8):
-    noise = np.random.default_rng(0).random((SIZE[0], SIZE[1] + STEP * frames, 3), dtype=np.float32)
-    large = cv2.GaussianBlur(noise, None, 3)
-    large = ((large - large.min()) / (large.max() - large.min()) * 255).astype(np.uint8)
-    return np.stack([large[:, STEP * i : STEP * i + SIZE[1]] for i in range(frames)])
+def to_the_left(frames=8):
+    return pan(frames, (72, 112), (-3, 0))
 
 
 def spoil(clean, holes):
@@ -42,7 +37,7 @@ def error(frames, clean, missing):
 
 @pytest.mark.parametrize("holes", [[50] * 8, [20 + 9 * i for i in range(8)]], ids=["hole stays", "hole moves"])
 def test_what_another_frame_shows_is_found_there(holes):
-    clean = pan()
+    clean = to_the_left()
     given, missing = spoil(clean, holes)
     found = fill(given, missing)
     assert found.dtype == np.uint8 and (found[~missing] == clean[~missing]).all() and (given[missing] == 0).all()
@@ -51,7 +46,7 @@ def test_what_another_frame_shows_is_found_there(holes):
 
 def test_what_no_frame_shows_is_filled_from_around():
     """A still picture under a hole that stays, and frames too small for flow."""
-    still = np.repeat(pan(1), 4, 0)
+    still = np.repeat(to_the_left(1), 4, 0)
     given, missing = spoil(still, [50] * 4)
     assert (fill(given, missing) == telea(given, missing)).all()
     given, missing = given[:, 26:36, 45:55], missing[:, 26:36, 45:55]
@@ -61,7 +56,7 @@ def test_what_no_frame_shows_is_filled_from_around():
 
 
 def test_no_pixel_comes_from_another_scene():
-    clean = np.concatenate([pan(4), np.full_like(pan(4), 255)])
+    clean = np.concatenate([to_the_left(4), np.full_like(to_the_left(4), 255)])
     given, missing = spoil(clean, [50] * 4 + [0] * 4)
     missing[4:], given[4:] = False, 255
     cut = fill(given, missing, (4,))
@@ -71,7 +66,7 @@ def test_no_pixel_comes_from_another_scene():
 
 def test_long_videos_are_filled_by_parts(monkeypatch):
     """What is out of reach changes nothing, and a part of the filled frames is the same part of all."""
-    given, missing = spoil(pan(12), [50] * 12)
+    given, missing = spoil(to_the_left(12), [50] * 12)
     monkeypatch.setattr(inpainting, "REACH", 3)
     whole = along_flow(video_of(given).with_(missing=missing))
     monkeypatch.setattr(inpainting, "WINDOW", 4)
@@ -85,7 +80,7 @@ def test_long_videos_are_filled_by_parts(monkeypatch):
 
 
 def test_a_fit_fills_holes_once_and_only_where_it_starts_from_flow(monkeypatch):
-    given, missing = spoil(pan(6), [50] * 6)
+    given, missing = spoil(to_the_left(6), [50] * 6)
     video = video_of(given).with_(missing=missing, cuts=())
     seen = []
     monkeypatch.setattr(train, "along_flow", lambda v: seen.append(v.num_frames) or along_flow(v))
@@ -99,7 +94,7 @@ def test_a_fit_fills_holes_once_and_only_where_it_starts_from_flow(monkeypatch):
 
 
 def test_filling_is_told():
-    given, missing = spoil(pan(3), [50] * 3)
+    given, missing = spoil(to_the_left(3), [50] * 3)
     short = {"coarse_steps": 2, "motion_steps": 2, "steps": 2, "gop_size": 3, "gaussians": 40}
     notes = []
     config = replace(STGV, field=FieldConfig(log2_table_size=6), **short)

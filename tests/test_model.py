@@ -1,37 +1,23 @@
 """Parameter counts, GoP split, files, and rendering at another scale."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from scenes import random_model
 
+from stgvlib.codec.load import load_model
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
 from stgvlib.errors import StgvError
-from stgvlib.fitting.gop_length import with_gop_size
-from stgvlib.model.field import FinelyWeighted, field_parameters
-from stgvlib.model.video_model import (
-    VideoModel,
-    gaussian_count,
-    load_model,
-    paper_budget,
-    save_model,
-)
-from stgvlib.video.scenes import split_gops
+from stgvlib.fitting.plan import with_gop_size
+from stgvlib.model.budget import field_parameters, gaussian_count, paper_budget, split_gops
+from stgvlib.model.field import FinelyWeighted
+from stgvlib.model.model_file import save_model
+from stgvlib.model.video_model import VideoModel
 
 BUNNY = (640, 1280)
-
-
-def small(gops=2, count=40, size=(20, 30), config=STGV):
-    generator = torch.Generator().manual_seed(0)
-    model = VideoModel(config, [3] * gops, size, count, generator)
-    for g in range(gops):
-        mu = torch.rand(count, 2, generator=generator) * torch.tensor([size[1], size[0]])
-        cholesky = torch.rand(count, 3, generator=generator) * 2 + 0.5
-        model.gaussians.set_pixels(g, mu, cholesky, torch.rand(count, 3, generator=generator))
-    model.field.position_head.weight.data.normal_(0, 0.01, generator=generator)
-    return model
 
 
 def test_parameter_counts_are_the_papers():
@@ -73,7 +59,7 @@ def test_davis_has_fifty_gops():
 
 @pytest.mark.parametrize("parametrization", ["tanh", "pixel"])
 def test_pixels_come_back(parametrization):
-    model = small(config=replace(STGV, parametrization=parametrization, additions=0))
+    model = random_model(replace(STGV, parametrization=parametrization, additions=0))
     mu, cholesky = model.gaussians.pixels()
     model.gaussians.set_pixels(1, mu[0], cholesky[0], model.gaussians.rgb[0])
     again = model.gaussians.pixels()
@@ -93,10 +79,7 @@ def test_pixels_come_back(parametrization):
     ],
 )
 def test_every_field_gives_every_parameter_a_gradient(field):
-    model = small(config=replace(STGV, field=field))
-    model.field.color_head.weight.data.fill_(0.1)
-    if field.deform_shape:
-        model.field.shape_head.weight.data.fill_(0.1)
+    model = random_model(replace(STGV, field=field))
     deltas = [d for d in model.field(model.gaussians.pixels()[0], torch.tensor([0.3, 0.9])) if d is not None]
     assert [d.shape for d in deltas] == [(2, 40, 2), (2, 40, 3), (2, 40, 3)][: 2 + field.deform_shape]
     sum(d.square().sum() for d in deltas).backward()
@@ -155,22 +138,22 @@ def test_the_last_layer_keeps_its_weights_precision(device):
 
 
 def test_join_undoes_gop():
-    model = small(3)
+    model = random_model(lengths=(3, 3, 3))
     again = VideoModel.join([model.gop(g) for g in range(3)])
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
 
 
 def test_twice_the_size_has_the_same_picture():
-    model = small(1, 30)
+    model = random_model(lengths=(3,), count=30)
     frame = torch.tensor([1])
     whole, double = model.render(frame)[0], model.render(frame, scale=2.0)[0]
-    assert double.shape == (40, 60, 3)
-    blocks = double.view(20, 2, 30, 2, 3).mean((1, 3))
+    assert double.shape == (48, 80, 3)
+    blocks = double.view(24, 2, 40, 2, 3).mean((1, 3))
     assert (blocks - whole).abs().mean() < 0.05 * whole.abs().mean()
 
 
 def test_file_round_trip(tmp_path):
-    model = small()
+    model = random_model()
     save_model(model, tmp_path / "m.safetensors", fps=12.5)
     again, about = load_model(tmp_path / "m.safetensors")
     assert about["fps"] == 12.5 and again.config == model.config and again.num_frames == model.num_frames
@@ -179,7 +162,7 @@ def test_file_round_trip(tmp_path):
 
 
 def test_bad_files_are_told_in_one_line(tmp_path):
-    model = small()
+    model = random_model()
     save_model(model, tmp_path / "good.safetensors")
     data = (tmp_path / "good.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(data[:-100])
@@ -202,8 +185,6 @@ def test_bad_files_are_told_in_one_line(tmp_path):
 
 def test_config_survives_json():
     config = replace(STGV, field=FieldConfig(time_cells=(1.0, 2.0)))
-    from dataclasses import asdict
-
     assert from_dict(FitConfig, json.loads(json.dumps(asdict(config)))) == config
     with pytest.raises(StgvError, match="unknown settings"):
         from_dict(FitConfig, {"bogus": 1})

@@ -3,38 +3,47 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from scenes import blocks, disc
 
+from stgvlib.codec.load import load_model
 from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.errors import StgvError
-from stgvlib.fitting import fit as train
-from stgvlib.fitting import gop_length
-from stgvlib.fitting.fit import fit, psnr_over_steps
-from stgvlib.fitting.gop_length import choose_gop_size, trial_clips
-from stgvlib.fitting.placement import WAITING
+from stgvlib.fitting import batches
+from stgvlib.fitting.fit import fit
+from stgvlib.fitting.gop_length import choose, trial_clips
+from stgvlib.fitting.plan import cut_gops, plan_fits
+from stgvlib.fitting.progress import psnr_over_steps
+from stgvlib.fitting.stage import Stage
 from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
-from stgvlib.model.video_model import load_model
-from stgvlib.video import datasets
-from stgvlib.video.scenes import cut_gops, scene_cuts
-from stgvlib.video.video import open_video, video_of, write_video
+from stgvlib.model.gaussians import WAITING
+from stgvlib.video.datasets import load_dataset
+from stgvlib.video.scenes import scene_cuts, with_scenes
+from stgvlib.video.video import open_video, video_of
+from stgvlib.video.write import write_video
 
 QUICK = replace(STGV, gop_size=4, gaussians=60, coarse_steps=60, motion_steps=20, steps=90)
 
 
-@pytest.fixture
-def video(tmp_path):
-    """A disc that moves over a gradient."""
-    y, x = np.mgrid[:24, :40]
-    frames = []
-    for t in range(9):
-        disc = ((x - 8 - 3 * t) ** 2 + (y - 12) ** 2 < 30)[..., None] * np.array([200, 30, 60])
-        frames.append((np.stack([x * 2, y * 4, x + y], -1) + disc).clip(0, 255).astype(np.uint8))
-    write_video(tmp_path / "clip", frames)
-    return open_video(tmp_path / "clip")
+@pytest.fixture(scope="module")
+def video():
+    return video_of(disc())
+
+
+@pytest.fixture(scope="module")
+def fitted(video):
+    """QUICK's result on a device, fitted once for all tests that compare with it."""
+    return cache(lambda device: fit(video, QUICK, device))
+
+
+@pytest.fixture(scope="module")
+def whole(fitted):
+    return fitted(torch.device("cpu"))
 
 
 def same(a, b):
@@ -62,11 +71,11 @@ def test_it_learns(video, device, config):
         assert result.losses[stage].shape == (steps, 2)
         assert result.losses[stage][-6:].mean() < result.losses[stage][:6].mean() / 2
     frames = video.read()
-    fitted = evaluate(Decoder(result.model, dtype=torch.float32), frames)["psnr"]
+    moving = evaluate(Decoder(result.model, dtype=torch.float32), frames)["psnr"]
     still = evaluate(
         (result.coarse.render(torch.tensor([0], device=device), canonical=True)[0] for _ in frames), frames
     )
-    assert fitted > still["psnr"] + 1 and fitted > 20
+    assert moving > still["psnr"] + 1 and moving > 20
 
 
 def test_the_published_preset_runs(video, device):
@@ -75,24 +84,25 @@ def test_the_published_preset_runs(video, device):
     assert result.losses["coarse"][-1].max() < result.losses["coarse"][0].min() / 4
 
 
-def test_same_seed_same_result(video):
-    a, b, c = (fit(video, QUICK, seed=s).model for s in (3, 3, 4))
-    assert same(a, b) and not same(a, c)
+def test_same_seed_same_result(video, whole):
+    again, other = (fit(video, QUICK, seed=seed).model for seed in (0, 4))
+    assert same(whole.model, again) and not same(whole.model, other)
 
 
-def test_batching_does_not_matter(video, monkeypatch):
+@pytest.fixture
+def batches_of_two(monkeypatch):
+    monkeypatch.setattr(batches, "gops_per_batch", lambda *_: 2)
+
+
+def test_batching_does_not_matter(video, whole, batches_of_two):
     """GoPs fitted together are the GoPs fitted alone: each has its own generator."""
-    alone = fit(video, QUICK)
-    monkeypatch.setattr(train, "_gops_per_batch", lambda *_: 2)
     together = fit(video, QUICK)
-    for a, b in zip(alone.model.state_dict().values(), together.model.state_dict().values()):
+    for a, b in zip(whole.model.state_dict().values(), together.model.state_dict().values()):
         assert torch.allclose(a, b, atol=2e-2, rtol=1e-2)
-    assert torch.allclose(alone.losses["coarse"], together.losses["coarse"], rtol=1e-2)
+    assert torch.allclose(whole.losses["coarse"], together.losses["coarse"], rtol=1e-2)
 
 
-def test_resume_after_a_kill_gives_the_uninterrupted_result(video, tmp_path):
-    whole = fit(video, QUICK, parts=tmp_path / "whole")
-
+def test_resume_after_a_kill_gives_the_uninterrupted_result(video, whole, tmp_path):
     def stop_in_the_second_gop(progress):
         if progress.gops[0] == 1:
             raise KeyboardInterrupt
@@ -110,9 +120,9 @@ def test_resume_after_a_kill_gives_the_uninterrupted_result(video, tmp_path):
     assert resumed.losses["coarse"].shape == (60, 1)  # only the second was fitted
 
 
-def test_resume_refuses_another_fit_and_mends_a_cut_file(video, tmp_path):
+def test_resume_refuses_another_fit_and_mends_a_cut_file(video, whole, tmp_path):
     parts = tmp_path / "parts"
-    whole = fit(video, QUICK, parts=parts)
+    assert same(fit(video, QUICK, parts=parts).model, whole.model)
     for changed, field in ((replace(QUICK, steps=91), "config"), (QUICK, "seed")):
         with pytest.raises(StgvError, match=f"another fit .*{field}"):
             fit(video, changed, seed=1 if field == "seed" else 0, parts=parts, resume=True)
@@ -132,28 +142,18 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_seed(video):
         fit(video, replace(QUICK, color_rate=float("inf")), seed=5)
 
 
-def broken(monkeypatch, gop=1, step=30):
-    """One GoP of a batch gets a NaN at a step of the deformation stage."""
-    run_stage = train.run_stage
-    monkeypatch.setattr(train, "CHUNK", 10)
-    monkeypatch.setattr(train, "_gops_per_batch", lambda *_: 2)
+def test_a_gop_that_diverges_leaves_the_others_alone(video, fitted, device, batches_of_two, monkeypatch, tmp_path):
+    """The second GoP of a batch gets a NaN at step 30 of the deformation stage."""
+    run, parts = Stage.run, tmp_path / "parts"
 
-    def sabotage(model, frames, stage, report, generators):
-        def spoil(done, recent):
-            if done == step and stage == "deformation":
+    def spoiled(stage):
+        for look in run(stage, every=10):
+            if look.done == 30 and stage.name == "deformation":
                 with torch.no_grad():
-                    model.gaussians.rgb[gop] = float("nan")
-            report(done, recent)
+                    stage.model.gaussians.rgb[1] = float("nan")
+            yield look
 
-        return run_stage(model, frames, stage, spoil, generators)
-
-    monkeypatch.setattr(train, "run_stage", sabotage)
-
-
-def test_a_gop_that_diverges_leaves_the_others_alone(video, device, monkeypatch, tmp_path):
-    whole = fit(video, QUICK, device).model
-    broken(monkeypatch)
-    parts = tmp_path / "parts"
+    monkeypatch.setattr(Stage, "run", spoiled)
     with pytest.raises(
         StgvError, match=r"GoP 1, seed 0: .* step 30 of the deformation stage; its state at step 20"
     ) as e:
@@ -163,27 +163,25 @@ def test_a_gop_that_diverges_leaves_the_others_alone(video, device, monkeypatch,
     good = load_model(parts / "diverged_0001.safetensors")[0]
     assert all(torch.isfinite(p).all() for p in good.parameters())
     if device.type == "cpu":
-        assert same(kept, whole.gop(0))
+        assert same(kept, fitted(device).model.gop(0))
 
 
-def test_a_batch_that_does_not_fit_is_halved(video, monkeypatch):
-    whole = fit(video, QUICK)
-    load_gops, told = train.load_gops, []
-    monkeypatch.setattr(train, "_gops_per_batch", lambda *_: 2)
+def test_a_batch_that_does_not_fit_is_halved(video, whole, batches_of_two, monkeypatch):
+    load_gops, told = batches.load_gops, []
 
     def full(video, gops, device):
         if len(gops) > 1:
             raise torch.OutOfMemoryError("full")
         return load_gops(video, gops, device)
 
-    monkeypatch.setattr(train, "load_gops", full)
+    monkeypatch.setattr(batches, "load_gops", full)
     assert same(fit(video, QUICK, progress=lambda p: told.append(p.note)).model, whole.model)
     assert [t for t in told if t] == ["2 GoPs do not fit in the GPU's memory: going on with 1"]
 
     def fuller(*_):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(train, "load_gops", fuller)
+    monkeypatch.setattr(batches, "load_gops", fuller)
     with pytest.raises(StgvError, match="ran out of memory on one GoP"):
         fit(video, QUICK)
 
@@ -202,40 +200,34 @@ def test_gops_are_cut_where_the_motion_is(tmp_path):
     assert model.num_frames == lengths
 
 
-def moving(frames, seed, step=1):
-    """A picture that moves a little from frame to frame, uint8 [T, 48, 80, 3]."""
-    noise = np.random.default_rng(seed).integers(0, 255, (6, 60, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    return np.stack([noise[:, step * i : step * i + 80] for i in range(frames)])
-
-
 def test_a_scene_begins_a_gop():
-    scenes = [moving(17, 1), moving(6, 2, step=3), moving(16, 3), moving(2, 4)]
-    video = video_of(np.concatenate(scenes))
-    assert scene_cuts(video) == (17, 23, 39)
+    scenes = [blocks(17, 1), blocks(6, 2, step=3), blocks(16, 3), blocks(2, 4)]
+    video = with_scenes(video_of(np.concatenate(scenes)))
+    assert video.cuts == (17, 23, 39)
     config = replace(QUICK, gop_size=8, coarse_steps=3, steps=3)
     gops = cut_gops(video, config)  # two frames of the last scene are less than a third of a GoP
     assert gops == [(0, 8), (8, 17), (17, 23), (23, 31), (31, 41)]
     assert fit(video, config).model.num_frames == [b - a for a, b in gops]
     assert cut_gops(video, replace(config, gop_size=100)) == [(0, 41)]
-    assert cut_gops(video.with_(limit=30), replace(config, gop_size=36)) == [(0, 17), (17, 30)]
+    assert cut_gops(with_scenes(video.with_(limit=30)), replace(config, gop_size=36)) == [(0, 17), (17, 30)]
     assert cut_gops(video, replace(config, gop_size=1)) == [(i, i + 1) for i in range(41)]
 
 
 def test_nothing_else_begins_a_scene():
-    flash = moving(20, 1)
+    flash = blocks(20, 1)
     flash[9] = 255
     quick = np.random.default_rng(0).integers(0, 255, (20, 48, 80, 3), dtype=np.uint8).repeat(8, 1)
-    thrice = moving(8, 2, step=12).repeat(3, 0)
-    for frames in (moving(20, 1), moving(20, 2, step=12), thrice, flash, quick, moving(1, 1), moving(2, 1)):
+    thrice = blocks(8, 2, step=12).repeat(3, 0)
+    for frames in (blocks(20, 1), blocks(20, 2, step=12), thrice, flash, quick, blocks(1, 1), blocks(2, 1)):
         assert scene_cuts(video_of(frames)) == ()
-    assert scene_cuts(datasets.load("bunny").scaled(0.2)) == ()
+    assert scene_cuts(load_dataset("bunny").scaled(0.2)) == ()
     assert scene_cuts(video_of(flash).with_(cuts=(5,))) == (5,)
 
 
 def test_trials_keep_out_of_cuts():
     """Two clips of a long video, each in one scene, as one video with a cut between them."""
-    video = video_of(np.concatenate([moving(20, 1), moving(44, 2)]))
-    assert scene_cuts(video) == (20,)
+    video = with_scenes(video_of(np.concatenate([blocks(20, 1), blocks(44, 2)])))
+    assert video.cuts == (20,)
     both = trial_clips(video)  # around frames 16 and 48
     assert both.cuts == (16,) and (both.read() == video.read()[[*range(4, 20), *range(40, 56)]]).all()
     holes = np.zeros((64, 48, 80), bool)
@@ -255,26 +247,27 @@ def test_the_length_of_gops_follows_the_video(device):
     still, changing = clips()
     config = replace(QUICK, gop_size="auto", gaussians=120, coarse_steps=400, steps=6400)
     told = []
-    settled, scores = choose_gop_size(still, config, device, progress=told.append)
-    assert settled == replace(config, gop_size=16) and set(scores) == {5, 8, 16}
+    best = choose(plan_fits(still, config), device, told.append)
+    assert best.config == replace(config, gop_size=16) and set(best.trials) == {5, 8, 16}
     assert "GoPs of 16 frames" in told[-1].note and told[-1].done == told[-1].total
     assert all(0 < p.done <= p.total == 3 * (100 + 5) + 640 + 320 + 200 for p in told)
     assert all(a.done <= b.done for a, b in zip(told, told[1:]))
-    settled, scores = choose_gop_size(changing, config, device)
-    assert settled.gop_size < 16 and settled.steps == 400 * settled.gop_size
-    assert scores[settled.gop_size] > scores[16] + 0.2
+    best = choose(plan_fits(changing, config), device)
+    length = best.config.gop_size
+    assert length < 16 and best.config.steps == 400 * length and best.trials[length] > best.trials[16] + 0.2
     result = fit(changing, replace(config, coarse_steps=40, steps=160), device)
-    assert result.model.config.gop_size in scores and set(result.trials) == {5, 8, 16} and result.seconds["trials"] > 0
+    assert result.model.config.gop_size in result.trials and set(result.trials) == {5, 8, 16}
+    assert "trials" in result.seconds
 
 
 def test_a_chosen_length_is_not_chosen_again(tmp_path, monkeypatch):
     """An interrupted fit goes on with its length: other trials could choose another one."""
     _, changing = clips()
-    monkeypatch.setattr(gop_length, "TRIED", (5, 8))  # both leave several GoPs
+    monkeypatch.setattr("stgvlib.fitting.plan.TRIED", (5, 8))  # both leave several GoPs
     config = replace(QUICK, gop_size="auto", coarse_steps=20, steps=40)
     whole = fit(changing, config, parts=tmp_path / "parts")
     (tmp_path / "parts" / "gop_0001.safetensors").unlink()
-    monkeypatch.setattr(gop_length, "choose_gop_size", None)
+    monkeypatch.setattr("stgvlib.fitting.fit.choose", None)
     again = fit(changing, config, parts=tmp_path / "parts", resume=True)
     assert same(again.model, whole.model) and again.trials == {} and "trials" not in again.seconds
 
@@ -282,9 +275,10 @@ def test_a_chosen_length_is_not_chosen_again(tmp_path, monkeypatch):
 def test_short_videos_have_nothing_to_choose():
     _, changing = clips()
     config = replace(QUICK, gop_size="auto")
-    assert choose_gop_size(changing.with_(limit=3), config) == (replace(config, gop_size=3, steps=17), {})
-    assert choose_gop_size(changing.with_(limit=7), config)[0].gop_size == 5
-    assert choose_gop_size(changing, replace(config, steps=0)) == (replace(config, gop_size=16, steps=0), {})
+    for video, steps, settled in ((changing.with_(limit=3), 90, (3, 17)), (changing, 0, (16, 0))):
+        (only,) = plan_fits(video, replace(config, steps=steps))
+        assert (only.config.gop_size, only.config.steps) == settled and choose([only], "cpu") is only
+    assert [plan.config.gop_size for plan in plan_fits(changing.with_(limit=7), config)] == [5]
 
 
 def test_additions_fill_up_the_gaussians(video):
@@ -320,8 +314,8 @@ def test_one_step_is_enough(video, device):
 
 
 @pytest.mark.gpu
-def test_cuda_follows_the_cpu(video):
-    cpu, cuda = fit(video, QUICK, "cpu"), fit(video, QUICK, "cuda")
+def test_cuda_follows_the_cpu(video, whole, fitted):
+    cpu, cuda = whole, fitted(torch.device("cuda"))
     assert torch.allclose(cpu.losses["coarse"][:20], cuda.losses["coarse"][:20], rtol=2e-2)
     psnr = [evaluate(Decoder(r.model, dtype=torch.float32), video.read())["psnr"] for r in (cpu, cuda)]
     assert abs(psnr[0] - psnr[1]) < 0.7

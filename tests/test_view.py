@@ -15,24 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scenes import random_model
 
 from stgvlib.config import STGV, FieldConfig
 from stgvlib.errors import StgvError
 from stgvlib.metrics import to_uint8
-from stgvlib.model.video_model import VideoModel, save_model
-from stgvlib.model.viewer import MODES, Look, Viewer, view
+from stgvlib.model.model_file import save_model
+from stgvlib.model.video_model import VideoModel
+from stgvlib.viewer import MODES, Look, Viewer, view
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def model_of(**field):
-    generator = torch.Generator().manual_seed(0)
     config = replace(STGV, field=replace(FieldConfig(position_scale=8.0, log2_table_size=6, zero_heads=False), **field))
-    model = VideoModel(config, [3, 2], (48, 80), 60, generator)
-    for g in range(2):
-        mu = torch.rand(60, 2, generator=generator) * torch.tensor([80, 48])
-        shape = torch.rand(60, 3, generator=generator) * 3 + 2
-        model.gaussians.set_pixels(g, mu, shape, torch.rand(60, 3, generator=generator) / 3)
+    model = random_model(config, (3, 2), 60, (48, 80), noise=0)
     with torch.no_grad():
         for table in (model.field.spatial, model.field.temporal):
             if table is not None:
