@@ -1,0 +1,206 @@
+"""Two golden .stgv files, and a second decoder, written from docs/FORMAT.md alone, that agrees with the library's.
+
+STGV_REGENERATE=1 writes the golden files anew, which only a new version of the format may need; then the hashes in
+GOLDEN have to be those that the test reports.
+"""
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import format_decoder
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenes import random_model
+
+from stgvlib.baselines.gaussian import D2GV, GSVR, TWO_DGS
+from stgvlib.codec import bitstream
+from stgvlib.codec.bitstream import encode, parse, stream
+from stgvlib.codec.entropy import decode_integers
+from stgvlib.codec.quantize import Group, adapted, quantize
+from stgvlib.codec.steps import Steps
+from stgvlib.config import PAPER, STGV, FieldConfig, changes
+from stgvlib.model.gaussians import WAITING
+
+FOLDER = Path(__file__).parent / "golden"
+GOLDEN = {  # SHA-256 of the integers that a decoder reads
+    "adaptive": "7f8dabce84ef1e2f67a0eb09fde59bc8a4e17db73a6372711e92a7c415ccaa3f",
+    "plain": "631ff4b1040114e0df2b6a71db665781f0e86ece278d34f8a2d1526a2a8f82be",
+}
+TABLES = FieldConfig(
+    levels=4,
+    log2_table_size=5,
+    base_resolution=4,
+    width=12,
+    position_scale=40.0,
+    deform_shape=True,
+    time_cells=(2, 3, 4, 6),
+    time_frequencies=2,
+)
+MOVING = FieldConfig(
+    encoding="positional", position_frequencies=3, width=8, head_layers=2, polynomial=2, time_frequencies=1
+)
+
+
+def spread_model(field, count, waiting=0, seed=0):
+    """Two GoPs of 2 and 3 frames of 40x24 px: Gaussians of 0.3 to 100 px, very different colours, a field of mostly
+    small numbers and few large ones. `waiting` Gaussians of the second GoP were never placed."""
+    model = random_model(replace(STGV, motion_steps=0, field=field), count=count, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for values, spread in ((model.gaussians.cholesky, 1.2), (model.gaussians.rgb, 1.5)):
+            values *= torch.exp(spread * torch.randn(2, count, 1, generator=generator))
+        for values in model.field.parameters():
+            values *= torch.exp(2 * torch.randn(values.shape, generator=generator))
+        model.gaussians.mu -= 3.0  # some beyond the frame, so that the origin is below zero
+        model.gaussians.mu[1, count - waiting :] = WAITING
+    return model
+
+
+def golden_model(name):
+    """(model, steps) of a golden file. "adaptive": adaptive steps, 2D and 3D hash tables, shape head. "plain": one step
+    for all Gaussians, motion of degree 2, no tables, two-layer heads."""
+    if name == "plain":
+        return spread_model(MOVING, 100), Steps()
+    model = spread_model(TABLES, 160, waiting=40)
+    return model, adapted(model, Steps())
+
+
+@pytest.fixture(scope="module", params=GOLDEN)
+def golden(request):
+    """(name, bytes) of each golden file."""
+    path = FOLDER / f"{request.param}.stgv"
+    if os.environ.get("STGV_REGENERATE"):
+        model, steps = golden_model(request.param)
+        encode(model, path, steps)
+    return request.param, path.read_bytes()
+
+
+def digest(integers: list[np.ndarray]) -> str:
+    """SHA-256 of integers as int64, little-endian, one array after the other."""
+    return hashlib.sha256(b"".join(values.astype("<i8").tobytes() for values in integers)).hexdigest()
+
+
+def of_group(group: Group, tensors: list[np.ndarray]) -> list[np.ndarray]:
+    """A GoP's integers in the order of `format_decoder.Gop.integers`."""
+    fixed = np.array([group.frames, len(group.gaps), *group.origin])
+    return [fixed, group.gaps, group.cholesky, group.color, *group.finer, group.motion, *tensors]
+
+
+def integers_of_library(data: bytes, monkeypatch) -> list[list[np.ndarray]]:
+    """What the library's decoder reads of each GoP, caught before it becomes numbers of a model."""
+    groups, tensors = [], []
+
+    def read(unit, at, count, numbers=None, step=None):
+        values, end = decode_integers(unit, at, count)
+        if numbers is not None:  # the field's, which otherwise go right into the model
+            tensors.append(values)
+        return values, end
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bitstream, "decode_integers", read)
+        patch.setattr(bitstream, "dequantize", lambda group, *_: groups.append(group))
+        model = parse(data, threads=1).model
+    each = len(list(model.field.parameters()))
+    return [of_group(group, tensors[g * each : (g + 1) * each]) for g, group in enumerate(groups)]
+
+
+def assert_same_values(gops: list[format_decoder.Gop], model) -> None:
+    """Values of the second decoder, rounded to float32, against the library's; exp may differ in its last bit."""
+    for g, gop in enumerate(gops):
+        gaussians, count = model.gaussians, len(gop.gaps)
+        pairs = [(gaussians.mu, gop.mu), (gaussians.cholesky, gop.cholesky), (gaussians.rgb, gop.rgb)]
+        if gaussians.motion is not None:
+            pairs.append((gaussians.motion, gop.motion_values.reshape(count, gaussians.motion.shape[2])))
+        pairs = [(parameter[g, :count], values) for parameter, values in pairs]
+        for parameter, values in zip(model.field.parameters(), gop.field_values, strict=True):
+            pairs.append((parameter[g].reshape(values.shape), values))
+        for expected, values in pairs:
+            np.testing.assert_array_max_ulp(expected.detach().numpy(), values.astype(np.float32), 1)
+
+
+def test_golden_files_decode_to_their_integers(golden, monkeypatch):
+    name, data = golden
+    header, gops = format_decoder.decode(data)
+    found = digest([values for gop in gops for values in gop.integers()])
+    assert found == digest([values for gop in integers_of_library(data, monkeypatch) for values in gop])
+    assert found == GOLDEN[name]
+    content = parse(data)
+    assert content.damaged == {} and content.model.num_frames == header["frames"] == [2, 3]
+    assert list(content.model.size) == header["size"] == [24, 40] and content.fps == header["fps"] == 25
+    assert changes(content.model.config.field).keys() == header["field"].keys()
+    assert_same_values(gops, content.model)
+    assert stream(content.model, content.steps, content.fps) == data, "decoded and encoded again"
+
+
+def test_golden_files_have_every_part_of_the_format():
+    """Every size, every number of finer bits, waiting Gaussians, motion, and both tables."""
+    header, gops = format_decoder.decode((FOLDER / "adaptive.stgv").read_bytes())
+    assert header["gaussians"] == 160 and [len(gop.gaps) for gop in gops] == [160, 120]
+    assert "lowest" in header["steps"] and min(gop.origin for gop in gops) < (0, 0)
+    assert set(np.concatenate([gop.sizes for gop in gops])) == set(range(6))
+    for axis, most in ((0, 3), (1, 4)):
+        assert set(np.concatenate([gop.finer_bits[axis] for gop in gops])) == set(range(most + 1))
+    assert [tensor.shape for tensor in gops[0].field[:2]] == [(16 + 3 * 32, 2), (4 * 32, 4)]
+    header, gops = format_decoder.decode((FOLDER / "plain.stgv").read_bytes())
+    assert "lowest" not in header["steps"] and gops[0].motion.any(1).tolist() == [True] * 4
+
+
+CONFIGS = {
+    "stgv": STGV,
+    "paper": PAPER,
+    "d2gv": D2GV,
+    "gsvr": GSVR,
+    "2dgs": TWO_DGS,
+    "static": replace(PAPER, field=replace(PAPER.field, temporal=False)),
+    "positional": replace(PAPER, field=FieldConfig(encoding="positional")),
+}
+
+
+def assert_decoders_agree(model, steps):
+    data = stream(model, steps)
+    _, gops = format_decoder.decode(data)
+    for g, gop in enumerate(gops):
+        group = quantize(model, g, steps)
+        expected = of_group(group, [values for _, values in group.tensors])
+        for one, other in zip(gop.integers(), expected, strict=True):
+            assert np.array_equal(one.ravel(), other.ravel())
+        assert gop.field_steps == [step for step, _ in group.tensors]
+    content = parse(data)
+    assert content.damaged == {} and content.steps == steps
+    assert_same_values(gops, content.model)
+
+
+@pytest.mark.parametrize("adaptive", (False, True))
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_second_decoder_agrees_on_every_field(name, adaptive):
+    model = random_model(CONFIGS[name])
+    assert_decoders_agree(model, adapted(model, Steps()) if adaptive else Steps())
+
+
+@given(
+    field=st.sampled_from([TABLES, MOVING]),
+    count=st.integers(1, 80),
+    part=st.floats(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+    coarser=st.floats(-3, 3),
+    adaptive=st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_second_decoder_agrees_on_any_model(field, count, part, seed, coarser, adaptive):
+    model = spread_model(field, count, round(part * count), seed)
+    steps = Steps().scaled(2.0**coarser)
+    assert_decoders_agree(model, adapted(model, steps) if adaptive else steps)
+
+
+def test_the_second_decoder_refuses_what_is_damaged(golden):
+    data = golden[1]
+    for at, message in ((0, "not a .stgv"), (8, "version must be 3"), (20, "section table"), (len(data) - 9, "GoP 1")):
+        bad = bytearray(data)
+        bad[at] ^= 8
+        with pytest.raises(ValueError, match=message):
+            format_decoder.decode(bytes(bad))
