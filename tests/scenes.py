@@ -1,11 +1,25 @@
 """Small videos and models that several test files use: drawn from a seed, never read from a file."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import torch
 
-from stgvlib.config import STGV, FitConfig
+from stgvlib.baselines.gaussian import D2GV, GSVR, TWO_DGS
+from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig
 from stgvlib.model.video_model import VideoModel
+
+TINY = FieldConfig(levels=2, log2_table_size=4, width=8, base_resolution=4)
+FIELDS = {  # every kind of deformation field
+    "stgv": STGV,
+    "paper": PAPER,
+    "d2gv": D2GV,
+    "gsvr": GSVR,
+    "2dgs": TWO_DGS,
+    "static": replace(PAPER, field=replace(PAPER.field, temporal=False)),
+    "positional": replace(PAPER, field=FieldConfig(encoding="positional")),
+}
 
 
 def waves(frames: int = 8, size: tuple[int, int] = (48, 80)) -> np.ndarray:

@@ -11,22 +11,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import random_model
+from scenes import FIELDS, TINY, random_model
 
-from stgvlib.baselines.gaussian import D2GV, GSVR, TWO_DGS
 from stgvlib.codec import bitstream
 from stgvlib.codec.bitstream import PREFIX, SECTION, decode, encode, parse, steps_for, stream
 from stgvlib.codec.entropy import CodingError, decode_integers, encode_integers
 from stgvlib.codec.quantize import adapted, dequantize, interleave, quantize
 from stgvlib.codec.quantize_cpu import deinterleave
 from stgvlib.codec.steps import Steps
-from stgvlib.config import PAPER, STGV, FieldConfig
+from stgvlib.config import STGV
 from stgvlib.errors import StgvError
 from stgvlib.model.decoder import Decoder
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
-
-TINY = FieldConfig(levels=2, log2_table_size=4, width=8, base_resolution=4)
 
 
 def small(**options):
@@ -70,20 +67,10 @@ def test_z_order_is_its_own_inverse():
     assert interleave(np.array([[1, 0], [0, 1], [3, 3], [65535, 65535]])).tolist() == [1, 2, 15, 2**32 - 1]
 
 
-CONFIGS = {
-    "stgv": STGV,
-    "paper": PAPER,
-    "d2gv": D2GV,
-    "gsvr": GSVR,
-    "2dgs": TWO_DGS,
-    "static": replace(PAPER, field=replace(PAPER.field, temporal=False)),
-}
-
-
 @pytest.mark.parametrize("adaptive", (False, True))
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FIELDS)
 def test_symbols_survive_and_frames_nearly(name, adaptive, tmp_path):
-    model, fine = random_model(CONFIGS[name]), Steps(1 / 64, 0.002, 1 / 2048, 1 / 4096, 14)
+    model, fine = random_model(FIELDS[name]), Steps(1 / 64, 0.002, 1 / 2048, 1 / 4096, 14)
     if adaptive:
         fine = adapted(model, fine)
     size = encode(model, tmp_path / "m.stgv", fine, fps=12.5)

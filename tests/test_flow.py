@@ -99,7 +99,7 @@ def test_it_is_worth_something_where_the_camera_pans(device):
     started = fit(video, replace(config, motion_steps=200), device, progress=told.append)
     values = [evaluate(Decoder(r.model, dtype=torch.float32), video.read(), False)["psnr"] for r in (plain, started)]
     assert values[1] > values[0] + 1, values
-    assert started.seconds["motion"] > 0 and "motion" not in plain.seconds
+    assert "motion" in started.seconds and "motion" not in plain.seconds
     assert {p.stage for p in told} == {"coarse", "motion", "deformation"} and told[-1].done == told[-1].total == 640
     assert all(a.done <= b.done for a, b in zip(told, told[1:]))
 

@@ -15,15 +15,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import random_model
+from scenes import FIELDS, random_model
 
-from stgvlib.baselines.gaussian import D2GV, GSVR, TWO_DGS
 from stgvlib.codec import bitstream
 from stgvlib.codec.bitstream import encode, parse, stream
 from stgvlib.codec.entropy import decode_integers
 from stgvlib.codec.quantize import Group, adapted, quantize
 from stgvlib.codec.steps import Steps
-from stgvlib.config import PAPER, STGV, FieldConfig, changes
+from stgvlib.config import STGV, FieldConfig, changes
 from stgvlib.model.gaussians import WAITING
 
 FOLDER = Path(__file__).parent / "golden"
@@ -150,17 +149,6 @@ def test_golden_files_have_every_part_of_the_format():
     assert "lowest" not in header["steps"] and gops[0].motion.any(1).tolist() == [True] * 4
 
 
-CONFIGS = {
-    "stgv": STGV,
-    "paper": PAPER,
-    "d2gv": D2GV,
-    "gsvr": GSVR,
-    "2dgs": TWO_DGS,
-    "static": replace(PAPER, field=replace(PAPER.field, temporal=False)),
-    "positional": replace(PAPER, field=FieldConfig(encoding="positional")),
-}
-
-
 def assert_decoders_agree(model, steps):
     data = stream(model, steps)
     _, gops = format_decoder.decode(data)
@@ -176,9 +164,9 @@ def assert_decoders_agree(model, steps):
 
 
 @pytest.mark.parametrize("adaptive", (False, True))
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FIELDS)
 def test_the_second_decoder_agrees_on_every_field(name, adaptive):
-    model = random_model(CONFIGS[name])
+    model = random_model(FIELDS[name])
     assert_decoders_agree(model, adapted(model, Steps()) if adaptive else Steps())
 
 

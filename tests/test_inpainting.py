@@ -86,7 +86,7 @@ def test_a_fit_fills_holes_once_and_only_where_it_starts_from_flow(monkeypatch):
     monkeypatch.setattr(train, "along_flow", lambda v: seen.append(v.num_frames) or along_flow(v))
     short = {"coarse_steps": 4, "steps": 10, "gaussians": 40, "field": FieldConfig(log2_table_size=6)}
     result = train.fit(video, replace(STGV, motion_steps=4, **short))
-    assert seen == [6] and result.seconds["holes"] > 0, "the trials of GoP lengths fill nothing again"
+    assert seen == [6] and "holes" in result.seconds, "the trials of GoP lengths fill nothing again"
     for config in (replace(STGV, motion_steps=0, gop_size=6, **short), replace(PAPER, gop_size=6, **short)):
         assert "holes" not in train.fit(video, config).seconds
     assert seen == [6]

@@ -157,10 +157,11 @@ def fetch(url):
 
 
 def patiently(look, seconds):
-    """What `look` finds, as soon as it finds something."""
+    """What `look` finds, as soon as it finds something. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
-        assert time.monotonic() < deadline, "waited in vain"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing came in {seconds} s")
         time.sleep(0.3)
     return found
 
