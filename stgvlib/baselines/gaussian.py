@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from stgvlib.baselines.system import module_of
 from stgvlib.config import FieldConfig, FitConfig, Profile, scaled_steps
 from stgvlib.fitting.batches import FitResult
 from stgvlib.fitting.fit import fit
@@ -58,7 +59,12 @@ class GaussianSystem:
     label: str
     about: str
     config: FitConfig
-    sources = ("stgvlib.fitting.fit", "stgvlib.model.decoder")  # what decides a fit's result
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Modules that decide the result of a fit."""
+        own = () if type(self) is GaussianSystem else (module_of(type(self)),)
+        return ("stgvlib.fitting.fit", "stgvlib.model.decoder", *own)
 
     def configure(self, profile: Profile, pixels_per_gaussian: float | None) -> FitConfig:
         config = scaled_steps(self.config, profile)

@@ -95,8 +95,11 @@ def load_dataset(name: str) -> Video:
         raise StgvError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     dataset, path = DATASETS[name], find(name)
     if path is None:
-        hint = f"; get it with: {dataset.fetch}" if dataset.fetch else "; the repository ships it"
-        raise StgvError(f"{name} is not below {' or '.join(map(str, data_folders()))}{hint}")
+        folders, hint = (
+            " or ".join(map(str, data_folders())),
+            f"; get it with: {dataset.fetch}" if dataset.fetch else "",
+        )
+        raise StgvError(f"{name} is missing: expected {dataset.candidates[0]} below {folders}{hint}")
     video = open_video(path).with_(crop=dataset.crop, stride=dataset.stride)
     if dataset.target and video.size[0] > dataset.target[0]:
         video = video.with_(resize=dataset.target)
