@@ -14,7 +14,13 @@ Encoding = Literal["hash", "positional", "planes", "none"]
 
 @dataclass(frozen=True)
 class FieldConfig:
-    """The deformation field: encoding, MLP and heads (paper, Sec. II-B)."""
+    """The deformation field: encoding, MLP and heads (paper, Sec. II-B). The source has a comment for each setting.
+
+    Examples:
+        >>> from stgvlib import FieldConfig
+        >>> FieldConfig(temporal=False).encoding  # only the 2D hash of (x, y)
+        'hash'
+    """
 
     encoding: Encoding = "hash"  # "none": no field at all, every frame is the canonical one
     spatial: bool = True  # the 2D hash of (x, y)
@@ -38,7 +44,21 @@ class FieldConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Everything that decides the result of a fit, besides the video and the seed."""
+    """Everything that decides the result of a fit, besides the video and the seed. The source has a comment for each
+    setting. Defaults are the paper's; presets `PAPER`, `STGV` and `FAST` are instances. Change one by
+    `dataclasses.replace`.
+
+    Raises StgvError for settings out of range, and for settings that exclude each other.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from stgvlib import STGV
+        >>> replace(STGV, gop_size=8, gaussians=2_000).gaussians
+        2000
+        >>> replace(STGV, gop_size=0)
+        Traceback (most recent call last):
+        stgvlib.errors.StgvError: gop_size must be at least 1, got 0
+    """
 
     preset: str = "paper"
     gop_size: int | Literal["auto"] = 10  # frames of a GoP; "auto": 5, 8 or 16, which short trials decide [ours]

@@ -2,7 +2,16 @@
 
 
 class StgvError(Exception):
-    """Input that cannot be used; its text is one line for the user."""
+    """Input that cannot be used. Its text is one line: what came, what was expected, what to do.
+
+    Examples:
+        >>> from stgvlib import StgvError, open_video
+        >>> try:
+        ...     open_video("nowhere.mp4")
+        ... except StgvError as error:
+        ...     print(error)
+        nowhere.mp4 does not exist; expected a video file or a folder of PNG or JPEG frames
+    """
 
 
 def size_text(size: tuple[int, int]) -> str:

@@ -15,7 +15,17 @@ MS_SSIM_LEAST = 161  # px of the shorter side: five scales with an 11 px window
 
 
 def psnr(image: Tensor, target: Tensor) -> float:
-    """PSNR of one frame in dB; [H, W, 3] in [0, 1], the image clamped first. Identical frames give inf."""
+    """PSNR of one frame in dB: -10 log10 of the mean squared error over pixels and channels.
+
+    Both are [H, W, 3] in [0, 1]; the image is clamped first. Identical frames give inf. Raises ValueError for other
+    shapes.
+
+    Examples:
+        >>> import torch
+        >>> from stgvlib import psnr
+        >>> round(psnr(torch.full((4, 6, 3), 0.6), torch.full((4, 6, 3), 0.5)), 2)
+        20.0
+    """
     _same(image, target)
     error = (image.clamp(0, 1).double() - target.double()).square().mean()
     return (-10 * torch.log10(error)).item()
@@ -32,7 +42,18 @@ def to_uint8(image: Tensor) -> Tensor:
 
 
 def ms_ssim(image: Tensor, target: Tensor) -> float | None:
-    """MS-SSIM of one frame as pytorch-msssim computes it (data_range 1); None where a side is 160 px or less."""
+    """MS-SSIM of one frame (Wang et al. 2003) as pytorch-msssim computes it, with data_range 1.
+
+    Both are [H, W, 3] in [0, 1], clamped first. None where a side is 160 px or less. Raises ValueError for other
+    shapes.
+
+    Examples:
+        >>> import torch
+        >>> from stgvlib import ms_ssim
+        >>> image = torch.rand(161, 200, 3)
+        >>> round(ms_ssim(image, image), 4), ms_ssim(image[:160], image[:160])
+        (1.0, None)
+    """
     _same(image, target)
     if min(image.shape[:2]) < MS_SSIM_LEAST:
         return None
@@ -43,10 +64,20 @@ def ms_ssim(image: Tensor, target: Tensor) -> float | None:
 
 
 def evaluate(rendered: Iterable[Tensor], targets: Iterable[np.ndarray], similarity: bool = True) -> dict:
-    """Means over frames: psnr, psnr_8bit, ms_ssim (None when frames are too small, or without `similarity`, which takes
-    most of the time on a CPU), psnr_frames, frames.
+    """Means over frames: `psnr` (dB, of the float frames clamped to [0, 1]), `psnr_8bit` (rounded to 8 bits first),
+    `ms_ssim` (None when frames are too small, or without `similarity`, which takes most of the time on a CPU); and
+    `psnr_frames`, `frames`.
 
-    rendered: float [H, W, 3] each; targets: uint8 [H, W, 3] each. Raises ValueError when the two differ in length.
+    rendered: float [H, W, 3] each, in units of the brightness range; targets: uint8 [H, W, 3] each. Raises ValueError
+    when the two differ in length.
+
+    Examples:
+        >>> import numpy as np
+        >>> import torch
+        >>> from stgvlib import evaluate
+        >>> found = evaluate([torch.full((4, 6, 3), 0.1)] * 2, [np.zeros((4, 6, 3), np.uint8)] * 2)
+        >>> round(found["psnr"], 2), round(found["psnr_8bit"], 2), found["frames"]
+        (20.0, 19.83, 2)
     """
     rows = []
     for image, target in zip(rendered, targets, strict=True):

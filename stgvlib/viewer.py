@@ -110,10 +110,17 @@ class Viewer:
 
 
 def view(model: VideoModel | str | Path, width: int = WIDTH):
-    """A widget that shows a model, or the file of one (.safetensors or .stgv): frame, what of it, zoom and place,
-    ellipses, displacement arrows. `width` of the picture is in px.
+    """A widget that shows a model, or the file of one (.safetensors or .stgv), with controls for frame, mode (deformed,
+    canonical, one hash alone), zoom and centre, ellipses, and displacement arrows. `width` of the picture is in px.
 
-    Raises StgvError for a model without frames, and where ipywidgets are missing.
+    Raises StgvError for a model without frames, for a file that cannot be read, and where ipywidgets are missing.
+
+    Examples:
+        >>> from stgvlib import PAPER, VideoModel, view
+        >>> widget = view(VideoModel(PAPER, num_frames=[2], size=(16, 24), count=5), width=120)
+        >>> image, panel = widget.children  # a notebook cell that ends with `widget` shows both
+        >>> image.width, image.height  # px
+        ('120', '80')
     """
     try:
         import ipywidgets as widgets

@@ -1,8 +1,9 @@
-"""Every system that the paper compares, by the names of its tables; `register` adds one of your own.
+"""Every system that the paper compares, by the labels of its tables; `register` adds one of your own
+(docs/EXTENDING.md).
 
 Gaussian systems are settings of our own model and trainer (gaussian.py); implicit ones (siren.py, nerv.py, e_nerv.py,
-hnerv.py) have networks of their own and one trainer (inr.py). All get the parameters that the paper's method has on the
-same video. $STGV_SYSTEMS names modules or files, separated by commas, that register more of them.
+hnerv.py) have networks of their own and one trainer (inr.py). All get the parameter budget of the paper's method on the
+same video. $STGV_SYSTEMS names modules or .py files, separated by commas, that register more systems on import.
 """
 
 import os

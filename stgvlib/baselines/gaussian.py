@@ -53,7 +53,16 @@ GSVR = replace(
 
 @dataclass(frozen=True)
 class GaussianSystem:
-    """A setting of our model and trainer as a `System`."""
+    """A setting of our model and trainer as a `System` (docs/EXTENDING.md, recipe 1). A subclass may override `fit`.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from stgvlib import PROFILES, STGV
+        >>> from stgvlib.baselines import GaussianSystem
+        >>> system = GaussianSystem("wide", "STGV, wide", "other rates", replace(STGV, position_rate=0.4))
+        >>> system.configure(PROFILES["smoke"], pixels_per_gaussian=None).steps  # 1 % of the preset's 60,000
+        600
+    """
 
     key: str
     label: str

@@ -38,7 +38,13 @@ REPORT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class InrConfig:
-    """What decides the result of a fit, besides video and seed."""
+    """What decides the result of a fit, besides video and seed. The source has a comment for each setting.
+
+    Examples:
+        >>> from stgvlib.baselines import InrConfig
+        >>> InrConfig(epochs=100, rate=2e-3).loss
+        'l2'
+    """
 
     preset: str = ""  # a name of NETWORKS
     epochs: int = 300
@@ -288,8 +294,27 @@ def _restore(path: Path | None, about: dict, optimizer, generator, errors: Tenso
 
 @dataclass(frozen=True)
 class NetworkSystem:
-    """An implicit network under our trainer as a `System`. `network(width, size, frames)` makes a module that renders
-    frames int64 [B] -> [B, 3, H, W] in [0, 1]; it is found under the configuration's preset from then on."""
+    """An implicit network under our trainer as a `System` (docs/EXTENDING.md, recipe 2).
+
+    `network(width, size, frames)` makes a module that maps frame numbers, int64 [B], to frames [B, 3, H, W] in [0, 1];
+    `size` is (height, width) in px, `width` is as large as the parameter budget allows. The configuration's preset
+    becomes the system's key. Without `network` the preset names a published one.
+
+    Raises StgvError for an unknown network, and for the key of a published one.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from stgvlib.baselines import InrConfig, NetworkSystem
+        >>> class Means(nn.Module):
+        ...     def __init__(self, width, size, frames):
+        ...         super().__init__()
+        ...         self.size, self.rgb = size, nn.Parameter(torch.rand(frames, 3))
+        ...     def forward(self, frame):
+        ...         return self.rgb[frame][:, :, None, None].expand(-1, -1, *self.size)
+        >>> NetworkSystem("means", "Means", "a colour a frame", InrConfig(rate=1e-2), Means).config.preset
+        'means'
+    """
 
     key: str
     label: str

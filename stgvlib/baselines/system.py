@@ -1,4 +1,4 @@
-"""A system: one way of representing a video that is fitted, kept, decoded and compared. `register` adds one, from a
+"""A system: one way of representing a video that is fitted, saved, decoded and compared. `register` adds one, from a
 notebook too, and every table of systems then has its row (docs/EXTENDING.md).
 """
 
@@ -21,8 +21,12 @@ from stgvlib.video.video import Video
 
 
 class System(Protocol):
-    """What the laboratory asks of a system. A fitted model is a torch module with `size` (height, width in px),
-    `num_frames` (a list, frames of each GoP) and `num_parameters()`, the numbers that have to be sent."""
+    """Protocol of a system: a class with these attributes and methods can be compared (docs/EXTENDING.md, recipe 2).
+
+    The fitted model is a torch module with `size` (height, width in px), `num_frames` (a list, frames of each GoP) and
+    `num_parameters()`, the count of numbers that a decoder needs. A system may also have `sources`, the names of the
+    modules that decide a fit's result; default: the module of its class.
+    """
 
     key: str  # in names of records: small letters, digits, underscores
     label: str  # in tables
@@ -59,9 +63,10 @@ SYSTEMS: dict[str, System] = {}  # by key, in the order of tables
 
 
 def register(system: System) -> System:
-    """Add a system to every comparison; returns it.
+    """Add a system to every comparison, after those that are registered; returns it.
 
-    Raises StgvError where a method of the protocol is missing, or key or label stand for another system.
+    Raises StgvError where an attribute or method of the protocol is missing, for a key that is no file name, and where
+    key or label belong to another system.
 
     Examples:
         >>> from dataclasses import replace
@@ -87,13 +92,31 @@ def register(system: System) -> System:
 
 
 def unregister(key: str) -> None:
-    """Take a system out again, such as one of a notebook's cell that is run twice."""
+    """Remove a system, such as that of a notebook cell that runs twice. An unknown key is ignored.
+
+    Examples:
+        >>> from stgvlib.baselines import SYSTEMS, unregister
+        >>> unregister("nothing")
+        >>> "nothing" in SYSTEMS
+        False
+    """
     SYSTEMS.pop(key, None)
 
 
 def as_system(config: Any) -> System:
-    """The system that fits a configuration: itself where it is a system, else the registered one whose configuration
-    has the same type, with this one. Raises StgvError where there is none."""
+    """The system that fits a configuration: `config` itself where it is a system; else the registered system with a
+    configuration of the same type, first of the same preset, with its configuration replaced.
+
+    Raises StgvError where there is none.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from stgvlib import STGV
+        >>> from stgvlib.baselines import as_system
+        >>> system = as_system(replace(STGV, gop_size=8))
+        >>> system.key, system.config.gop_size
+        ('stgv', 8)
+    """
     if all(callable(getattr(config, method, None)) for method in METHODS):
         return config
     alike = [s for s in SYSTEMS.values() if type(s.config) is type(config) and (s.config == config or is_dataclass(s))]

@@ -65,7 +65,19 @@ class Content:
 
 
 def encode(model: VideoModel, path: str | Path, steps: Steps = STEPS, fps: float = 25.0) -> int:
-    """Write a model as .stgv, atomically. Returns the bytes. Raises StgvError for what cannot be coded."""
+    """Write a model as .stgv (docs/FORMAT.md), rounded to quantiser `steps`. Returns the size of the file in bytes.
+
+    The file appears when it is complete. Raises StgvError for parameters that are not finite or too large for the
+    format. `compress` fine-tunes a model first, for a much smaller file.
+
+    Examples:
+        >>> import tempfile
+        >>> from stgvlib import PAPER, Steps, VideoModel, encode
+        >>> model = VideoModel(PAPER, num_frames=[3, 2], size=(16, 24), count=5)
+        >>> path = tempfile.mkdtemp() + "/small.stgv"
+        >>> encode(model, path, Steps().scaled(4)) < encode(model, path)
+        True
+    """
     whole = stream(model, steps, fps)
     write_atomically(path, whole)
     return len(whole)
@@ -141,9 +153,22 @@ def _unit(group: Group) -> dict[str, bytes]:
 
 
 def decode(path: str | Path, threads: int | None = None) -> Content:
-    """Read a .stgv file, on `threads` cores (None: all). Damaged GoPs are listed in the result.
+    """Read a .stgv file, on `threads` cores (None: all): `model`, `fps`, `steps`, `bytes` of each part of the file, and
+    `damaged`, which names the GoPs that could not be read; their frames are black.
 
-    Raises StgvError when it is missing, foreign, of another version, or its header is damaged."""
+    Raises StgvError when the file is missing, foreign, of another version, or its header is damaged.
+
+    Examples:
+        >>> import tempfile
+        >>> from stgvlib import PAPER, Decoder, VideoModel, decode, encode
+        >>> path = tempfile.mkdtemp() + "/small.stgv"
+        >>> size = encode(VideoModel(PAPER, num_frames=[3, 2], size=(16, 24), count=5), path, fps=30)
+        >>> content = decode(path)
+        >>> content.fps, content.damaged, sum(content.bytes.values()) == size
+        (30.0, {}, True)
+        >>> Decoder(content.model)[4].shape
+        torch.Size([16, 24, 3])
+    """
     path = Path(path)
     try:
         data = path.read_bytes()

@@ -81,10 +81,24 @@ def compress(
     adaptive: bool = True,  # steps differ by Gaussian: `quantize.Steps.lowest`
     progress: Callable[[Progress], None] | None = None,
 ) -> Compressed:
-    """Fine-tune `model` of `video` so that its file has a target size or quality, or else a slope's trade-off.
+    """Fine-tune `model` of `video` so that its file has a target size (`bpp`, bits a pixel) or quality (`psnr`, dB), or
+    without a target minimises MSE + `slope` * bits a pixel. `encode` with the returned steps writes the file.
 
     The result's model is a copy in px parametrisation, on the model's device. Raises StgvError when video and model do
     not match, the loss is not finite, or the size is out of reach.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from stgvlib import STGV, compress, encode, fit, video_of
+        >>> from dataclasses import replace
+        >>> frames = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3), np.uint8)
+        >>> short = replace(STGV, gop_size=4, coarse_steps=4, motion_steps=0, steps=4, gaussians=20)
+        >>> video = video_of(frames)
+        >>> small = compress(video, fit(video, short).model, bpp=12.0, fine_tuning=10)  # the default is 22,000 steps
+        >>> pixels = 4 * 16 * 24
+        >>> 8 * encode(small.model, tempfile.mkdtemp() + "/clip.stgv", small.steps) <= 12 * pixels
+        True
     """
     if (video.num_frames, tuple(video.size)) != (sum(model.num_frames), tuple(model.size)):
         raise StgvError(

@@ -13,7 +13,19 @@ POSITION_BITS, SHAPE_BITS = 3, 4  # that adaptive steps add at most
 
 @dataclass(frozen=True)
 class Steps:
-    """How coarsely each attribute is rounded."""
+    """Quantiser steps of each attribute of a model, for `encode`: a value is rounded to a multiple of its step.
+
+    Raises StgvError for steps out of range.
+
+    Examples:
+        >>> from stgvlib import Steps
+        >>> coarse = Steps().scaled(4)
+        >>> coarse.position, coarse.color, coarse.field_bits  # px, of the brightness range, bits
+        (0.25, 0.015625, 8)
+        >>> Steps(position=0)
+        Traceback (most recent call last):
+        stgvlib.errors.StgvError: the step of position must be from 1e-6 to 1000, got 0
+    """
 
     position: float = 1 / 16  # px
     cholesky: float = 0.02  # of the logarithm of l1 and l3, and of l2 / l3

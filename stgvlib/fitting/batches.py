@@ -29,7 +29,19 @@ from stgvlib.video.video import Video
 
 @dataclass
 class FitResult:
-    """What a fit gives."""
+    """Result of a fit: model, losses, wall times.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stgvlib import STGV, fit, video_of
+        >>> from dataclasses import replace
+        >>> short = replace(STGV, gop_size=2, coarse_steps=4, motion_steps=0, steps=3, gaussians=20)
+        >>> result = fit(video_of(np.zeros((4, 16, 24, 3), np.uint8)), short)
+        >>> {stage: losses.shape for stage, losses in result.losses.items()}  # [steps, GoPs]
+        {'coarse': torch.Size([4, 2]), 'deformation': torch.Size([3, 2])}
+        >>> sorted(result.seconds)
+        ['coarse', 'deformation']
+    """
 
     model: VideoModel | None  # None on all ranks but the first
     coarse: VideoModel | None  # the first fitted GoP as the coarse stage left it; None when all came from `parts`

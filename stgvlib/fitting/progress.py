@@ -13,7 +13,15 @@ from stgvlib.metrics import decibels
 
 @dataclass
 class Progress:
-    """What a progress callback gets."""
+    """State of a fit, which a progress callback gets.
+
+    Examples:
+        >>> from stgvlib import Progress
+        >>> def show(p: Progress) -> None:  # for fit(..., progress=show)
+        ...     print(f"{p.stage}: step {p.done} of {p.total}, {p.psnr:.1f} dB")
+        >>> show(Progress(gops=(0, 4), total_gops=13, stage="coarse", done=200, total=4000, psnr=31.2))
+        coarse: step 200 of 4000, 31.2 dB
+    """
 
     gops: tuple[int, int]  # first, one past the last GoP of this batch
     total_gops: int
@@ -43,7 +51,17 @@ def psnr_over_steps(losses: Tensor, period: int = 1, points: int = 100) -> list[
 
 
 class ProgressBar:
-    """A progress callback for `fit` and `compress`: one tqdm bar over all steps. Use it in a `with` block."""
+    """A progress callback for `fit` and `compress`: one tqdm bar over all steps, on standard error, in a `with` block.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stgvlib import STGV, ProgressBar, fit, video_of
+        >>> from dataclasses import replace
+        >>> short = replace(STGV, gop_size=2, coarse_steps=4, motion_steps=0, steps=3, gaussians=20)
+        >>> video = video_of(np.zeros((2, 16, 24, 3), np.uint8))
+        >>> with ProgressBar("my clip", shown=False) as bar:  # shown=True draws it
+        ...     result = fit(video, short, progress=bar)
+    """
 
     def __init__(self, title: str, shown: bool = True):
         every = 5 if in_notebook() else 0.2

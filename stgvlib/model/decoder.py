@@ -18,9 +18,18 @@ BATCH = 16  # frames of one call when a whole video is decoded on a GPU
 
 class Decoder:
     """`decoder[i]` is frame i of the video, [H, W, 3]; `decoder.frames([...])` several at once, [B, H, W, 3]; iterating
-    gives all frames in order. Float frames are not clamped. The model must not change while it is decoded.
+    gives all frames in order. `scale` renders at another size. Frames are uint8, or float32 in units of the brightness
+    range, not clamped, on the model's device. The model must not change while it is decoded.
 
-    Raises IndexError for a frame that is not there.
+    Raises IndexError for a frame number out of range, ValueError for another dtype.
+
+    Examples:
+        >>> from stgvlib import PAPER, Decoder, VideoModel
+        >>> decoder = Decoder(VideoModel(PAPER, num_frames=[3, 2], size=(16, 24), count=5), scale=2)
+        >>> len(decoder), decoder[4].shape, decoder[4].dtype
+        (5, torch.Size([32, 48, 3]), torch.uint8)
+        >>> decoder.frames(range(3)).shape
+        torch.Size([3, 32, 48, 3])
     """
 
     def __init__(self, model: VideoModel, scale: float = 1.0, dtype: torch.dtype = torch.uint8, batch: int = BATCH):

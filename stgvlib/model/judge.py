@@ -16,10 +16,20 @@ FPS_PROTOCOL = (
 
 
 def judge(model: nn.Module, video: Video, decoder: Callable[..., Decoder] = Decoder) -> dict:
-    """What a model is judged by: PSNR in dB, MS-SSIM, parameters, decoded frames a second.
+    """Quality and cost of a model on its video: `psnr` (dB, mean over frames), `psnr_8bit`, `ms_ssim`, `psnr_frames`,
+    `parameters`, `height`, `width` (px), `decode_fps` and `decode_fps_8bit` (frames a second) and their protocols.
 
     `model` has `size`, `num_frames` and `num_parameters()`; `decoder(model, dtype=...)` gives its frames. Raises
     StgvError where model and video differ in size or length.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stgvlib import PAPER, VideoModel, judge, video_of
+        >>> video = video_of(np.full((2, 16, 24, 3), 255, np.uint8))
+        >>> black = VideoModel(PAPER, num_frames=[2], size=(16, 24), count=5)
+        >>> found = judge(black, video)
+        >>> found["psnr"], found["frames"], found["parameters"] == black.num_parameters()
+        (0.0, 2, True)
     """
     if model.size != video.size or sum(model.num_frames) != video.num_frames:
         got, expected = (video.size, video.num_frames), (model.size, sum(model.num_frames))

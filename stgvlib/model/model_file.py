@@ -13,9 +13,17 @@ from stgvlib.model.video_model import VideoModel
 
 
 def save_model(model: VideoModel, path: str | Path, **extra) -> None:
-    """Write a model as safetensors with its configuration (and `extra`, JSON-able) as metadata; atomic.
+    """Write a model as safetensors with its configuration, and `extra` (JSON), as metadata; `load_model` reads it.
 
-    Raises StgvError when the file cannot be written; whatever lay at `path` is then untouched.
+    Raises StgvError when the file cannot be written; an existing file at `path` is then unchanged.
+
+    Examples:
+        >>> import tempfile
+        >>> from stgvlib import PAPER, VideoModel, load_model, save_model
+        >>> path = tempfile.mkdtemp() + "/small.safetensors"
+        >>> save_model(VideoModel(PAPER, num_frames=[2], size=(16, 24), count=5), path, title="five Gaussians")
+        >>> load_model(path)[1]["title"]
+        'five Gaussians'
     """
     from safetensors.torch import save
 

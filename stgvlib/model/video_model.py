@@ -17,7 +17,22 @@ from stgvlib.ops.splat import splat
 
 
 class VideoModel(nn.Module):
-    """G GoPs of one video: canonical Gaussians, field, and the number of frames of each GoP."""
+    """G GoPs of one video: canonical Gaussians, the field that deforms them, and the number of frames of each GoP.
+
+    Every parameter has a leading GoP axis. Fitted by `fit`, read by `load_model`; a new model is black. `Decoder` gives
+    its frames, `render` one frame of each GoP.
+
+    Examples:
+        >>> import torch
+        >>> from stgvlib import PAPER, VideoModel
+        >>> model = VideoModel(PAPER, num_frames=[3, 2], size=(16, 24), count=5)  # size: height, width in px
+        >>> model.gaussians.mu.shape  # [GoPs, Gaussians, 2]
+        torch.Size([2, 5, 2])
+        >>> model.spans  # first frame, one past the last
+        [(0, 3), (3, 5)]
+        >>> model.render(torch.tensor([2, 0])).shape  # frame 2 of the first GoP, frame 0 of the second
+        torch.Size([2, 16, 24, 3])
+    """
 
     def __init__(
         self,

@@ -28,7 +28,37 @@ def splat(
     rgb: Tensor,  # [G, N, 3], any real value
     size: tuple[int, int],  # height, width
 ) -> Tensor:  # [G, H, W, 3], not clamped
-    """Render a batch of frames. Differentiable in all three tensors. Raises ValueError on wrong shapes."""
+    """Render G frames of N Gaussians each: every frame is the plain sum of its Gaussians (paper, eq. 1-2).
+
+    C(p) = sum_n rgb_n exp(-|L_n^-1 (p - mu_n)|^2 / 2), L = [[l1, 0], [l2, l3]]; weights below 1/255 are left out.
+    Differentiable in all three tensors. float32 runs numba on a CPU and CUDA kernels on a GPU; float64 runs the dense
+    reference.
+
+    Args:
+        mu: [G, N, 2] px, x then y; the centre of pixel (0, 0) lies at (0.5, 0.5).
+        cholesky: [G, N, 3] px, (l1, l2, l3); l1 and l3 below 0.3 px are read as 0.3 px.
+        rgb: [G, N, 3], any real value.
+        size: (height, width) in px.
+
+    Returns:
+        [G, H, W, 3], not clamped; 0 is black, 1 is white.
+
+    Raises ValueError for wrong shapes.
+
+    Examples:
+        >>> import torch
+        >>> from stgvlib import splat
+        >>> mu = torch.tensor([[[2.5, 1.5]]], requires_grad=True)  # the centre of column 2, row 1
+        >>> cholesky = torch.tensor([[[1.0, 0.0, 1.0]]])  # a circle with a standard deviation of 1 px
+        >>> image = splat(mu, cholesky, torch.ones(1, 1, 3), size=(3, 5))
+        >>> image.shape
+        torch.Size([1, 3, 5, 3])
+        >>> [round(value, 3) for value in image[0, 1, :, 0].tolist()]
+        [0.135, 0.607, 1.0, 0.607, 0.135]
+        >>> image[0, 1, 3, 0].backward()
+        >>> [round(value, 3) for value in mu.grad[0, 0].tolist()]  # a px to the right makes this pixel brighter
+        [0.607, 0.0]
+    """
     _check(mu, cholesky, rgb, size)
     kernels = kernels_for(mu)
     if os.environ.get("STGV_BACKEND") == "gsplat":
@@ -50,10 +80,29 @@ def splat_mse(
     frame_index: Tensor,  # int32 [G], the frame of each GoP to compare with
     huber: float | None = None,  # difference, of 0 to 1, beyond which squares go on as their tangents
 ) -> Tensor:  # [G]
-    """Render and compare: sum of weight * (C - target)^2 over 3 H W, the paper's L2 loss, one value a GoP.
+    """Render one frame of each of G GoPs and compare: sum of weight * (C - target)^2 over 3 H W, the paper's L2 loss.
 
-    With `huber` d^2 becomes 2 huber |d| - huber^2 where |d| > huber (Huber 1964), so that few pixels that are far off
-    pull less.
+    With `huber` d^2 becomes 2 huber |d| - huber^2 where |d| > huber (Huber 1964), so that outliers have less influence.
+    Differentiable in mu, cholesky and rgb.
+
+    Args:
+        mu, cholesky, rgb: Gaussians as for `splat`, [G, N, 2] px, [G, N, 3] px, [G, N, 3].
+        frames: uint8 [G, T, H, W, 4], RGB and a loss weight (255: the pixel counts, 0: it does not).
+        frame_index: int32 [G], the frame of each GoP to compare with.
+        huber: difference, from 0 to 1, beyond which the loss is linear; None: all is squared.
+
+    Returns:
+        [G], the mean squared error of each GoP's frame with colours in [0, 1].
+
+    Raises ValueError for wrong shapes and types.
+
+    Examples:
+        >>> import torch
+        >>> from stgvlib import splat_mse
+        >>> white = torch.full((1, 2, 3, 5, 4), 255, dtype=torch.uint8)  # one GoP of two frames of 3x5 px
+        >>> black = torch.tensor([[[2.5, 1.5]]]), torch.tensor([[[1.0, 0.0, 1.0]]]), torch.zeros(1, 1, 3)
+        >>> splat_mse(*black, white, torch.tensor([1], dtype=torch.int32))
+        tensor([1.])
     """
     if frames.dtype != torch.uint8 or frames.dim() != 5 or frames.shape[-1] != 4 or len(frames) != len(mu):
         got = f"{frames.dtype} {tuple(frames.shape)}"

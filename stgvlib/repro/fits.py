@@ -42,10 +42,38 @@ def run(
     show_progress: bool = True,
     make: bool = True,
 ) -> Record:
-    """The record of a named run, or of one of your own: loaded where valid, else fitted. One without data says why.
+    """The record of a run: loaded from results/<profile>/runs where it is valid, else fitted, judged and written.
 
-    The paper profile is not started on a CPU, where it takes days: the record then says so. Raises StgvError for an
-    unknown name, and for a video that cannot be read.
+    Args:
+        what: a name such as "bunny/stgv" (registry.py lists them), or a `Run` of your own, kept below runs/mine.
+        profile_name: smoke, quick or paper; the paper profile does not start on a CPU, where it takes days.
+        device: auto, cpu, cuda or cuda:K.
+        refresh: fit again although the record is valid.
+        seed: of the fit; other seeds than 0 have records of their own.
+        make: False only loads.
+
+    Returns:
+        A record: `record["psnr"]` (dB), `["ms_ssim"]`, `["parameters"]`, `["seconds"]`, ... A record without data is
+        false and has a `reason`. One that other code made is `outdated`.
+
+    Raises StgvError for an unknown name, and for a video that cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from stgvlib import STGV, write_video
+        >>> from stgvlib.repro import Run, run
+        >>> from dataclasses import replace
+        >>> clip = tempfile.mkdtemp()
+        >>> frames = np.random.default_rng(0).integers(0, 256, (2, 64, 80, 3), np.uint8)
+        >>> write_video(clip, frames)
+        2
+        >>> short = replace(STGV, gop_size=2, coarse_steps=100, motion_steps=0, steps=400, gaussians=20)
+        >>> record = run(Run(clip, short, "twenty Gaussians"), "smoke", "cpu", show_progress=False)
+        >>> record["frames"], record["gaussians"], record["dataset"]["size"]  # height, width in px
+        (2, 20, [19, 24])
+        >>> run(Run(clip, short, "other settings"), "quick", "cpu", make=False).reason
+        'not run yet'
     """
     how = How(profile_name, device, refresh, show_progress, make)
     spec, name = (named(what), what) if isinstance(what, str) else (what, own_name(what))
@@ -147,7 +175,14 @@ def systems(
     refresh: bool = False,
     make: bool = True,  # False: only the records that there are
 ) -> dict[str, Record]:
-    """Records of every registered system on one dataset, by their names in the tables."""
+    """Records of every registered system on one dataset, by their labels in the tables; arguments as for `run`.
+
+    Examples:
+        >>> from stgvlib.repro import systems
+        >>> records = systems("bunny", "smoke", "cpu", make=False)  # the default fits what has no record
+        >>> list(records)[:4]
+        ['SIREN', 'NeRV', 'E-NeRV', 'HNeRV']
+    """
     records = {}
     for key, system in SYSTEMS.items():
         name = f"{dataset}/{key}"

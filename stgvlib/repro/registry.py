@@ -18,7 +18,15 @@ from stgvlib.video.datasets import DATASETS
 
 @dataclass(frozen=True)
 class Run:
-    """One configuration, or one system, on one dataset, or on a video of your own."""
+    """One configuration, or one system, on one dataset, or on a video of your own.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from stgvlib import STGV
+        >>> from stgvlib.repro import Run
+        >>> Run("clip.mp4", replace(STGV, gop_size=8), "GoPs of 8 frames").system.key
+        'stgv'
+    """
 
     dataset: str  # one of datasets.DATASETS, or a path that `open_video` takes
     config: Any  # of a registered system, such as a FitConfig; or a System

@@ -25,7 +25,7 @@ UVG_URL = "https://ultravideo.fi/video/{}_1920x1080_120fps_420_8bit_YUV_RAW.7z"
 
 @dataclass(frozen=True)
 class Dataset:
-    """One video of the paper and its protocol."""
+    """One video and its protocol: crop rows, take every `stride`-th frame, then resize."""
 
     name: str
     candidates: tuple[str, ...]  # glob patterns below a data folder, or absolute
@@ -73,7 +73,13 @@ DATASETS = {
 def register_dataset(dataset: Dataset) -> Dataset:
     """Add a dataset of your own to `load_dataset`, to runs and to the comparison of systems; returns it.
 
-    Raises StgvError where the name stands for another dataset.
+    Raises StgvError where the name belongs to another dataset.
+
+    Examples:
+        >>> from stgvlib.video.datasets import DATASETS, Dataset, register_dataset
+        >>> register_dataset(Dataset("mine", candidates=("clips/mine.mp4",), frames=90, gaussians=20_000)).name
+        'mine'
+        >>> del DATASETS["mine"]
     """
     if DATASETS.setdefault(dataset.name, dataset) != dataset:
         raise StgvError(f"dataset {dataset.name!r} is registered already: take another name")
@@ -90,7 +96,17 @@ def find(name: str) -> Path | None:
 
 
 def load_dataset(name: str) -> Video:
-    """A dataset's video under the paper's protocol. Raises StgvError that names the command which fetches it."""
+    """A dataset's video under the paper's protocol (Sec. III): "bunny", "davis/<sequence>" or "uvg/<sequence>".
+
+    Raises StgvError for an unknown name, for an incomplete download, and for a missing file; the last error names the
+    command that fetches it.
+
+    Examples:
+        >>> from stgvlib import load_dataset
+        >>> bunny = load_dataset("bunny")
+        >>> bunny.num_frames, bunny.size  # height, width in px
+        (132, (640, 1280))
+    """
     if name not in DATASETS:
         raise StgvError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     dataset, path = DATASETS[name], find(name)

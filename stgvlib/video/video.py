@@ -20,11 +20,22 @@ HELD, AT_ONCE = 2**31, 16  # bytes of frames that `Video.in_memory` keeps at mos
 
 @dataclass(frozen=True)
 class Video:
-    """A view of a source: rows `crop`, every `stride`-th frame, at most `limit` frames, resized to `resize`.
+    """A view of a source: rows `crop`, every `stride`-th frame, at most `limit` frames, resized to `resize`. Made by
+    `open_video` or `video_of`; `read` decodes frames, iteration decodes one at a time.
 
-    `missing` (bool [T, H, W] of the frames that come out) marks pixels that a fit leaves out of its loss, or that have
-    been filled (inpainting.py): `filling` has their colours. A GoP begins at each of `cuts`, the frames that begin a
-    new scene; None: a fit looks for them (gops.scene_cuts).
+    `missing` (bool [T, H, W] of the output frames) marks pixels that a fit leaves out of its loss, or that have been
+    filled (video/holes.py): `filling` has their colours. Every scene cut, a frame number in `cuts`, starts a new GoP;
+    None: a fit detects scene cuts (video/scenes.py).
+
+    Examples:
+        >>> import numpy as np
+        >>> from stgvlib import video_of
+        >>> video = video_of(np.zeros((10, 36, 64, 3), np.uint8), fps=30)
+        >>> half = video.with_(stride=2, resize=(18, 32))
+        >>> half.num_frames, half.size, half.fps  # size: height, width in px
+        (5, (18, 32), 15.0)
+        >>> half.read(1, 3).shape  # frames 1 and 2, uint8 [T, H, W, 3] RGB
+        (2, 18, 32, 3)
     """
 
     source: "FileSource | YuvSource | FolderSource | ArraySource"
@@ -104,12 +115,39 @@ class Video:
 
 
 def video_of(frames: np.ndarray, fps: float = 25.0) -> Video:
-    """Frames in memory, uint8 [T, H, W, 3], as a video. Raises StgvError for anything else."""
+    """Frames in memory, uint8 [T, H, W, 3] RGB, as a video of `fps` frames a second.
+
+    Raises StgvError for another type or shape.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stgvlib import video_of
+        >>> video_of(np.zeros((4, 16, 24, 3), np.uint8)).num_frames
+        4
+        >>> video_of(np.zeros((4, 3, 16, 24), np.float32))
+        Traceback (most recent call last):
+        stgvlib.errors.StgvError: frames must be uint8 [T, H, W, 3], got float32 (4, 3, 16, 24)
+    """
     return Video(ArraySource(frames, fps))
 
 
 def open_video(path: str | Path) -> Video:
-    """Open a video file, a raw .yuv file or a folder of frames. Raises StgvError that says what is wrong."""
+    """Open a video file, a raw .yuv file (8-bit 4:2:0, its size in its name: clip_1920x1080.yuv), or a folder of PNG or
+    JPEG frames in the order of their names. Frames are decoded when they are read.
+
+    Raises StgvError for a missing, foreign or incomplete file, and for frames of different sizes.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from stgvlib import open_video, write_video
+        >>> folder = tempfile.mkdtemp()
+        >>> write_video(folder, np.zeros((3, 16, 24, 3), np.uint8))
+        3
+        >>> video = open_video(folder)
+        >>> video.num_frames, video.size  # height, width in px
+        (3, (16, 24))
+    """
     path = Path(path)
     if not path.exists():
         raise StgvError(f"{path} does not exist; expected a video file or a folder of PNG or JPEG frames")

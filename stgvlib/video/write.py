@@ -10,10 +10,20 @@ from stgvlib.errors import StgvError
 
 
 def write_video(path: str | Path, frames, fps: float = 25.0) -> int:
-    """Write an iterable of uint8 [H, W, 3] frames as H.264 mp4 (crf 12), as raw y4m (4:4:4) or, where the name
-    has no suffix, as PNGs.
+    """Write an iterable of uint8 [H, W, 3] RGB frames as H.264 mp4 (crf 12), as raw y4m (4:4:4) or, where the name has
+    no suffix, as a folder of PNGs. `fps` is in frames a second.
 
     Returns the number of frames. A file appears only when it is complete. Raises StgvError for another suffix.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from stgvlib import open_video, write_video
+        >>> path = tempfile.mkdtemp() + "/clip.mp4"
+        >>> write_video(path, np.zeros((3, 16, 24, 3), np.uint8), fps=30)
+        3
+        >>> open_video(path).fps
+        30.0
     """
     path = Path(path)
     if path.suffix.lower() in (".mp4", ".y4m"):
