@@ -121,7 +121,7 @@ def documents(check: bool = False) -> int | None:
     """
     from stgvlib.repro import documents
 
-    return documents.main(["--check"] if check else [])
+    return documents.main(check)
 
 
 def main(arguments: list[str] | None = None) -> None:
