@@ -60,6 +60,7 @@ case $mode in
   test)
     ruff format --check .
     ruff check .
+    python -m stgvlib.repro documents --check
     python -m pytest -q
     python -m pytest -q --nbval-lax --nbval-cell-timeout=900 notebooks
     ;;

@@ -32,7 +32,7 @@ from stgvlib.errors import StgvError
 from stgvlib.files import repository
 
 DOCUMENTS = ("README.md", "data/README.md", "docs/*.md")
-REFERENCE = re.compile(r"[\w*/-]+(?:\.csv|\.seed\d)?:(?:[\w.-]|,_|:|%)+")
+REFERENCE = re.compile(r"[\w*][\w*/-]*(?:\.csv|\.seed\d)?:(?:[\w.-]|,_|:|%)+")
 NUMBER = re.compile(r"(<!--\{\{(.+?)\}\}-->)(.*?)(<!--/-->)")
 TABLE = re.compile(r"^( *)<!--table(.*?)-->\n.*?^ *<!--/table-->$", re.S | re.M)
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
@@ -80,9 +80,12 @@ def fill(text: str, name: str = "text") -> str:
         return f"{indent}<!--table{template}-->\n{body}\n{indent}<!--/table-->"
 
     def number(match: re.Match) -> str:
+        if not text[text.rfind("\n", 0, match.start()) + 1 : match.start()].strip():
+            raise StgvError(f"{name}: {match[1]} begins a line, which Markdown takes for a block: put a word before it")
         return match[1] + located(match, lambda: value(match[2])) + match[4]
 
-    return NUMBER.sub(number, TABLE.sub(table, text))
+    text = TABLE.sub(table, text)
+    return NUMBER.sub(number, text)
 
 
 def value(expression: str, empty: bool = False) -> str:

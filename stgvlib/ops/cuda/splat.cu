@@ -67,8 +67,8 @@ __device__ __forceinline__ void bin(float x, float y, float a1, float a3, float 
 }
 
 // shape[g, n] = x, y, a1, a3;  paint[g, n] = k, r, g, b;  z1 = a1 dx, z2 = a3 dy - k dx
-// gops [G] or null: whose Cholesky vectors batch entry g takes; l1 and l3 are raised by `offset`. A Gaussian that is not
-// finite is left out, so that a GoP that diverged does not slow the others down.
+// gops [G] or null: whose Cholesky vectors batch entry g takes; l1 and l3 are raised by `offset`. A Gaussian that is
+// not finite is left out, so that a GoP that diverged does not slow the others down.
 extern "C" __global__ void __launch_bounds__(256) project_bin(
     const float* __restrict__ mu, const float* __restrict__ cholesky, const float* __restrict__ rgb,
     const int* __restrict__ gops, float4* __restrict__ shape, float4* __restrict__ paint, short4* __restrict__ boxes,
@@ -82,7 +82,8 @@ extern "C" __global__ void __launch_bounds__(256) project_bin(
     x = mu[2 * o]; y = mu[2 * o + 1];
     float l1 = fmaxf(cholesky[3 * q] + offset, MIN_SCALE), l2 = cholesky[3 * q + 1];
     float l3 = fmaxf(cholesky[3 * q + 2] + offset, MIN_SCALE);
-    a1 = U / l1; a3 = U / l3; k = a3 * l2 / l1;
+    a1 = U / l1; a3 = U / l3;
+    k = a3 * l2 / l1;
     shape[o] = make_float4(x, y, a1, a3);
     paint[o] = make_float4(k, rgb[3 * o], rgb[3 * o + 1], rgb[3 * o + 2]);
 
@@ -117,10 +118,18 @@ extern "C" __global__ void __launch_bounds__(256) project_bin(
 }
 
 // 255 v, rounded to even as torch.round does, within [0, 255]
-__device__ __forceinline__ unsigned char eight_bits(float v) { return (unsigned char)__float2int_rn(255.f * fminf(fmaxf(v, 0.f), 1.f)); }
+__device__ __forceinline__ unsigned char eight_bits(float v) {
+  return (unsigned char)__float2int_rn(255.f * fminf(fmaxf(v, 0.f), 1.f));
+}
 
 // v, but no further from zero than `most`; NaN stays NaN
 __device__ __forceinline__ float within(float v, float most) { return v > most ? most : v < -most ? -most : v; }
+
+__device__ __forceinline__ void add(float3& sum, float weight, float r, float g, float b) {
+  sum.x = fmaf(weight, r, sum.x);
+  sum.y = fmaf(weight, g, sum.y);
+  sum.z = fmaf(weight, b, sum.z);
+}
 
 // What the forward pass leaves.
 #define IMAGE 0
@@ -130,10 +139,10 @@ __device__ __forceinline__ float within(float v, float most) { return v > most ?
 template <int WRITES>
 __device__ __forceinline__ void forward(
     const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
-    const int* __restrict__ counts, const int* __restrict__ lists, void* __restrict__ image,
-    const uchar4* __restrict__ frames, const int* __restrict__ frame_index, uint2* __restrict__ residual,
-    float* __restrict__ loss, int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames,
-    float huber) {
+    const int* __restrict__ counts, const int* __restrict__ lists, int n, int width, int height, int tiles_x,
+    int tiles_y, int capacity, void* __restrict__ image, const uchar4* __restrict__ frames = 0,
+    const int* __restrict__ frame_index = 0, uint2* __restrict__ residual = 0, float* __restrict__ loss = 0,
+    int num_frames = 0, float huber = 0) {
   __shared__ float4 first[THREADS], second[THREADS];
   __shared__ unsigned char quadrants[THREADS];
   int g = blockIdx.z, tile = (g * tiles_y + blockIdx.y) * tiles_x + blockIdx.x;
@@ -141,7 +150,7 @@ __device__ __forceinline__ void forward(
   int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
   int lx = (warp & 1) * 8 + (lane & 7), ly = (warp >> 1) * 8 + (lane >> 3);
   float fx = lx + 0.5f, fy = ly + 0.5f;
-  float r0 = 0, g0 = 0, b0 = 0, r1 = 0, g1 = 0, b1 = 0;
+  float3 sums[2] = {};
   int count = counts[tile];
   bool listed = count <= capacity;
   if (!listed) count = n;
@@ -174,8 +183,8 @@ __device__ __forceinline__ void forward(
         float ea = exp2_fast(-da), eb = exp2_fast(-db);
         ea = da <= CUT ? ea : 0.f;
         eb = db <= CUT ? eb : 0.f;
-        r0 = fmaf(ea, p.y, r0); g0 = fmaf(ea, p.z, g0); b0 = fmaf(ea, p.w, b0);
-        r1 = fmaf(eb, p.y, r1); g1 = fmaf(eb, p.z, g1); b1 = fmaf(eb, p.w, b1);
+        add(sums[0], ea, p.y, p.z, p.w);
+        add(sums[1], eb, p.y, p.z, p.w);
       }
     }
     __syncthreads();
@@ -184,54 +193,53 @@ __device__ __forceinline__ void forward(
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     int px = left + lx, py = top + ly + 4 * half;
-    float r = half ? r1 : r0, gg = half ? g1 : g0, b = half ? b1 : b0;
+    float3 v = sums[half];
     if (px < width && py < height) {
       long long o = ((long long)g * height + py) * width + px;
       if (WRITES == MSE) {
         long long f = (((long long)g * num_frames + frame_index[g]) * height + py) * width + px;
         uchar4 target = frames[f];
         float weight = target.w * (1 / 255.f);
-        r -= target.x * (1 / 255.f); gg -= target.y * (1 / 255.f); b -= target.z * (1 / 255.f);
-        float hr = within(r, huber), hg = within(gg, huber), hb = within(b, huber);
+        float r = v.x - target.x * (1 / 255.f), hr = within(r, huber);
+        float gg = v.y - target.y * (1 / 255.f), hg = within(gg, huber);
+        float b = v.z - target.z * (1 / 255.f), hb = within(b, huber);
         sum += weight * (hr * (2 * r - hr) + hg * (2 * gg - hg) + hb * (2 * b - hb));
         residual[o] = make_uint2(pack(weight * hr, weight * hg), pack(weight * hb, 0.f));
       } else if (WRITES == BYTES) {
-        unsigned char* out = (unsigned char*)image + 3 * o;
-        out[0] = eight_bits(r); out[1] = eight_bits(gg); out[2] = eight_bits(b);
+        ((uchar3*)image)[o] = make_uchar3(eight_bits(v.x), eight_bits(v.y), eight_bits(v.z));
       } else {
-        float* out = (float*)image + 3 * o;
-        out[0] = r; out[1] = gg; out[2] = b;
+        ((float3*)image)[o] = v;
       }
     }
   }
   if (WRITES == MSE) {
-    __shared__ float sums[THREADS / 32];
+    __shared__ float parts[THREADS / 32];
     for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(FULL, sum, d);
-    if (lane == 0) sums[warp] = sum;
+    if (lane == 0) parts[warp] = sum;
     __syncthreads();
-    if (tid == 0) loss[tile] = sums[0] + sums[1] + sums[2] + sums[3];
+    if (tid == 0) loss[tile] = parts[0] + parts[1] + parts[2] + parts[3];
   }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) splat_forward(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists, float* image,
     int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
-  forward<IMAGE>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0, 0);
+  forward<IMAGE>(shape, paint, boxes, counts, lists, n, width, height, tiles_x, tiles_y, capacity, image);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) splat_bytes(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists,
     unsigned char* image, int n, int width, int height, int tiles_x, int tiles_y, int capacity) {
-  forward<BYTES>(shape, paint, boxes, counts, lists, image, 0, 0, 0, 0, n, width, height, tiles_x, tiles_y, capacity, 0, 0);
+  forward<BYTES>(shape, paint, boxes, counts, lists, n, width, height, tiles_x, tiles_y, capacity, image);
 }
 
-// frames [G, T, H, W] uchar4; frame_index [G]; residual [G, H, W]; loss [G, tiles]: squares, beyond `huber` linear
+// frames [G, T, H, W] uchar4, frame_index [G], residual [G, H, W], loss [G, tiles]: squares, beyond `huber` linear
 extern "C" __global__ void __launch_bounds__(THREADS) splat_mse_forward(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists,
     const uchar4* frames, const int* frame_index, uint2* residual, float* loss,
     int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames, float huber) {
-  forward<MSE>(shape, paint, boxes, counts, lists, 0, frames, frame_index, residual, loss, n, width, height, tiles_x,
-                tiles_y, capacity, num_frames, huber);
+  forward<MSE>(shape, paint, boxes, counts, lists, n, width, height, tiles_x, tiles_y, capacity, 0, frames,
+               frame_index, residual, loss, num_frames, huber);
 }
 
 // partial [G, tiles] -> losses [step, G], each times factor
@@ -265,22 +273,25 @@ __device__ __forceinline__ float reduce8(float v[8], int lane) {
   return __shfl_sync(FULL, s, (lane & 7) << 2);  // the sum of value v lies in lanes 4v .. 4v + 3
 }
 
-// The gradients of Gaussian i of GoP g, by one warp or by the eight of a block (WARPS).
-// image_grad: [G, H, W] fp16 x 4 (HALF) or [G, H, W, 3] float. Outputs are multiplied by factor, and by scale [G] if not
-// null.
+// The gradients of Gaussian i of a GoP, by one warp, which leaves a wide one alone, or by the eight of a block (WARPS).
+// image_grad: [G, H, W] fp16 x 4 (HALF) or [G, H, W, 3] float. Outputs are multiplied by factor, and by scale [G] if
+// not null.
 template <bool HALF, int WARPS>
 __device__ __forceinline__ void gather(
-    int i, int g, const float4* __restrict__ shape, const float4* __restrict__ paint, short4 box,
+    int i, const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
     const float* __restrict__ cholesky, const void* __restrict__ image_grad, const float* __restrict__ scale,
     float factor, float* __restrict__ d_mu, float* __restrict__ d_cholesky, float* __restrict__ d_rgb,
     int n, int width, int height, float offset) {
-  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = blockIdx.y;
+  if (WARPS == 1 && i >= n) return;
   long long o = (long long)g * n + i;
+  short4 box = boxes[o];
+  if (WARPS == 1 && is_wide(box)) return;
   float4 s = shape[o], p = paint[o];
   const uint2* half4 = (const uint2*)image_grad + (long long)g * height * width;
-  const float* float3s = (const float*)image_grad + 3LL * g * height * width;
-  float ar = 0, ag = 0, ab = 0, s1 = 0, s2 = 0, s11 = 0, s12 = 0, s22 = 0;
-  float inv_a3 = 1.f / s.w;
+  const float3* float3s = (const float3*)image_grad + (long long)g * height * width;
+  float3 color = {};
+  float s1 = 0, s2 = 0, s11 = 0, s12 = 0, s22 = 0, inv_a3 = 1.f / s.w;
   for (int xc = (box.x & ~3) + (WARPS == 8 ? 8 * warp : 0); xc <= box.z; xc += 8 * WARPS) {
     int x = xc + (lane & 7);
     float dx = x + 0.5f - s.x, z1 = s.z * dx, z1z1 = z1 * z1, t = p.x * dx;
@@ -288,7 +299,8 @@ __device__ __forceinline__ void gather(
     float room = CUT * 1.0001f - z1z1;
     bool inside = room >= 0.f && x >= box.x && x <= box.z;
     float reach = sqrtf(fmaxf(room, 0.f));
-    float low = inside ? s.y - 0.5f + (t - reach) * inv_a3 : 3e4f, high = inside ? s.y - 0.5f + (t + reach) * inv_a3 : -3e4f;
+    float low = inside ? s.y - 0.5f + (t - reach) * inv_a3 : 3e4f;
+    float high = inside ? s.y - 0.5f + (t + reach) * inv_a3 : -3e4f;
 #pragma unroll
     for (int d = 4; d; d >>= 1) {
       low = fminf(low, __shfl_xor_sync(FULL, low, d));
@@ -297,30 +309,27 @@ __device__ __forceinline__ void gather(
     int y0 = max((int)box.y, (int)ceilf(low - 1e-3f)), y1 = min((int)box.w, (int)floorf(high + 1e-3f));
     float w0 = 0, w2 = 0, w22 = 0;
     for (int y = y0 + (lane >> 3); y <= y1; y += 4) {
-      float dr, dg, db;
-      if (inside) {
-        if (HALF) {
-          uint2 raw = half4[y * width + x];
-          float2 a = unpack(raw.x), b = unpack(raw.y);
-          dr = a.x; dg = a.y; db = b.x;
-        } else {
-          const float* q = float3s + 3LL * (y * width + x);
-          dr = q[0]; dg = q[1]; db = q[2];
-        }
-      } else {
-        dr = dg = db = 0.f;
+      float3 d = {};
+      if (inside && HALF) {
+        uint2 raw = half4[y * width + x];
+        float2 a = unpack(raw.x), b = unpack(raw.y);
+        d = make_float3(a.x, a.y, b.x);
+      } else if (inside) {
+        d = float3s[y * width + x];
       }
       float z2 = fmaf(s.w, y + 0.5f - s.y, -t), d2 = fmaf(z2, z2, z1z1);
       float e = exp2_fast(-d2);
       e = d2 <= CUT ? e : 0.f;
-      ar = fmaf(e, dr, ar); ag = fmaf(e, dg, ag); ab = fmaf(e, db, ab);
-      float w = e * fmaf(dr, p.y, fmaf(dg, p.z, db * p.w)), wz = w * z2;
-      w0 += w; w2 += wz; w22 = fmaf(wz, z2, w22);
+      add(color, e, d.x, d.y, d.z);
+      float w = e * fmaf(d.x, p.y, fmaf(d.y, p.z, d.z * p.w)), wz = w * z2;
+      w0 += w; w2 += wz;
+      w22 = fmaf(wz, z2, w22);
     }
-    s1 = fmaf(z1, w0, s1); s2 += w2;
-    s11 = fmaf(z1z1, w0, s11); s12 = fmaf(z1, w2, s12); s22 += w22;
+    s1 = fmaf(z1, w0, s1); s11 = fmaf(z1z1, w0, s11);
+    s2 += w2; s12 = fmaf(z1, w2, s12);
+    s22 += w22;
   }
-  float v[8] = {ar, ag, ab, s1, s2, s11, s12, s22};
+  float v[8] = {color.x, color.y, color.z, s1, s2, s11, s12, s22};
   float total = reduce8(v, lane);
   if (WARPS == 8) {
     __shared__ float sums[8][8];
@@ -334,7 +343,8 @@ __device__ __forceinline__ void gather(
   total *= (scale ? scale[g] * factor : factor);
   // dsigma/dmu and dsigma/dL in whitened moments; z carries U once, so first moments U^2 and second moments U^3.
   s1 = __shfl_sync(FULL, total, 3); s2 = __shfl_sync(FULL, total, 4);
-  s11 = __shfl_sync(FULL, total, 5); s12 = __shfl_sync(FULL, total, 6); s22 = __shfl_sync(FULL, total, 7);
+  s11 = __shfl_sync(FULL, total, 5); s12 = __shfl_sync(FULL, total, 6);
+  s22 = __shfl_sync(FULL, total, 7);
   const float u2 = 1.f / (U * U), u3 = u2 / U;
   if (lane < 3) {
     d_rgb[3 * o + lane] = total;
@@ -345,48 +355,34 @@ __device__ __forceinline__ void gather(
   }
 }
 
+#define GIVEN shape, paint, boxes, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset
+
 extern "C" __global__ void __launch_bounds__(256, 4) splat_backward(
     const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
     const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
     const int* wide_counts, int n, int width, int height, float offset) {
-  int i = blockIdx.x * 8 + (threadIdx.x >> 5), g = blockIdx.y;
-  if (i >= n) return;
-  short4 box = boxes[(long long)g * n + i];
-  if (!is_wide(box))
-    gather<false, 1>(i, g, shape, paint, box, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
+  gather<false, 1>(blockIdx.x * 8 + (threadIdx.x >> 5), GIVEN);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4) splat_backward_wide(
     const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
     const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
     const int* wide_counts, int n, int width, int height, float offset) {
-  int g = blockIdx.y;
-  for (int j = blockIdx.x; j < wide_counts[g]; j += gridDim.x) {
-    int i = wide[(long long)g * n + j];
-    short4 box = boxes[(long long)g * n + i];
-    gather<false, 8>(i, g, shape, paint, box, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
-  }
+  for (int j = blockIdx.x; j < wide_counts[blockIdx.y]; j += gridDim.x)
+    gather<false, 8>(wide[(long long)blockIdx.y * n + j], GIVEN);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4) splat_mse_backward(
     const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* image_grad,
     const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
     const int* wide_counts, int n, int width, int height, float offset) {
-  int i = blockIdx.x * 8 + (threadIdx.x >> 5), g = blockIdx.y;
-  if (i >= n) return;
-  short4 box = boxes[(long long)g * n + i];
-  if (!is_wide(box))
-    gather<true, 1>(i, g, shape, paint, box, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
+  gather<true, 1>(blockIdx.x * 8 + (threadIdx.x >> 5), GIVEN);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4) splat_mse_backward_wide(
     const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* image_grad,
     const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
     const int* wide_counts, int n, int width, int height, float offset) {
-  int g = blockIdx.y;
-  for (int j = blockIdx.x; j < wide_counts[g]; j += gridDim.x) {
-    int i = wide[(long long)g * n + j];
-    short4 box = boxes[(long long)g * n + i];
-    gather<true, 8>(i, g, shape, paint, box, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset);
-  }
+  for (int j = blockIdx.x; j < wide_counts[blockIdx.y]; j += gridDim.x)
+    gather<true, 8>(wide[(long long)blockIdx.y * n + j], GIVEN);
 }
