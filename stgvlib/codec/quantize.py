@@ -1,4 +1,4 @@
-"""A GoP as integers and back: what a .stgv file holds of it, before entropy coding (docs/FORMAT.md, "A group").
+"""A GoP as integers and back: what a .stgv file holds of it, before entropy coding (docs/FORMAT.md, "A GoP").
 
 Positions lie on a grid, and Gaussians are put in Z-order of it: their order means nothing in a sum, so only the gaps
 have to be sent. l1 and l3 are rounded in their logarithm and l2 relative to l3: a Gaussian's shape then has an error

@@ -7,7 +7,7 @@ rate's follows from the entropy model: symbols of one kind with mean distance b 
 log2(1 + 2 e b) bits each: a Laplace distribution's entropy where steps are small, zero where they are large. Adaptive
 steps (quantize.py) differ by Gaussian, and what shape and colour cost besides by making them finer is in the gradient.
 
-`rounded` and `derivatives` say it in torch, which a CPU runs; a GPU runs cuda/rate.cu but for Gaussians that move on
+`rounded` and `derivatives` say it in torch, which a CPU runs; a GPU runs rate_cuda.py but for Gaussians that move on
 their own.
 """
 

@@ -1,6 +1,6 @@
 """The deformation field (paper, eq. 6-8): encodings and an MLP, with parameters of its own for each GoP.
 
-CUDA kernels run it where they know it (cuda/field.py); elsewhere what is here does, on a GPU with products in bfloat16.
+CUDA kernels run it where they know it (field_cuda.py); elsewhere what is here does, on a GPU with products in bfloat16.
 """
 
 import math

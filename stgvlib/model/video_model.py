@@ -53,7 +53,7 @@ class VideoModel(nn.Module):
     def deform(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(mu', cholesky', rgb') at times t [G]: eq. 9. The shape stays, but with `deform_shape`.
 
-        On a GPU without gradients this runs the fused kernels; training has its own step (cuda/step.py).
+        On a GPU without gradients this runs the fused kernels; training has its own step (fitting/stage_cuda.py).
         """
         if kernels_for(self.gaussians.mu) == "cuda" and not torch.is_grad_enabled():
             from stgvlib.model.field_cuda import FusedField, supported

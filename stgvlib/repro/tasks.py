@@ -186,7 +186,7 @@ def _fitted(task: Task, system: System, model: nn.Module, spoiled: Spoiled) -> t
 
 
 def _frames(task: Task, spec: Run, to: Profile, found: dict | None) -> tuple[Video | None, dict | None, str]:
-    """As experiments.frames_of; super-resolution takes the frames as large as they lie there."""
+    """As fits.frames_of; super-resolution takes the frames as large as they lie there."""
     if task.kind != "scale" or not spec.dataset.startswith("davis"):
         return frames_of(spec, to, found)
     path = datasets.find(spec.dataset)
