@@ -70,7 +70,7 @@ class FitConfig:
     keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
     coarse_steps: int = 10_000
     steps: int = 60_000  # with gop_size="auto": for GoPs of 16 frames; shorter ones take fewer in proportion
-    motion_steps: int = 0  # between the stages, in which the field learns to follow optical flow (fitting/motion.py) [ours]
+    motion_steps: int = 0  # between the stages, in which the field learns to follow optical flow (motion.py) [ours]
     motion_parts: int = 1  # of the Gaussians, which these steps take in turn [ours]
     order: Literal["cyclic", "golden"] = "cyclic"  # of a GoP's frames [code]; or in golden-ratio strides [ours]
     parametrization: Literal["tanh", "pixel"] = "tanh"  # mu = tanh(p), Cholesky = p + (0.5, 0, 0.5) [code]; or px

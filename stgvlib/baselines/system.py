@@ -82,7 +82,7 @@ def register(system: System) -> System:
         raise StgvError(f"system {name!r} lacks {', '.join(lacking)}: see stgvlib.baselines.System")
     if lacking := [method for method in METHODS if not callable(getattr(system, method, None))]:
         raise StgvError(f"system {name!r} lacks the method {', '.join(lacking)}: see stgvlib.baselines.System")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", system.key):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", str(system.key)):
         raise StgvError(f"a system's key must be small letters, digits and underscores, got {system.key!r}")
     for other in SYSTEMS.values():
         if other.key == system.key or other.label == system.label:

@@ -1,7 +1,7 @@
 """A training step on CUDA as launches alone: no autograd, no host, gradients written where the optimiser reads.
 
 About a dozen kernels a step for the whole batch of GoPs: MLP bias and blended tables, encoding, MLP, binning, splat,
-loss and image gradient, splat backward, MLP backward and its sums, encoding backward, optimiser. `train.run_stage`
+loss and image gradient, splat backward, MLP backward and its sums, encoding backward, optimiser. `stage.Stage`
 captures it in a CUDA graph.
 """
 

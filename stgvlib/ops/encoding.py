@@ -1,6 +1,6 @@
 """Encodings of a Gaussian's position and time: multiresolution hash, positional, planes (paper, Sec. II-B).
 
-On a GPU, trainer and decoder encode inside the fused field (cuda/field.py); calling an encoding there runs torch.
+On a GPU, trainer and decoder encode inside the fused field (model/field_cuda.py); calling an encoding there runs torch.
 
 The hash grid has tiny-cuda-nn's layout: level l has scale base * growth^l - 1 and a grid of ceil(scale) + 1 points an
 axis, positions are x * scale + 0.5, a level with fewer grid points than the table is stored densely, sizes are rounded

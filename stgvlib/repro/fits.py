@@ -120,9 +120,11 @@ def run(
 
 
 def own_name(spec: Run) -> str:
-    """Where the record of a run of your own lies: mine/<video>/<system>_<hash of its settings>."""
+    """Where the record of a run of your own lies: mine/<video>/<system>_<hash of its settings and its video's path>."""
     config = spec.system.config
     settings = {"config": changes(config) if is_dataclass(config) else repr(config), "frames": spec.frames}
+    if spec.dataset not in datasets.DATASETS:
+        settings["video"] = str(Path(spec.dataset).resolve())
     return f"mine/{Path(spec.dataset).stem}/{spec.system.key}_{record_hash(settings)[:6]}"
 
 
