@@ -150,7 +150,7 @@ __device__ __forceinline__ void forward(
   int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
   int lx = (warp & 1) * 8 + (lane & 7), ly = (warp >> 1) * 8 + (lane >> 3);
   float fx = lx + 0.5f, fy = ly + 0.5f;
-  float3 sums[2] = {};
+  float3 upper = {}, lower = {};  // four rows below
   int count = counts[tile];
   bool listed = count <= capacity;
   if (!listed) count = n;
@@ -183,8 +183,8 @@ __device__ __forceinline__ void forward(
         float ea = exp2_fast(-da), eb = exp2_fast(-db);
         ea = da <= CUT ? ea : 0.f;
         eb = db <= CUT ? eb : 0.f;
-        add(sums[0], ea, p.y, p.z, p.w);
-        add(sums[1], eb, p.y, p.z, p.w);
+        add(upper, ea, p.y, p.z, p.w);
+        add(lower, eb, p.y, p.z, p.w);
       }
     }
     __syncthreads();
@@ -193,7 +193,7 @@ __device__ __forceinline__ void forward(
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     int px = left + lx, py = top + ly + 4 * half;
-    float3 v = sums[half];
+    float3 v = half ? lower : upper;
     if (px < width && py < height) {
       long long o = ((long long)g * height + py) * width + px;
       if (WRITES == MSE) {
@@ -278,7 +278,7 @@ __device__ __forceinline__ float reduce8(float v[8], int lane) {
 // not null.
 template <bool HALF, int WARPS>
 __device__ __forceinline__ void gather(
-    int i, const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* __restrict__ boxes,
+    int i, const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* boxes,
     const float* __restrict__ cholesky, const void* __restrict__ image_grad, const float* __restrict__ scale,
     float factor, float* __restrict__ d_mu, float* __restrict__ d_cholesky, float* __restrict__ d_rgb,
     int n, int width, int height, float offset) {
