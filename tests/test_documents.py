@@ -58,6 +58,8 @@ def test_a_changed_record_is_noticed_and_filled(checkout, capsys):
         ("x/a:points.0.bytes / 1e6 | .2f", "1.50"),
         ("mean(x/a:psnr, x/a.seed1:psnr)", "30.54"),
         ("max(x/*:psnr) | .0f", "31"),
+        ("max(x/*:psnr - x/a:psnr) | .1f", "1.0"),
+        ("mean(x/a:points.*.bytes * 2) / 1e6 | .1f", "2.0"),
         ("round(x/a:points.1.bytes, -3) | ,.0f", "500,000"),
     ],
 )

@@ -10,9 +10,10 @@ A table:    <!--table                                   (its template, then what
             <!--/table-->
 Or `<!--table file=levers-->` for results/paper/tables/levers.md, `<!--table step-->` for that of profile_step.py.
 
-A reference is a record below results/paper/runs and a path into it, `*` for every record that fits, or a cell of a
-table: bunny/rate_stgv:points.2.bytes, davis/*/stgv:psnr, bd_rates.csv:ROW:COLUMN with _ for spaces. Around references
-stand + - * / ( ) and mean, min, max, abs, round. In a table a value without a record is empty.
+A reference is a record below results/paper/runs and a path into it, or a cell of a table, with _ for spaces:
+bunny/rate_stgv:points.2.bytes, bd_rates.csv:ROW:COLUMN. `*` stands for every record that fits, or every item of a list:
+davis/*/stgv:psnr, bunny/rate_stgv:points.*.psnr. Around references stand + - * / ( ), item by item where there are
+several, and mean, min, max, abs, round. In a table a value without a record is empty.
 """
 
 import ast
@@ -28,11 +29,13 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from stgvlib.errors import StgvError
 from stgvlib.files import repository
 
 DOCUMENTS = ("README.md", "data/README.md", "docs/*.md")
-REFERENCE = re.compile(r"[\w*][\w*/-]*(?:\.csv|\.seed\d)?:(?:[\w.-]|,_|:|%)+")
+REFERENCE = re.compile(r"[\w*][\w*/-]*(?:\.csv|\.seed\d)?:(?:[\w.-]|(?<=\.)\*|,_|:|%)+")
 NUMBER = re.compile(r"(<!--\{\{(.+?)\}\}-->)(.*?)(<!--/-->)")
 TABLE = re.compile(r"^( *)<!--table(.*?)-->\n.*?^ *<!--/table-->$", re.S | re.M)
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
@@ -109,7 +112,7 @@ def value(expression: str, empty: bool = False) -> str:
 
 
 def lookup(reference: str):
-    """What a reference stands for: a number or text, or with `*` a list."""
+    """What a reference stands for: a number or text, or with `*` an array."""
     path, _, keys = reference.partition(":")
     if path.endswith(".csv"):
         return _cell(path, *keys.replace("_", " ").split(":"))
@@ -119,14 +122,20 @@ def lookup(reference: str):
         raise NoRecord(f"{reference} names no record below results/paper/runs")
     values = []
     for file in files:
-        here = _read(file)
-        for key in keys.split("."):
-            try:
-                here = here[int(key) if isinstance(here, list) else key]
-            except (KeyError, IndexError, ValueError, TypeError) as error:
-                raise NoRecord(f"{reference}: {file.stem}.json has no {keys}") from error
-        values.append(here)
-    return values if "*" in path else values[0]
+        try:
+            values += _items(_read(file), keys.split("."))
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise NoRecord(f"{reference}: {file.stem}.json has no {keys}") from error
+    return np.array(values) if "*" in reference else values[0]
+
+
+def _items(value, keys: list[str]) -> list:
+    """The value below a path of keys; of a list a key `*` takes every item."""
+    if not keys:
+        return [value]
+    if keys[0] == "*":
+        return [item for part in value for item in _items(part, keys[1:])]
+    return _items(value[int(keys[0]) if isinstance(value, list) else keys[0]], keys[1:])
 
 
 @lru_cache
