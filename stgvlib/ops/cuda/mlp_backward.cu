@@ -1,7 +1,8 @@
 // The field's MLP, backward: from gradients of deformed Gaussians to those of features and weights.
 //
-// mlp_backward  one block takes 128 rows at a time: activations again (cheaper than reading them), back to the features,
-//               and the products that are the weights' gradients, whose sums stay in registers until the block is done.
+// mlp_backward  one block takes 128 rows at a time: activations again (cheaper than reading them), back to the
+//               features, and the products that are the weights' gradients, whose sums stay in registers until the
+//               block is done.
 // mlp_reduce    adds up the blocks' sums: no atomics, so the weights' gradients are deterministic.
 // Gradients are multiplied by `scale` on the way in and divided by it on the way out, for fp16's range.
 // A row: 150 k operations, 160 bytes in, 128 out.
@@ -54,6 +55,183 @@ __device__ __forceinline__ void add_columns(float2* sums, const half_t* matrix) 
   sums[threadIdx.x] = sum;
 }
 
+// A warp's place in a block, and where things are in shared memory.
+struct Block {
+  int lane, warp, r, c, part, place;  // rows place, place + 8 of stage `part` are this lane's
+  half_t *left, *right, *grads;       // factors of the products, a stage at a time
+  float2* columns;                    // sums of the biases: [2][256], then [256] of the heads
+  float4* sum_heads;                  // this lane's sums of the heads' weights
+  unsigned left_at, right_at, grads_at;
+};
+
+// Gradients of the outputs of rows `row`, `row` + 8, times scale, 0 from row n on; adds them to those of the biases.
+__device__ __forceinline__ void load_gradients(
+    unsigned (&out)[2], const Block& b, const float* grad_mu, const float* grad_cholesky, const float* grad_rgb, int n,
+    int g, int row, float scale_x, float scale_y, float scale_shape, float scale) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float u = 0.f, v = 0.f;
+    if (row + 8 * half < n) {
+      unsigned o = g * n + row + 8 * half;
+      if (b.c == 0) {
+        u = grad_mu[2 * o] * scale_x;
+        v = grad_mu[2 * o + 1] * scale_y;
+      } else if (b.c == 1) {
+        u = grad_rgb[3 * o];
+        v = grad_rgb[3 * o + 1];
+      } else {
+        if (b.c == 2) u = grad_rgb[3 * o + 2];
+        if (grad_cholesky) {
+          if (b.c == 3) u = grad_cholesky[3 * o + 1] * scale_shape;
+          v = grad_cholesky[3 * o + (b.c == 2 ? 0 : 2)] * scale_shape;
+        }
+      }
+    }
+    out[half] = pack_clamped(u * scale, v * scale);
+    float2 rounded = unpack(out[half]), sum = b.columns[512 + threadIdx.x];
+    b.columns[512 + threadIdx.x] = make_float2(sum.x + rounded.x, sum.y + rounded.y);
+  }
+}
+
+// The heads' weights: right^T grads, 16 rows of it a warp.
+__device__ __forceinline__ void add_heads(const Block& b, const unsigned (&h2)[8][4], const unsigned (&out)[2]) {
+  for (int s = 0; s < ROWS / STAGE; s++) {
+    if (s == b.part) {
+      store_rows(b.right, h2, b.place, b.c);
+      ((unsigned*)b.grads)[b.place * 4 + b.c] = out[0];
+      ((unsigned*)b.grads)[(b.place + 8) * 4 + b.c] = out[1];
+    }
+    __syncthreads();
+    float4 before = *b.sum_heads;
+    float acc[4] = {before.x, before.y, before.z, before.w};
+#pragma unroll 1
+    for (int k = 0; k < STAGE / 16; k++) {
+      unsigned u[4], v[2];
+      load4t(u, b.right_at + 32 * k * PITCH + 32 * b.warp + back(b.lane));
+      load2t(v, b.grads_at + 32 * k * OUT);
+      mma(acc, u, v[0], v[1]);
+    }
+    *b.sum_heads = make_float4(acc[0], acc[1], acc[2], acc[3]);
+    __syncthreads();
+  }
+}
+
+// Second layer's weights: left^T right, 32 x 64 of it a warp.
+__device__ __forceinline__ void add_second(float (&sum2)[2][8][4], const Block& b, const unsigned (&h1)[8][4],
+                                           const unsigned (&h2)[8][4]) {
+  for (int s = 0; s < ROWS / STAGE; s++) {
+    if (s == b.part) {
+      store_rows(b.left, h1, b.place, b.c);
+      store_rows(b.right, h2, b.place, b.c);
+    }
+    __syncthreads();
+    add_columns(b.columns + 256, b.right);
+#pragma unroll 1
+    for (int k = 0; k < STAGE / 16; k++) {
+      unsigned u[2][4];
+#pragma unroll
+      for (int m = 0; m < 2; m++)
+        load4t(u[m], b.left_at + 32 * k * PITCH + (b.warp >> 1) * 64 + 32 * m + back(b.lane));
+#pragma unroll
+      for (int q = 0; q < 4; q++) {
+        unsigned v[4];
+        load4t(v, b.right_at + 32 * k * PITCH + (b.warp & 1) * 128 + 32 * q + front(b.lane));
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+          mma(sum2[m][2 * q], u[m], v[0], v[1]);
+          mma(sum2[m][2 * q + 1], u[m], v[2], v[3]);
+        }
+      }
+    }
+    __syncthreads();
+  }
+}
+
+// First layer's weights: left^T right, 48 x 16 of it a warp.
+__device__ __forceinline__ void add_first(float (&sum1)[3][2][4], const Block& b) {
+  add_columns(b.columns, b.right);
+#pragma unroll 1
+  for (int k = 0; k < STAGE / 16; k++) {
+    unsigned v[4];
+    load4t(v, b.right_at + 32 * k * PITCH + 32 * b.warp + front(b.lane));
+#pragma unroll
+    for (int m = 0; m < 3; m++) {
+      unsigned u[4];
+      load4t(u, b.left_at + 32 * k * PITCH + 32 * m + back(b.lane));
+      mma(sum1[m][0], u, v[0], v[1]);
+      mma(sum1[m][1], u, v[2], v[3]);
+    }
+  }
+}
+
+// Back through the heads: h2 becomes its gradient.
+__device__ __forceinline__ void back_heads(unsigned (&h2)[8][4], const unsigned (&out)[2], unsigned heads_at) {
+#pragma unroll
+  for (int j = 0; j < 16; j += 4) {
+    unsigned b[4];
+    load4(b, heads_at + 16 * j * OUT);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float acc[4] = {};
+      mma8(acc, out[0], out[1], b[i]);
+      unsigned* h = &h2[(j + i) / 2][2 * (i & 1)];
+      h[0] = gated(acc[0], acc[1], positive(h[0]));
+      h[1] = gated(acc[2], acc[3], positive(h[1]));
+    }
+  }
+}
+
+// Back through a layer: to(j, i, low, high) gets pair i of the j-th 16 columns of grad W^T.
+template <int J, class To>
+__device__ __forceinline__ void back_layer(const unsigned (&grad)[8][4], unsigned w_at, int lane, To to) {
+#pragma unroll
+  for (int j = 0; j < J; j++) {
+    float acc[2][4] = {};
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+      unsigned b[4];
+      load4(b, w_at + 32 * j * PITCH + 32 * k + back(lane));
+      mma(acc[0], grad[k], b[0], b[1]);
+      mma(acc[1], grad[k], b[2], b[3]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) to(j, i, acc[i >> 1][2 * (i & 1)], acc[i >> 1][2 * (i & 1) + 1]);
+  }
+}
+
+// Write a block's sums [SUMS].
+__device__ __forceinline__ void write_sums(float* sums, const Block& b, const float (&sum1)[3][2][4],
+                                           const float (&sum2)[2][8][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int u = 2 * half, v = u + 1, at = (b.r + 8 * half) * HIDDEN + 2 * b.c;
+#pragma unroll
+    for (int m = 0; m < 3; m++)
+#pragma unroll
+      for (int j = 0; j < 2; j++)
+        *(float2*)(sums + SUM_W1 + 16 * m * HIDDEN + 16 * b.warp + 8 * j + at) =
+            make_float2(sum1[m][j][u], sum1[m][j][v]);
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+        *(float2*)(sums + SUM_W2 + ((b.warp >> 1) * 32 + 16 * m) * HIDDEN + (b.warp & 1) * 64 + 8 * j + at) =
+            make_float2(sum2[m][j][u], sum2[m][j][v]);
+    *(float2*)(sums + SUM_WH + (16 * b.warp + b.r + 8 * half) * OUT + 2 * b.c) =
+        half ? make_float2(b.sum_heads->z, b.sum_heads->w) : make_float2(b.sum_heads->x, b.sum_heads->y);
+  }
+  __syncthreads();
+  int which = threadIdx.x >> 6, pair = threadIdx.x & 63;  // 0, 1: hidden layers, 2: heads
+  if (which == 2 ? pair < 4 : which < 2) {
+    float2 total = make_float2(0.f, 0.f);
+    for (int i = pair; i < 256; i += which == 2 ? 4 : 64) {
+      total.x += b.columns[which * 256 + i].x;
+      total.y += b.columns[which * 256 + i].y;
+    }
+    *(float2*)(sums + (which == 0 ? SUM_B1 : which == 1 ? SUM_B2 : SUM_BH) + 2 * pair) = total;
+  }
+}
+
 // Gradients of the deformed Gaussians [G, n, .] (grad_cholesky null where the shape is not deformed) -> gradients of
 // the features dx [G, 8, rows, 8] fp16 times scale, and sums [G, gridDim.x, SUMS] times scale. rows % 128 == 0; padding
 // rows of x must be finite.
@@ -70,15 +248,17 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) mlp_backward(
   Weights w = carve((half_t*)shared);
   load_weights(w, w1, w2, wp, wc, ws, bias, b2, bp, bc, bs, row_of, inputs, g, g);
   half_t *left = (half_t*)(w.bh + OUT), *right = left + STAGE * PITCH, *grads = right + STAGE * PITCH;
-  float2* columns = (float2*)(grads + STAGE * OUT);  // sums of the biases: [2][256], then [256] of the heads
+  float2* columns = (float2*)(grads + STAGE * OUT);
   float4* sum_heads = (float4*)(columns + 3 * 256) + threadIdx.x;
   for (int i = 0; i < 3; i++) columns[i * 256 + threadIdx.x] = make_float2(0.f, 0.f);
   *sum_heads = make_float4(0.f, 0.f, 0.f, 0.f);
-  const int part = warp * 16 / STAGE, place = warp * 16 % STAGE + r;
   // Addresses as one register and constants.
   const unsigned w1_at = address(shared), w2_at = w1_at + 2 * K1 * PITCH, heads_all = w2_at + 2 * HIDDEN * PITCH;
-  const unsigned left_at = heads_all + 2 * HIDDEN * OUT + 4 * (2 * HIDDEN + OUT), right_at = left_at + 2 * STAGE * PITCH;
-  const unsigned heads_at = heads_all + 2 * lane * OUT, grads_at = right_at + 2 * STAGE * PITCH + 2 * (lane & 15) * OUT;
+  const unsigned left_at = heads_all + 2 * HIDDEN * OUT + 4 * (2 * HIDDEN + OUT);
+  const unsigned right_at = left_at + 2 * STAGE * PITCH;
+  const unsigned grads_at = right_at + 2 * STAGE * PITCH + 2 * (lane & 15) * OUT;
+  const Block b = {lane, warp, r, c, warp * 16 / STAGE, warp * 16 % STAGE + r, left, right, grads, columns, sum_heads,
+                   left_at, right_at, grads_at};
   float sum1[3][2][4] = {}, sum2[2][8][4] = {};
   x += (ll)g * 8 * rows;
   dx += (ll)g * 8 * rows;
@@ -92,181 +272,44 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) mlp_backward(
       layer<1, 3>(a, h1, w1_at, w.b1, lane);
     }
     layer<1, 8>(h1, h2, w2_at, w.b2, lane);
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      float u = 0.f, v = 0.f;
-      if (row + 8 * half < n) {
-        unsigned o = g * n + row + 8 * half;
-        if (c == 0) {
-          u = grad_mu[2 * o] * scale_x;
-          v = grad_mu[2 * o + 1] * scale_y;
-        } else if (c == 1) {
-          u = grad_rgb[3 * o];
-          v = grad_rgb[3 * o + 1];
-        } else {
-          if (c == 2) u = grad_rgb[3 * o + 2];
-          if (grad_cholesky) {
-            if (c == 3) u = grad_cholesky[3 * o + 1] * scale_shape;
-            v = grad_cholesky[3 * o + (c == 2 ? 0 : 2)] * scale_shape;
-          }
-        }
-      }
-      out[half] = pack_clamped(u * scale, v * scale);
-      float2 rounded = unpack(out[half]), sum = columns[512 + threadIdx.x];
-      columns[512 + threadIdx.x] = make_float2(sum.x + rounded.x, sum.y + rounded.y);
-    }
-    for (int s = 0; s < ROWS / STAGE; s++) {  // heads: right^T grads
-      if (s == part) {
-        store_rows(right, h2[0], place, c);
-        ((unsigned*)grads)[place * 4 + c] = out[0];
-        ((unsigned*)grads)[(place + 8) * 4 + c] = out[1];
-      }
-      __syncthreads();
-      float4 before = *sum_heads;
-      float acc[4] = {before.x, before.y, before.z, before.w};
-#pragma unroll 1
-      for (int k = 0; k < STAGE / 16; k++) {
-        unsigned u[4], v[2];
-        load4t(u, right_at + 32 * k * PITCH + 32 * warp + back(lane));
-        load2t(v, grads_at + 32 * k * OUT);
-        mma(acc, u, v[0], v[1]);
-      }
-      *sum_heads = make_float4(acc[0], acc[1], acc[2], acc[3]);
-      __syncthreads();
-    }
-#pragma unroll
-    for (int j = 0; j < 16; j += 4) {  // back through the heads: h2 becomes its gradient
-      unsigned b[4];
-      load4(b, heads_at + 16 * j * OUT);
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        float acc[4] = {};
-        mma8(acc, out[0], out[1], b[i]);
-        unsigned* h = &h2[0][(j + i) / 2][2 * (i & 1)];
-        h[0] = gated(acc[0], acc[1], positive(h[0]));
-        h[1] = gated(acc[2], acc[3], positive(h[1]));
-      }
-    }
+    load_gradients(out, b, grad_mu, grad_cholesky, grad_rgb, n, g, row, scale_x, scale_y, scale_shape, scale);
+    add_heads(b, h2[0], out);
+    back_heads(h2[0], out, heads_all + 2 * lane * OUT);
     unsigned gates[2] = {0, 0};  // of h1, which the next products leave no registers for
 #pragma unroll
     for (int j = 0; j < 8; j++)
 #pragma unroll
       for (int i = 0; i < 4; i++) gates[j >> 2] |= positive(h1[0][j][i]) >> (4 * (j & 3) + i);
-    for (int s = 0; s < ROWS / STAGE; s++) {  // second layer: left^T right, 32 x 64 of it a warp
-      if (s == part) {
-        store_rows(left, h1[0], place, c);
-        store_rows(right, h2[0], place, c);
-      }
-      __syncthreads();
-      add_columns(columns + 256, right);
-#pragma unroll 1
-      for (int k = 0; k < STAGE / 16; k++) {
-        unsigned u[2][4];
-#pragma unroll
-        for (int m = 0; m < 2; m++) load4t(u[m], left_at + 32 * k * PITCH + (warp >> 1) * 64 + 32 * m + back(lane));
-#pragma unroll
-        for (int q = 0; q < 4; q++) {
-          unsigned v[4];
-          load4t(v, right_at + 32 * k * PITCH + (warp & 1) * 128 + 32 * q + front(lane));
-#pragma unroll
-          for (int m = 0; m < 2; m++) {
-            mma(sum2[m][2 * q], u[m], v[0], v[1]);
-            mma(sum2[m][2 * q + 1], u[m], v[2], v[3]);
-          }
-        }
-      }
-      __syncthreads();
-    }
-#pragma unroll
-    for (int j = 0; j < 8; j++) {  // back through the second layer, into h1
-      float acc[2][4] = {};
-#pragma unroll
-      for (int k = 0; k < 8; k++) {
-        unsigned b[4];
-        load4(b, w2_at + 32 * j * PITCH + 32 * k + back(lane));
-        mma(acc[0], h2[0][k], b[0], b[1]);
-        mma(acc[1], h2[0][k], b[2], b[3]);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        h1[0][j][i] = gated(acc[i >> 1][2 * (i & 1)], acc[i >> 1][2 * (i & 1) + 1], gates[j >> 2] << (4 * (j & 3) + i));
-    }
+    add_second(sum2, b, h1[0], h2[0]);
+    back_layer<8>(h2[0], w2_at, lane, [&](int j, int i, float low, float high) {
+      h1[0][j][i] = gated(low, high, gates[j >> 2] << (4 * (j & 3) + i));
+    });
     unsigned d[6][2];  // the features' gradient
-#pragma unroll
-    for (int j = 0; j < 3; j++) {
-      float acc[2][4] = {};
-#pragma unroll
-      for (int k = 0; k < 8; k++) {
-        unsigned b[4];
-        load4(b, w1_at + 32 * j * PITCH + 32 * k + back(lane));
-        mma(acc[0], h1[0][k], b[0], b[1]);
-        mma(acc[1], h1[0][k], b[2], b[3]);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; i++) d[2 * j + (i >> 1)][i & 1] = pack_clamped(acc[i >> 1][2 * (i & 1)], acc[i >> 1][2 * (i & 1) + 1]);
-    }
+    back_layer<3>(h1[0], w1_at, lane, [&](int j, int i, float low, float high) {
+      d[2 * j + (i >> 1)][i & 1] = pack_clamped(low, high);
+    });
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       dx[c * rows + row + 8 * half] = make_uint4(d[0][half], d[2][half], d[3][half], 0);
       dx[(c + 4) * rows + row + 8 * half] = make_uint4(d[1][half], d[4][half], d[5][half], 0);
     }
-    for (int s = 0; s < ROWS / STAGE; s++) {  // first layer: left^T right, 48 x 16 of it a warp
-      if (s == part) {
+    for (int s = 0; s < ROWS / STAGE; s++) {
+      if (s == b.part) {
         unsigned a[3][4];
         load_features(a, x, rows, row, c);
 #pragma unroll
-        for (int j = 0; j < 3; j++)
+        for (int j = 0; j < 3; j++)  // store_rows here spills more registers on sm_75
 #pragma unroll
           for (int i = 0; i < 4; i++)
-            *(unsigned*)(left + (place + 8 * (i & 1)) * PITCH + 16 * j + 8 * (i >> 1) + 2 * c) = a[j][i];
-        store_rows(right, h1[0], place, c);
+            *(unsigned*)(left + (b.place + 8 * (i & 1)) * PITCH + 16 * j + 8 * (i >> 1) + 2 * c) = a[j][i];
+        store_rows(right, h1[0], b.place, c);
       }
       __syncthreads();
-      add_columns(columns, right);
-#pragma unroll 1
-      for (int k = 0; k < STAGE / 16; k++) {
-        unsigned v[4];
-        load4t(v, right_at + 32 * k * PITCH + 32 * warp + front(lane));
-#pragma unroll
-        for (int m = 0; m < 3; m++) {
-          unsigned u[4];
-          load4t(u, left_at + 32 * k * PITCH + 32 * m + back(lane));
-          mma(sum1[m][0], u, v[0], v[1]);
-          mma(sum1[m][1], u, v[2], v[3]);
-        }
-      }
+      add_first(sum1, b);
       __syncthreads();
     }
   }
-  sums += ((ll)g * gridDim.x + blockIdx.x) * SUMS;
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int u = 2 * half, v = u + 1;
-#pragma unroll
-    for (int m = 0; m < 3; m++)
-#pragma unroll
-      for (int j = 0; j < 2; j++)
-        *(float2*)(sums + SUM_W1 + (16 * m + r + 8 * half) * HIDDEN + 16 * warp + 8 * j + 2 * c) =
-            make_float2(sum1[m][j][u], sum1[m][j][v]);
-#pragma unroll
-    for (int m = 0; m < 2; m++)
-#pragma unroll
-      for (int j = 0; j < 8; j++)
-        *(float2*)(sums + SUM_W2 + ((warp >> 1) * 32 + 16 * m + r + 8 * half) * HIDDEN + (warp & 1) * 64 + 8 * j + 2 * c) =
-            make_float2(sum2[m][j][u], sum2[m][j][v]);
-    *(float2*)(sums + SUM_WH + (16 * warp + r + 8 * half) * OUT + 2 * c) =
-        half ? make_float2(sum_heads->z, sum_heads->w) : make_float2(sum_heads->x, sum_heads->y);
-  }
-  __syncthreads();
-  int which = threadIdx.x >> 6, pair = threadIdx.x & 63;  // 0, 1: hidden layers, 2: heads
-  if (which == 2 ? pair < 4 : which < 2) {
-    float2 total = make_float2(0.f, 0.f);
-    for (int i = pair; i < 256; i += which == 2 ? 4 : 64) {
-      total.x += columns[which * 256 + i].x;
-      total.y += columns[which * 256 + i].y;
-    }
-    *(float2*)(sums + (which == 0 ? SUM_B1 : which == 1 ? SUM_B2 : SUM_BH) + 2 * pair) = total;
-  }
+  write_sums(sums + ((ll)g * gridDim.x + blockIdx.x) * SUMS, b, sum1, sum2);
 }
 
 // sums [G, blocks, SUMS] -> gradients of the weights, each [G, ...] as the parameters lie.
