@@ -1,14 +1,14 @@
 // The 2D and the 3D hash encoding of all Gaussians (paper, eq. 3-6) in tiny-cuda-nn's layout, and their gradients.
 //
 // All Gaussians of a frame have the same t, and both encodings have the same cells in x and y. So the two table slices
-// that a 3D level touches are blended once a frame,  B[a] = (1 - f) T[a ^ h(z)] + f T[a ^ h(z + 1)],  which is exact: the
-// hash is an xor. What is left is one 2D encoding of six features a level: half the corners, one lookup for both.
+// that a 3D level touches are blended once a frame,  B[a] = (1 - f) T[a ^ h(z)] + f T[a ^ h(z + 1)],  which is exact:
+// the hash is an xor. What is left is one 2D encoding of six features a level: half the corners, one lookup for both.
 //
-// hash_blend     one thread an entry of the blended table: 2 spatial and 4 temporal features as fp16, 16 bytes with padding.
+// hash_blend     one thread an entry of the blended table: 2 spatial, 4 temporal features as fp16, padded to 16 bytes.
 // hash_forward   a block takes one level and some 2,000 points, with the level in shared memory.
 // hash_backward  the same blocks. A thread finds its point's position gradient; then a warp walks over its 32 points, a
-//                lane for each corner and feature, and adds to a register while the cell stays the same: Gaussians lie in
-//                Z-order, so at coarse levels one atomic stands for many.
+//                lane for each corner and feature, and adds to a register while the cell stays the same: Gaussians lie
+//                in Z-order, so at coarse levels one atomic stands for many.
 // hash_scatter   the blended table's gradient back to the entries that were blended.
 // hash_forward and hash_backward also look up the planes (planes.cu), whose table is dense at every level.
 // Sums by float atomics have no fixed order: gradients of tables and positions vary in the last bits.

@@ -1,12 +1,12 @@
-// What mlp_forward.cu and mlp_backward.cu share (compiler.py puts it before both): the deformation field's MLP, fused, 48
-// features and gamma(t) -> 128 -> 128 -> 8 with ReLU (paper, eq. 8), batched over GoPs, fp16 operands on tensor cores with
-// fp32 sums.
+// What mlp_forward.cu and mlp_backward.cu share (compiler.py puts it before both): the deformation field's MLP, fused,
+// 48 features and gamma(t) -> 128 -> 128 -> 8 with ReLU (paper, eq. 8), batched over GoPs, fp16 operands on tensor
+// cores with fp32 sums.
 //
 // Features x and their gradients: fp16 [G, 8 levels, rows, 8]: six features a level, 16 bytes (encoding.py).
-// Lane (r, c) = (lane / 4, lane % 4) of a fragment holds levels c and c + 4 of rows r and r + 8; `row_of` [48] says which
-// row of W1 goes with the k-th column in that order, or -1 for none.
+// Lane (r, c) = (lane / 4, lane % 4) of a fragment holds levels c and c + 4 of rows r and r + 8; `row_of` [48] says
+// which row of W1 goes with the k-th column in that order, or -1 for none.
 // Fragments of mma.m16n8k16:
-//   A: (r, 2c) (r + 8, 2c) (r, 2c + 8) (r + 8, 2c + 8)   B: (k = 2c, n = r) (k = 2c + 8, n = r)   C: (r, 2c) (r + 8, 2c)
+//   A: (r, 2c) (r + 8, 2c) (r, 2c + 8) (r + 8, 2c + 8)  B: (k = 2c, n = r) (k = 2c + 8, n = r)  C: (r, 2c) (r + 8, 2c)
 
 #define K1 48
 #define HIDDEN 128

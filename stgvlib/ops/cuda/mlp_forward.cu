@@ -1,9 +1,9 @@
 // The field's MLP, forward: from features to deformed Gaussians.
 //
-// mlp_begin    one block a frame: which frame, its t, and gamma(t) times its rows of W1: every Gaussian of a frame has the
-//              same t, so the time code is a bias.
-// mlp_forward  one warp takes 32 rows through all layers: an accumulator tile is, lane for lane, the A fragment of the next
-//              layer, so activations never leave registers. Writes the deformed Gaussians.
+// mlp_begin    one block a frame: which frame, its t, and gamma(t) times its rows of W1: every Gaussian of a frame has
+//              the same t, so the time code is a bias.
+// mlp_forward  one warp takes 32 rows through all layers: an accumulator tile is, lane for lane, the A fragment of the
+//              next layer, so activations never leave registers. Writes the deformed Gaussians.
 // A row: 48 k operations, 128 bytes in, 56 out.
 
 #define FORWARD_WARPS 12
@@ -12,8 +12,8 @@
 // gops null: batch entry g is GoP g.
 extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(
     const float* __restrict__ w1, const float* __restrict__ b1, const ll* __restrict__ step,
-    const ll* __restrict__ counts, const ll* __restrict__ strides, const int* __restrict__ gops, float* __restrict__ t, int* __restrict__ frame,
-    float* __restrict__ bias, int inputs, int codes) {
+    const ll* __restrict__ counts, const ll* __restrict__ strides, const int* __restrict__ gops, float* __restrict__ t,
+    int* __restrict__ frame, float* __restrict__ bias, int inputs, int codes) {
   int g = blockIdx.x, n = threadIdx.x, p = gops ? gops[g] : g;
   float time;
   if (step) {

@@ -7,7 +7,7 @@
 // holds features 2l and 2l + 1 of each plane.
 //
 // planes_blend    one thread an entry of the table, [S + 1][S + 1] a level: a position of 1 reaches one point beyond.
-// planes_scatter  one block a level and GoP: an entry's gradient is the xy plane's; sums over y and over x are the lines',
+// planes_scatter  one block a level and GoP: an entry's gradient is the xy plane's; sums over y and x are the lines',
 //                 which go back to the rows that were blended. No atomics: every number is written once.
 // Bytes: 8 a plane entry, 16 (blend) or 32 (scatter) an entry of the table.
 

@@ -1,13 +1,13 @@
 // Fine-tuning for a file, rate_optimizer.py says what: the rate's gradients, the steps that are learned, and rounding.
 //
-// rate_means, rate_distances, rate_parts   sums over a GoP of what is sent: their means, the mean distances from these, and
-//                                          how many bits change with the logarithms of the steps
-// rate_pulls                               adds the rate's gradient to that of the distortion
-// rate_steps                               one block: moves the logarithms of the steps
-// rate_round                               what the file will hold of the unrounded parameters
+// rate_means, rate_distances, rate_parts  sums over a GoP of what is sent: their means, the mean distances from these,
+//                                         and how many bits change with the logarithms of the steps
+// rate_pulls                              adds the rate's gradient to that of the distortion
+// rate_steps                              one block: moves the logarithms of the steps
+// rate_round                              what the file will hold of the unrounded parameters
 //
-// A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors are
-// parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. Bytes a number in all: 36.
+// A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors
+// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. Bytes a number in all: 36.
 
 #define THREADS 256
 #define LN2 0.69314718f
@@ -62,7 +62,8 @@ __device__ __forceinline__ void widen(const float (&least)[3], const float (&mos
   __syncthreads();
   if (threadIdx.x < 6) {
     float v = parts[0][threadIdx.x];
-    for (int w = 1; w < THREADS / 32; w++) v = threadIdx.x & 1 ? fmaxf(v, parts[w][threadIdx.x]) : fminf(v, parts[w][threadIdx.x]);
+    for (int w = 1; w < THREADS / 32; w++)
+      v = threadIdx.x & 1 ? fmaxf(v, parts[w][threadIdx.x]) : fminf(v, parts[w][threadIdx.x]);
     if (threadIdx.x & 1)
       atomicMax((int*)limits + threadIdx.x, __float_as_int(v));
     else
@@ -191,7 +192,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_pulls(
     float *of_tensor = at.tensors + 2 * (k * gops + g), count = (float)sizes[k], step = expf(log_steps[3 + k]);
     float mean = of_tensor[0] / count, distance = of_tensor[1] / count;
     float pull = price * part_of(distance / step) / fmaxf(distance, 1e-6f * step);
-    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) grad[first + i] += pull * sign(flat[first + i] - mean);
+    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x)
+      grad[first + i] += pull * sign(flat[first + i] - mean);
     return;
   }
   float *of_gop = at.gops + OF_GOP * g, count = fmaxf(of_gop[ALIVE], 1.f), mean[6], distance[6], worth[6];
@@ -288,7 +290,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_round(
   if (k >= 0) {
     ll first = offsets[3 + k] + (ll)g * sizes[k];
     float step = expf(log_steps[3 + k]);
-    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) shown[first + i] = rintf(flat[first + i] / step) * step;
+    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x)
+      shown[first + i] = rintf(flat[first + i] / step) * step;
     return;
   }
   float position = expf(log_steps[0]), shape = expf(log_steps[1]), color = expf(log_steps[2]);
@@ -296,7 +299,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_round(
   if (energies) position /= color * sqrtf(energies[1]), shape /= color * sqrtf(energies[0]);
   for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) {
     ll q = (ll)g * n + i;
-    const float *mu = flat + offsets[0] + 2 * q, *cholesky = flat + offsets[1] + 3 * q, *rgb = flat + offsets[2] + 3 * q;
+    const float *mu = flat + offsets[0] + 2 * q, *cholesky = flat + offsets[1] + 3 * q;
+    const float* rgb = flat + offsets[2] + 3 * q;
     float l1 = logf(fmaxf(cholesky[0], least)), l3 = logf(fmaxf(cholesky[2], least));
     float tint = color, cells[2] = {1.f, 1.f};
     if (energies) {
@@ -323,7 +327,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_round(
     }
     l1 = expf(in_cells(l1, shape, cells[1]));
     l3 = expf(in_cells(l3, shape, cells[1]));
-    float *to_mu = shown + offsets[0] + 2 * q, *to_cholesky = shown + offsets[1] + 3 * q, *to_rgb = shown + offsets[2] + 3 * q;
+    float *to_mu = shown + offsets[0] + 2 * q, *to_cholesky = shown + offsets[1] + 3 * q;
+    float* to_rgb = shown + offsets[2] + 3 * q;
     bool placed = alive[q] > 0.f;
     to_mu[0] = placed ? in_cells(mu[0], position, cells[0]) : waiting;
     to_mu[1] = placed ? in_cells(mu[1], position, cells[0]) : waiting;

@@ -355,7 +355,8 @@ __device__ __forceinline__ void gather(
   }
 }
 
-#define GIVEN shape, paint, boxes, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset
+#define GIVEN \
+  shape, paint, boxes, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset
 
 extern "C" __global__ void __launch_bounds__(256, 4) splat_backward(
     const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
