@@ -13,7 +13,8 @@ Or `<!--table file=levers-->` for results/paper/tables/levers.md, `<!--table ste
 A reference is a record below results/paper/runs and a path into it, or a cell of a table, with _ for spaces:
 bunny/rate_stgv:points.2.bytes, bd_rates.csv:ROW:COLUMN. `*` stands for every record that fits, or every item of a list:
 davis/*/stgv:psnr, bunny/rate_stgv:points.*.psnr. Around references stand + - * / ( ), item by item where there are
-several, and mean, min, max, abs, round. In a table a value without a record is empty.
+several, and mean, min, max, abs, round, bd_rate(ANCHOR:points, CURVE:points) in percent and bd_rate_ms_ssim. In a
+table a value without a record is empty.
 """
 
 import ast
@@ -26,6 +27,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from math import log10
 from pathlib import Path
 from statistics import mean
 
@@ -33,13 +35,20 @@ import numpy as np
 
 from stgvlib.errors import StgvError
 from stgvlib.files import repository
+from stgvlib.metrics import bd_rate
 
 DOCUMENTS = ("README.md", "data/README.md", "docs/*.md")
 REFERENCE = re.compile(r"[\w*][\w*/-]*(?:\.csv|\.seed\d)?:(?:[\w.-]|(?<=\.)\*|,_|:|%)+")
 NUMBER = re.compile(r"(<!--\{\{(.+?)\}\}-->)(.*?)(<!--/-->)")
 TABLE = re.compile(r"^( *)<!--table(.*?)-->\n.*?^ *<!--/table-->$", re.S | re.M)
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-FUNCTIONS: dict[str, Callable] = {"mean": mean, "min": min, "max": max, "abs": abs, "round": round}
+FUNCTIONS: dict[str, Callable] = {
+    **{"mean": mean, "min": min, "max": max, "abs": abs, "round": round},
+    "bd_rate": lambda *curves: bd_rate(*([(p["bpp"], p["psnr"]) for p in curve] for curve in curves)),
+    "bd_rate_ms_ssim": lambda *curves: bd_rate(
+        *([(p["bpp"], -10 * log10(1 - p["ms_ssim"])) for p in curve] for curve in curves)
+    ),
+}
 
 
 class NoRecord(StgvError):
@@ -182,8 +191,12 @@ def _table(template: str) -> str:
     for line in template.strip().splitlines():
         items, row = [""], line.strip()
         if row.startswith("for "):
-            head, _, row = row.removeprefix("for ").partition(": ")
-            items = shlex.split(head)
+            head, _, row = row.removeprefix("for ").partition(": |")
+            row = f"|{row}"
+            try:
+                items = shlex.split(head)
+            except ValueError as error:
+                raise StgvError(f"the row 'for {head}: |...' cannot be read: {error}") from error
         for item in items:
             first, _, second = item.partition("=")
             cells = row.replace("$1", first).replace("$2", second or first)
