@@ -13,8 +13,9 @@ Or `<!--table file=levers-->` for results/paper/tables/levers.md, `<!--table ste
 A reference is a record below results/paper/runs and a path into it, or a cell of a table, with _ for spaces:
 bunny/rate_stgv:points.2.bytes, bd_rates.csv:ROW:COLUMN. `*` stands for every record that fits, or every item of a list:
 davis/*/stgv:psnr, bunny/rate_stgv:points.*.psnr. Around references stand + - * / ( ), item by item where there are
-several, and mean, min, max, abs, round, bd_rate(ANCHOR:points, CURVE:points) in percent and bd_rate_ms_ssim. In a
-table a value without a record is empty.
+several, and mean, min, max, abs, round, bd_rate(ANCHOR:points, CURVE:points) in percent and bd_rate_ms_ssim.
+benchmark("decode to uint8", "16 a call") is a value of benchmarks/results.csv: its name, and what else its row has. In
+a table a value without a record is empty.
 """
 
 import ast
@@ -42,8 +43,20 @@ REFERENCE = re.compile(r"[\w*][\w*/-]*(?:\.csv|\.seed\d)?:(?:[\w.-]|(?<=\.)\*|,_
 NUMBER = re.compile(r"(<!--\{\{(.+?)\}\}-->)(.*?)(<!--/-->)")
 TABLE = re.compile(r"^( *)<!--table(.*?)-->\n.*?^ *<!--/table-->$", re.S | re.M)
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def benchmark(name: str, *others: str) -> float:
+    """The value of the one row of benchmarks/results.csv of this name whose configuration or device has all others."""
+    with (repository() / "benchmarks/results.csv").open(newline="") as file:
+        named = [row for row in csv.DictReader(file) if row["name"] == name]
+    rows = [row for row in named if all(other in row["config"] or other in row["device"] for other in others)]
+    if len(rows) != 1:
+        raise NoRecord(f"benchmarks/results.csv has {len(rows)} rows of {', '.join((name, *others))}")
+    return float(rows[0]["value"])
+
+
 FUNCTIONS: dict[str, Callable] = {
-    **{"mean": mean, "min": min, "max": max, "abs": abs, "round": round},
+    **{"benchmark": benchmark, "mean": mean, "min": min, "max": max, "abs": abs, "round": round},
     "bd_rate": lambda *curves: bd_rate(*([(p["bpp"], p["psnr"]) for p in curve] for curve in curves)),
     "bd_rate_ms_ssim": lambda *curves: bd_rate(
         *([(p["bpp"], -10 * log10(1 - p["ms_ssim"])) for p in curve] for curve in curves)
@@ -164,7 +177,7 @@ def _cell(name: str, row: str, column: str) -> float:
 
 
 def _evaluate(node: ast.expr, found: list):
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str)):
         return node.value
     if isinstance(node, ast.Name) and re.fullmatch(r"_\d+", node.id):
         return found[int(node.id[1:])]
