@@ -1,4 +1,4 @@
-// gamma(x, y), the positional encoding of D2GV and the paper's Table V, and its gradient, in mlp.cuh's rows of features:
+// gamma(x, y), the positional encoding of D2GV and the paper's Table V, and its gradient, in mlp.cuh's feature rows:
 // x and y, then sin(2^k pi x) and cos(2^k pi x) for k < F, then the same of y; six to a chunk.
 //
 // positional_forward   one thread a Gaussian and chunk: six features, 16 bytes.
