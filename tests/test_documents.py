@@ -67,6 +67,15 @@ def test_expressions(checkout, expression, text):
     assert documents.value(expression) == text
 
 
+def test_a_benchmark_is_one_row(checkout):
+    (checkout / "benchmarks").mkdir()
+    rows = "name,config,device,value\nstep,1 GoPs,CPU,3\nstep,1 GoPs,H200,2\n"
+    (checkout / "benchmarks/results.csv").write_text(rows)
+    assert documents.value('1000 * benchmark("step", "H200") | .0f') == "2000"
+    with pytest.raises(StgvError, match="has 2 rows of step, 1 GoPs"):
+        documents.value('benchmark("step", "1 GoPs")')
+
+
 def test_a_table_has_a_row_an_item_and_empty_cells_without_a_record(checkout):
     made = documents.fill(TABLE)
     assert "| the first (`a`) | 30.0 |\n| b (`b`) |  |\n<!--/table-->" in made and "old" not in made
@@ -114,3 +123,62 @@ def test_the_method_reproduces():
     printed = mean(TABLE_8["STGV"][0])
     assert mean(record(f"davis/{video}/paper")["psnr"] for video in DAVIS_VIDEOS) > printed
     assert record("bunny/key_frame")["psnr"] > record("bunny/multi_frame")["psnr"] + 0.5
+
+
+def tasks(task, measure, *systems, datasets=("bunny", "davis/blackswan", "davis/boat")):
+    """A measure of a task: for each system the values of all datasets."""
+    return [[record(f"tasks/{task}/{dataset}/{system}")[measure] for dataset in datasets] for system in systems]
+
+
+def ahead(first, second):
+    return [a > b for a, b in zip(first, second)]
+
+
+def test_claims_of_denoising():
+    for noise in ("white", "salt_pepper", "black"):
+        ours, robust, d2gv = tasks(f"noise_{noise}", "psnr", "stgv", "stgv_robust", "d2gv")
+        filters = tasks(f"noise_{noise}", "psnr", "gaussian", "uniform", "median", "nlm", "wavelet")
+        assert all(ahead(ours, d2gv))
+        if noise == "white":
+            assert all(all(ahead(ours, other)) for other in filters)
+        else:
+            assert ahead(robust, filters[2]) == [True, False, False]
+            assert record(f"tasks/noise_{noise}/bunny/paper")["psnr"] < filters[2][0]
+
+
+def test_claims_of_inpainting():
+    for task, datasets in (
+        ("random", ("bunny", "davis/blackswan", "davis/cows")),
+        ("fixed", ("bunny",)),
+        ("object", ("bunny",)),
+    ):
+        for measure in ("psnr", "psnr_holes"):
+            ours, *others = tasks(f"inpaint_{task}", measure, "stgv", "paper", "d2gv", "nerv", datasets=datasets)
+            assert all(all(ahead(ours, other)) for other in others)
+    (ours,), (nerv,) = tasks("inpaint_object", "psnr_composited", "stgv", "nerv", datasets=("bunny",))
+    assert ours < nerv
+
+
+def test_claims_of_super_resolution_and_of_frames_between():
+    bicubic = [ahead(*tasks(f"scale_{scale}", "psnr", "stgv", "bicubic")) for scale in (2, 3)]
+    assert bicubic == [[False, False, False], [True, False, False]]
+    for scale, lanczos in ((2, [True, False, False]), (3, [True, True, True])):
+        ours, *others = tasks(f"scale_{scale}", "psnr_back_projected", "stgv", "bicubic", "lanczos")
+        assert all(ahead(ours, others[0])) and ahead(ours, others[1]) == lanczos
+    own, steady, average, flow = tasks("between", "psnr", "stgv", "stgv_steady", "average", "flow")
+    half_way = tasks("between", "psnr_half_way", "stgv", "stgv_steady")
+    assert ahead(own, average) == [True, False, False] and all(ahead(steady, average))
+    assert all(all(ahead(one, average)) and all(ahead(flow, one)) for one in half_way)
+
+
+def test_claims_of_compression():
+    for anchor in ("x264", "x265", "av1"):
+        for video in ("bunny", "davis/blackswan", "davis/bmx-trees"):
+            for form in ("bd_rate", "bd_rate_ms_ssim"):
+                assert float(documents.value(f"{form}({video}/anchor_{anchor}:points, {video}/rate_stgv:points)")) > 0
+    for other in ("paper", "d2gv", "hnerv", "paper_recipe_64", "paper_recipe_256", "paper_recipe_1024", "stgv_long"):
+        assert float(documents.value(f"bd_rate(bunny/rate_stgv:points, bunny/rate_{other}:points)")) > 0
+    points = record("bunny/rate_stgv")["points"]
+    assert max(p["fine_tuning_seconds"] for p in points) < 60 and points[2]["bytes"] < 1.2e6
+    assert max(p["entropy_decoding_seconds"] for p in points) < 0.15 and points[2]["psnr"] > 37.9
+    assert min(p["file_to_frames_fps"] for p in points) > 3000
