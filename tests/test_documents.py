@@ -90,6 +90,7 @@ def test_a_table_has_a_row_an_item_and_empty_cells_without_a_record(checkout):
         ("b <!--{{x/a:psnr ** 2}}-->1<!--/-->", "cannot be filled: '_0 ** 2' is not allowed"),
         ("b <!--{{open('x')}}-->1<!--/-->", "cannot be filled: \"open('x')\" is not allowed"),
         ("<!--{{x/a:psnr}}-->1<!--/-->", "begins a line, which Markdown takes for a block"),
+        ("| <!--{{x/a:psnr | .1f}}-->1<!--/--> |", "is in a table, which Markdown splits"),
         ("<!--table file=none-->\n<!--/table-->", "none.md is not among results/paper/tables"),
     ],
 )

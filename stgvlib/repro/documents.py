@@ -105,8 +105,11 @@ def fill(text: str, name: str = "text") -> str:
         return f"{indent}<!--table{template}-->\n{body}\n{indent}<!--/table-->"
 
     def number(match: re.Match) -> str:
-        if not text[text.rfind("\n", 0, match.start()) + 1 : match.start()].strip():
+        before = text[text.rfind("\n", 0, match.start()) + 1 : match.start()].strip()
+        if not before:
             raise StgvError(f"{name}: {match[1]} begins a line, which Markdown takes for a block: put a word before it")
+        if before.startswith("|") and "|" in match[2]:
+            raise StgvError(f"{name}: {match[1]} is in a table, which Markdown splits at its '|': make it a <!--table")
         return match[1] + located(match, lambda: value(match[2])) + match[4]
 
     text = TABLE.sub(table, text)
