@@ -145,14 +145,15 @@ def system_info() -> dict:
 def fast_products(device: torch.device) -> Iterator[None]:
     """TF32 for torch's matrix products and convolutions on a GPU; nothing changes on a CPU.
 
-    Autograd's own thread has no CUDA context yet when it meets its first product; torch sets one, and its warning
-    helps nobody."""
+    Two of torch's warnings help nobody here: autograd's own thread has no CUDA context yet when it meets its first
+    product, and compiling a field looks at gradients of tensors that have none."""
     before = torch.get_float32_matmul_precision()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attempting to run cuBLAS")
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             yield
     finally:
         torch.set_float32_matmul_precision(before)

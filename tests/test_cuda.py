@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install '.[cuda]'")
 
-from stgvlib.cuda import compiler  # noqa: E402
+from stgvlib.ops.cuda import compiler  # noqa: E402
 
 from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
 from stgvlib.fitting.optimizer import FlatOptimizer, Segment  # noqa: E402

@@ -176,7 +176,7 @@ def test_shapes_are_checked():
 
 
 def test_min_scale_is_shared():
-    from stgvlib.cuda import __file__ as package
+    from stgvlib.ops.cuda import __file__ as package
 
     from stgvlib.ops import splat_cpu
 
@@ -187,7 +187,7 @@ def test_min_scale_is_shared():
 @pytest.mark.gpu
 def test_overflowing_lists_change_nothing(monkeypatch):
     """A tile with more Gaussians than its list scans all of them."""
-    from stgvlib.cuda import ops
+    from stgvlib.ops.cuda import splat as ops
 
     tensors = gaussians(2, 400, (50, 70))
     monkeypatch.setattr(ops, "LIST_CAPACITY", 3)
