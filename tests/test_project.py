@@ -29,6 +29,9 @@ WITHIN = {  # rooms whose files have an order too: what is left is never importe
     "figures work notebooks documents",
 }
 PROBES = {("device", "ops.cuda.compiler")}  # asks whether kernels can be compiled
+# 8,817 in one flat folder at commit 4045339; since then workers, sources of records, documents, systems as a protocol,
+# checks of launches.
+CODE_LINES = 10_000
 VALID = {"fits": 124, "curves": 19, "block codecs": 9, "tasks": 160}
 ONE_CALLER = {"scene_cuts": 1, "with_scenes": 1, "cut_gops": 1, "gaussian_count": 1, "choose": 1}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -90,18 +93,21 @@ def test_the_command_imports_nothing_heavy():
 
 
 def test_files_are_short_and_lines_hold_one_statement():
+    """Files under 400 lines, lines within 120 columns; code, without words and empty lines, does not grow unseen."""
+    from stgvlib.repro.sources import code_of
+
     total = 0
     for path in [*(ROOT / "stgvlib").rglob("*.py"), *(ROOT / "stgvlib").rglob("*.cu*")]:
         if "__pycache__" in path.parts:
             continue
         lines = path.read_text().splitlines()
-        total += len(lines)
+        total += len(code_of(path).splitlines())
         assert len(lines) < 400, f"{path.name} has {len(lines)} lines"
         assert max(map(len, lines), default=0) <= 120, f"{path.name} has a line of {max(map(len, lines))} columns"
         if path.suffix != ".py":
             crowded = [line for line in lines if len(re.sub(r"for \(.*?\)|\{.*\}", "", line).split(";")) > 4]
             assert not crowded, f"{path.name}: {crowded[0]}"
-    assert total < 12_400, f"stgvlib has {total} lines"
+    assert total < CODE_LINES, f"stgvlib has {total} lines of code: remove as many as you add, or say why in CODE_LINES"
 
 
 def test_metrics_import_only_torch_and_numpy():

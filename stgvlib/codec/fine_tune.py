@@ -46,7 +46,7 @@ DECADE = 12.0  # dB that ten times the bits are worth, until two attempts say mo
 
 def least_bits(bpp: float, adaptive: bool) -> float:
     """Of the file a Gaussian, at a number of bits a pixel: where there are fewer, those of least energy are left out.
-    Found on Bunny, with adaptive steps at four rates, with one step for all at three (docs/REPRODUCTION.md)."""
+    Found on Bunny, with adaptive steps at four rates, with one step for all at three (docs/LOG.md)."""
     return min(48.0, 36.0 + 150.0 * bpp) if adaptive else min(60.0, 30.0 + 340.0 * bpp)
 
 
