@@ -175,15 +175,6 @@ def test_shapes_are_checked():
         splat_mse(mu, cholesky, rgb, torch.zeros(1, 1, 4, 4, 3), torch.zeros(1))
 
 
-def test_min_scale_is_shared():
-    from stgvlib.ops.cuda import __file__ as package
-
-    from stgvlib.ops import splat_cpu
-
-    source = open(package.replace("__init__.py", "splat.cu")).read()
-    assert float(splat_cpu.MIN_SCALE) == pytest.approx(MIN_SCALE) and f"#define MIN_SCALE {MIN_SCALE}f" in source
-
-
 @pytest.mark.gpu
 def test_overflowing_lists_change_nothing(monkeypatch):
     """A tile with more Gaussians than its list scans all of them."""

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from stgvlib.codec.steps import POSITION_BITS, SHAPE_BITS, SIZES
 from stgvlib.model.gaussians import WAITING
+from stgvlib.ops.constants import MIN_SCALE, RATE_SUMS, RATE_THREADS
 from stgvlib.ops.cuda.compiler import run
-from stgvlib.ops.splat import MIN_SCALE
 
-THREADS = 256
 A_BLOCK = 512, 2048  # Gaussians, numbers of the field
-OF_GOP = 19  # as in rate.cu
 MOST_TENSORS = 61  # rate_steps has a thread for each of them and of the three attributes
 NO_LIMITS = (math.inf, 0.0)
 
@@ -43,7 +41,7 @@ class FusedRate:
         self.rows, self.offsets, self.sizes = (
             torch.tensor(values, dtype=torch.int32, device=device) for values in (rows, offsets, sizes)
         )
-        self.sums = torch.zeros((OF_GOP + 2 * self.tensors) * self.gops + self.tensors + 5, device=device)
+        self.sums = torch.zeros((RATE_SUMS + 2 * self.tensors) * self.gops + self.tensors + 5, device=device)
         self.fresh = torch.tensor(NO_LIMITS, device=device).repeat(self.gops, 3, 1)
         self.limits = self.fresh.clone()
         self.own = None if optimizer.energies is None else optimizer.own
@@ -59,7 +57,7 @@ class FusedRate:
         self.limits.copy_(self.fresh)
         arguments = (o.flat, o.shown, o.alive, o.log_steps, o.energies, self.own, self.limits, *self._tables)
         sizes = (self.gops, self.count, MIN_SCALE, float(WAITING), SIZES, POSITION_BITS, SHAPE_BITS)
-        run("rate", "rate_round", (self.blocks, 1, 1), THREADS, *arguments, *sizes)
+        run("rate", "rate_round", (self.blocks, 1, 1), RATE_THREADS, *arguments, *sizes)
 
     def learn(self, coarsest: float) -> None:
         """Add the rate's gradients to those of the distortion, and move the steps' logarithms, up to `coarsest`."""
@@ -69,12 +67,12 @@ class FusedRate:
         prices = (o.log_steps, o.slope, o.weights)
         self.sums.zero_()
         arguments = (o.flat, o.shown, o.grad, o.alive, *self._tables, self.sums)
-        run("rate", "rate_means", every, THREADS, *arguments, *sizes, least)
-        run("rate", "rate_distances", every, THREADS, o.flat, o.alive, *self._tables, self.sums, *sizes, least)
-        run("rate", "rate_parts", gaussians, THREADS, o.alive, self.own, *prices, self.rows, self.sums, *sizes)
+        run("rate", "rate_means", every, RATE_THREADS, *arguments, *sizes, least)
+        run("rate", "rate_distances", every, RATE_THREADS, o.flat, o.alive, *self._tables, self.sums, *sizes, least)
+        run("rate", "rate_parts", gaussians, RATE_THREADS, o.alive, self.own, *prices, self.rows, self.sums, *sizes)
         if o.rate:
             arguments = (o.flat, o.grad, o.alive, self.own, self.limits, *prices, *self._tables, self.sums)
-            run("rate", "rate_pulls", every, THREADS, *arguments, *sizes, least)
+            run("rate", "rate_pulls", every, RATE_THREADS, *arguments, *sizes, least)
         if o.learned:
             arguments = (o.log_steps, o.noise, o.step_rates, o.step_number, *prices[1:], o.finest, o.energies)
             sizes = (self.gops, self.tensors, coarsest)

@@ -8,19 +8,27 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from stgvlib.ops.constants import (
+    MLP_BACKWARD_ROWS,
+    MLP_FORWARD_WARPS,
+    MLP_INPUTS,
+    MLP_OUTPUTS,
+    MLP_PITCH,
+    MLP_WIDTH,
+)
 from stgvlib.ops.cuda.compiler import run
 from stgvlib.ops.cuda.encoding import CHUNKS, FEATURES, encodes, make_encoder
 
-FORWARD_ROWS = 384  # of a block's step in mlp_forward.cu; a multiple of BACKWARD_ROWS
-BACKWARD_ROWS = 128  # in mlp_backward.cu
-WEIGHT_BYTES = 2 * (48 * 136 + 128 * 136 + 128 * 8) + 4 * (128 + 128 + 8)
-SUMS = 48 * 128 + 128 + 128 * 128 + 128 + 128 * 8 + 8  # a block's weight gradients
+FORWARD_ROWS = 32 * MLP_FORWARD_WARPS  # of a block's step in mlp_forward.cu; a multiple of MLP_BACKWARD_ROWS
+ROW_NUMBERS = MLP_WIDTH + MLP_WIDTH + MLP_OUTPUTS  # biases
+WEIGHT_BYTES = 2 * ((MLP_INPUTS + MLP_WIDTH) * MLP_PITCH + MLP_WIDTH * MLP_OUTPUTS) + 4 * ROW_NUMBERS
+SUMS = (MLP_INPUTS + MLP_WIDTH + MLP_OUTPUTS) * MLP_WIDTH + ROW_NUMBERS  # a block's weight gradients
 
 
 def supported(field) -> bool:
     """Whether the fused kernels can run this field on the current GPU; if not, torch does (slower, the same values)."""
     config = field.config
-    if config.encoding == "none" or config.head_layers > 1 or config.width != 128:
+    if config.encoding == "none" or config.head_layers > 1 or config.width != MLP_WIDTH:
         return False
     properties = torch.cuda.get_device_properties(field.hidden.weight.device)
     room = properties.shared_memory_per_block_optin >= _backward_bytes(properties)
@@ -31,7 +39,7 @@ def _backward_bytes(properties) -> int:
     """Shared memory of mlp_backward: STAGE in mlp_backward.cu depends on the architecture in the same way."""
     small = (properties.major, properties.minor) in ((7, 5), (8, 6), (8, 9)) or properties.major >= 12
     stage = 64 if small else 128
-    return WEIGHT_BYTES + 2 * (2 * stage * 136 + stage * 8) + 3 * 256 * 8 + 256 * 16
+    return WEIGHT_BYTES + 2 * (2 * stage * MLP_PITCH + stage * MLP_OUTPUTS) + 3 * 256 * 8 + 256 * 16
 
 
 def to_pixels(gaussians, out: Tensor) -> Tensor:
@@ -62,7 +70,7 @@ class FusedField:
         self.count, self.inputs, self.codes = model.count, field.hidden.weight.shape[1], field.codes
         self.rows = -(-self.count // FORWARD_ROWS) * FORWARD_ROWS
         self.x = torch.zeros(batch, CHUNKS, self.rows, 8, dtype=torch.float16, device=device)
-        self.bias = torch.empty(batch, 128, device=device)
+        self.bias = torch.empty(batch, MLP_WIDTH, device=device)
         self.t = torch.zeros(batch, device=device)
         self.frame = torch.zeros(batch, dtype=torch.int32, device=device)
         self.mu, self.rgb = (torch.empty(batch, self.count, n, device=device) for n in (2, 3))
@@ -77,7 +85,7 @@ class FusedField:
         self.grad_scale = 3 * float(field.pixels) / 64
         if training:
             self.dx = torch.empty_like(self.x)
-            self.blocks = _blocks(-(-self.count // BACKWARD_ROWS), batch, self.slots)
+            self.blocks = _blocks(-(-self.count // MLP_BACKWARD_ROWS), batch, self.slots)
             self.sums = torch.empty(batch, self.blocks, SUMS, device=device)
 
     def _row_of(self) -> list[int]:
@@ -100,14 +108,16 @@ class FusedField:
         field, gaussians = self.field, self.gaussians
         w1, b1, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
         clock = (step, counts, strides, self.gops, self.t, self.frame)
-        run("mlp_forward", "mlp_begin", (self.batch, 1, 1), 128, w1, b1, *clock, self.bias, self.inputs, self.codes)
+        arguments = (w1, b1, *clock, self.bias, self.inputs, self.codes)
+        run("mlp_forward", "mlp_begin", (self.batch, 1, 1), MLP_WIDTH, *arguments)
         mu = gaussians.mu if self.pixels is None else to_pixels(gaussians, self.pixels)
         self.encoder.forward(mu, self.t, self.gops, self.x)
         blocks = _blocks(-(-self.count // FORWARD_ROWS), self.batch, self.slots)
         arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, self.gops)
         arguments += (mu, gaussians.cholesky, gaussians.rgb, self.mu, self.cholesky, self.rgb)
         sizes = (self.count, self.rows, self.inputs, *self.scales)
-        run("mlp_forward", "mlp_forward", (blocks, self.batch, 1), 384, *arguments, *sizes, shared=WEIGHT_BYTES)
+        grid = (blocks, self.batch, 1)
+        run("mlp_forward", "mlp_forward", grid, FORWARD_ROWS, *arguments, *sizes, shared=WEIGHT_BYTES)
         if gaussians.motion is not None:
             self.mu += (self._of_gops(gaussians.motion).unflatten(-1, (-1, 2)) * field.motion_powers(self.t)).sum(2)
         return self.mu, gaussians.cholesky if self.cholesky is None else self.cholesky, self.rgb

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stgvlib.device import kernels_for
 from stgvlib.errors import StgvError
 
+LEVEL = np.dtype([("resolution", "i4", (3,)), ("offset", "i4"), ("size", "i4"), ("hashed", "i4")])  # of a hash table
 PRIMES = (1, 2654435761, 805459861)
 
 
@@ -60,11 +61,9 @@ class HashGrid(nn.Module):
         initial = torch.rand(gops, entries, features, generator=generator) * 2e-4 - 1e-4  # as tiny-cuda-nn does
         self.table = nn.Parameter(initial)
         self.register_buffer("scales", torch.from_numpy(scales), persistent=False)
-        meta = np.zeros((levels, 9), np.int32)
-        meta[:, :dims] = scales.view(np.int32)
-        meta[:, 3 : 3 + dims] = resolutions
-        meta[:, 6], meta[:, 7], meta[:, 8] = self.offsets[:-1], sizes, self.hashed
-        self.register_buffer("meta", torch.from_numpy(meta), persistent=False)
+        self.levels = np.zeros(levels, LEVEL)
+        self.levels["resolution"][:, :dims] = resolutions
+        self.levels["offset"], self.levels["size"], self.levels["hashed"] = self.offsets[:-1], sizes, self.hashed
 
     @property
     def width(self) -> int:
@@ -76,7 +75,7 @@ class HashGrid(nn.Module):
         if kernels_for(x) == "numba":
             from stgvlib.ops.encoding_cpu import HashEncode
 
-            return HashEncode.apply(x.contiguous(), self.table, self.scales, self.meta)
+            return HashEncode.apply(x.contiguous(), self.table, self.scales, self.levels)
         return hash_encode_reference(x, self.table, self)
 
     def corner_entries(self, level: int, cell: Tensor) -> Tensor:

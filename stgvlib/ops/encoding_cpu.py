@@ -14,19 +14,19 @@ _ONE = np.float32(1)
 
 
 @numba.njit(inline="always")
-def _entry(cell, corner, meta, level, dims):
+def _entry(cell, corner, table, dims):
     """Row of the level's table for one corner (eq. 4, or the dense index)."""
-    if meta[level, 8]:
+    if table.hashed:
         index = cell[0] + (corner & 1)
         index ^= (cell[1] + (corner >> 1 & 1)) * 2654435761 & 0xFFFFFFFF
         if dims == 3:
             index ^= (cell[2] + (corner >> 2 & 1)) * 805459861 & 0xFFFFFFFF
-        return index % np.int64(meta[level, 7])
+        return index % np.int64(table.size)
     index, stride = 0, 1
     for d in range(dims):
         index += (cell[d] + (corner >> d & 1)) * stride
-        stride *= meta[level, 3 + d]
-    return index % np.int64(meta[level, 7])
+        stride *= table.resolution[d]
+    return index % np.int64(table.size)
 
 
 @numba.njit(inline="always")
@@ -38,7 +38,7 @@ def _locate(x, scales, level, dims, cell, fraction):
 
 
 @numba.njit(parallel=True, cache=True)
-def _forward(x, table, scales, meta, out):
+def _forward(x, table, scales, tables, out):
     points, dims = x.shape
     levels, features = len(scales), table.shape[1]
     blocks = (points + 511) // 512
@@ -53,13 +53,13 @@ def _forward(x, table, scales, meta, out):
                     weight = _ONE
                     for d in range(dims):
                         weight *= fraction[d] if corner >> d & 1 else _ONE - fraction[d]
-                    row = meta[level, 6] + _entry(cell, corner, meta, level, dims)
+                    row = tables[level].offset + _entry(cell, corner, tables[level], dims)
                     for f in range(features):
                         out[i, level * features + f] += weight * table[row, f]
 
 
 @numba.njit(parallel=True, cache=True)
-def _backward(x, table, scales, meta, d_out, d_table, d_x):
+def _backward(x, table, scales, tables, d_out, d_table, d_x):
     points, dims = x.shape
     levels, features = len(scales), table.shape[1]
     for level in numba.prange(levels):
@@ -71,7 +71,7 @@ def _backward(x, table, scales, meta, d_out, d_table, d_x):
                 weight = _ONE
                 for d in range(dims):
                     weight *= fraction[d] if corner >> d & 1 else _ONE - fraction[d]
-                row = meta[level, 6] + _entry(cell, corner, meta, level, dims)
+                row = tables[level].offset + _entry(cell, corner, tables[level], dims)
                 dot = np.float32(0)
                 for f in range(features):
                     grad = d_out[i, level * features + f]
@@ -89,26 +89,30 @@ def _backward(x, table, scales, meta, d_out, d_table, d_x):
 
 
 class HashEncode(torch.autograd.Function):
-    """`HashGrid.forward` for float32 CPU tensors: x [G, P, D], table [G, entries, F], scales [L, D], meta [L, 9]."""
+    """`HashGrid.forward` for float32 CPU tensors: x [G, P, D], table [G, entries, F], scales [L, D], levels [L] of dtype
+    encoding.LEVEL."""
 
     @staticmethod
-    def forward(ctx, x, table, scales, meta):
-        ctx.save_for_backward(x, table, scales, meta)
-        out = torch.empty(*x.shape[:2], len(meta) * table.shape[2])
+    def forward(ctx, x, table, scales, levels):
+        ctx.save_for_backward(x, table, scales)
+        ctx.levels = levels
+        out = torch.empty(*x.shape[:2], len(levels) * table.shape[2])
         _use_torch_threads()
         for g in range(len(x)):
-            _forward(*(t.detach().numpy() for t in (x[g], table[g], scales, meta, out[g])))
+            points, entries, scale = (t.detach().numpy() for t in (x[g], table[g], scales))
+            _forward(points, entries, scale, levels, out[g].numpy())
         return out
 
     @staticmethod
     def backward(ctx, d_out):
-        x, table, scales, meta = ctx.saved_tensors
+        x, table, scales = ctx.saved_tensors
         d_table, d_x = torch.zeros_like(table), torch.empty_like(x)
-        each = torch.empty(len(meta), *x.shape[1:])
+        each = torch.empty(len(ctx.levels), *x.shape[1:])
         d_out = d_out.contiguous()
         _use_torch_threads()
         for g in range(len(x)):
-            inputs = (x[g], table[g], scales, meta, d_out[g], d_table[g], each)
-            _backward(*(t.detach().numpy() for t in inputs))
+            inputs = (t.detach().numpy() for t in (x[g], table[g], scales, d_out[g], d_table[g], each))
+            points, entries, scale, *gradients = inputs
+            _backward(points, entries, scale, ctx.levels, *gradients)
             torch.sum(each, 0, out=d_x[g])
         return d_x, d_table, None, None

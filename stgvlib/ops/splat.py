@@ -17,9 +17,7 @@ from torch import Tensor
 
 from stgvlib.device import kernels_for
 from stgvlib.errors import StgvError
-
-MIN_SCALE = 0.3  # px
-CUT = math.log(255.0)  # sigma at which the weight is 1/255
+from stgvlib.ops.constants import CUT, MIN_SCALE
 
 
 def splat(

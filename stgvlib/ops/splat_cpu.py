@@ -11,9 +11,10 @@ import numba
 import numpy as np
 import torch
 
+from stgvlib.ops import constants
+
 BAND = 8  # rows a task
-MIN_SCALE = np.float32(0.3)
-CUT = np.float32(math.log(255.0))
+MIN_SCALE, CUT = np.float32(constants.MIN_SCALE), np.float32(constants.CUT)
 _FAST = {"contract", "reassoc", "nsz", "arcp"}  # not nnan / ninf: a NaN must stay one
 _ONE = np.float32(1)
 

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 
+from stgvlib.ops.constants import DEFINITIONS
+from stgvlib.ops.cuda.signatures import check_arguments
+
 SOURCES = Path(__file__).parent
 SHARED = {"mlp_forward": "mlp.cuh", "mlp_backward": "mlp.cuh"}  # beside half.cuh, which all kernel files begin with
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -35,10 +38,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("STGV_CACHE") or Path.home() / ".cache" / "stgvlib")
 
 
+@lru_cache
 def source(name: str) -> str:
-    """The text of `name`.cu after what it shares with other kernel files. An include would need a folder to search."""
+    """The text of `name`.cu after constants that Python shares with it, and what it shares with other kernel files. An
+    include would need a folder to search."""
+    defined = "".join(f"#define {key} {value}\n" for key, value in DEFINITIONS.get(name, {}).items())
     files = ["half.cuh", *([SHARED[name]] if name in SHARED else []), f"{name}.cu"]
-    return "".join(f'#line 1 "{file}"\n{(SOURCES / file).read_text()}' for file in files)
+    return defined + "".join(f'#line 1 "{file}"\n{(SOURCES / file).read_text()}' for file in files)
 
 
 def compile_cubin(name: str, arch: str, logs: io.StringIO | None = None) -> bytes:
@@ -100,16 +106,20 @@ def _allow_shared(name: str, function: str, device: int, bytes_: int) -> None:
 
 
 def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: int = 0) -> None:
-    """Launch `function` of `name`.cu on the current device and stream.
+    """Launch `function` of `name`.cu on the device of its tensors, on torch's current stream there.
 
-    Tensors pass their address, ints become int32, floats float32, None a null pointer.
+    Tensors pass their address, ints become int32, floats float32, None a null pointer. With STGV_CHECK=1 the arguments
+    are checked against the kernel's parameters.
     """
-    device = torch.cuda.current_device()
+    if os.environ.get("STGV_CHECK") == "1":
+        check_arguments(source(name), function, arguments)
+    device = next(a.device.index for a in arguments if isinstance(a, torch.Tensor))
     values = [_argument(value) for value in arguments]
-    if shared > 16 * 1024:  # no kernel has more than 32 KB of static shared memory
-        _allow_shared(name, function, device, shared)
-    stream = _stream(torch.cuda.current_stream().cuda_stream)
-    launch(stream, _config(grid, block, shared), kernel(name, function, device), *values)
+    with torch.cuda.device(device):
+        if shared > 16 * 1024:  # no kernel has more than 32 KB of static shared memory
+            _allow_shared(name, function, device, shared)
+        stream = _stream(torch.cuda.current_stream().cuda_stream)
+        launch(stream, _config(grid, block, shared), kernel(name, function, device), *values)
 
 
 def _argument(value):

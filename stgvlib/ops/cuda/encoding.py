@@ -14,6 +14,11 @@ from stgvlib.ops.cuda.compiler import run
 CHUNKS, SLOTS = 8, 6
 FEATURES = CHUNKS * SLOTS
 POINTS = 2048  # of a block in hash_encoding.cu
+LEVEL = np.dtype(  # the struct Level of hash_encoding.cu
+    [("scale", "f4"), ("scale_z", "f4"), ("offset", "i4"), ("size", "i4"), ("stride", "i4")]
+    + [(name, "i4") for name in ("resolution_x", "resolution_y", "offset2", "size2", "offset3", "size3", "hashed3")]
+    + [("shift", "f4")]
+)
 STAGED_LEVEL = 64 * 1024  # bytes of the largest table level that is copied to shared memory
 
 
@@ -39,8 +44,8 @@ class TableEncoder:
 
     def __init__(self, field, batch: int, extent: tuple[float, float], device, training: bool):
         self.field, self.batch, self.extent = field, batch, extent
-        words, self.entries, self.largest = self.levels_of(field)
-        self.levels = torch.from_numpy(words).to(device)
+        levels, self.entries, self.largest = self.levels_of(field)
+        self.levels = torch.from_numpy(levels.view(np.int32)).to(device)
         self.blended = torch.zeros(batch, self.entries, 8, dtype=torch.float16, device=device)
         self.gradient = torch.empty(batch, self.entries, 8, device=device) if training else None
         self.staged = 16 * self.largest if 16 * self.largest <= STAGED_LEVEL else 0
@@ -79,10 +84,10 @@ class HashEncoder(TableEncoder):
 
     @staticmethod
     def levels_of(field) -> tuple[np.ndarray, int, int]:
-        """The levels as hash_encoding.cu reads them, [8, 13] words; entries of the table; its largest level."""
+        """(LEVEL [8], entries of the table, those of its largest level)."""
         spatial, temporal = field.spatial, field.temporal
         grid = spatial if spatial is not None else temporal
-        words, offset, largest = np.zeros((CHUNKS, 13), np.int32), 0, 0
+        levels, offset, largest = np.zeros(CHUNKS, LEVEL), 0, 0
         for level in range(CHUNKS):
             rx, ry = grid.resolutions[level][:2]
             table = 2**field.config.log2_table_size
@@ -90,16 +95,15 @@ class HashEncoder(TableEncoder):
             dense = rx * ry <= size2
             stride = rx + 1 if dense else 0  # a point at the far edge reaches one grid point beyond
             size = (rx + 1) * (ry + 1) if dense else table
-            scales, third = [grid.scales[level, 0].item(), 0.0], (-1, 1, 0)
+            scale_z, third = 0.0, (-1, 1, 0)
             if temporal is not None:
-                scales[1] = temporal.scales[level, 2].item()
+                scale_z = temporal.scales[level, 2].item()
                 third = (temporal.offsets[level], temporal.sizes[level], int(temporal.hashed[level]))
             second = spatial.offsets[level] if spatial is not None else -1
-            words[level, :2] = _bits(*scales)
-            words[level, 2:12] = (offset, size, stride, rx, ry, second, size2, *third)
-            words[level, 12:] = _bits(0.5)
+            scales = grid.scales[level, 0].item(), scale_z
+            levels[level] = (*scales, offset, size, stride, rx, ry, second, size2, *third, 0.5)
             offset, largest = offset + size, max(largest, size)
-        return words, offset, largest
+        return levels, offset, largest
 
     def blend(self, t: Tensor, gops: Tensor | None) -> None:
         tables = [None if grid is None else grid.table for grid in (self.field.spatial, self.field.temporal)]
@@ -128,10 +132,10 @@ class PlanesEncoder(TableEncoder):
     def levels_of(field) -> tuple[np.ndarray, int, int]:
         side = field.planes.planes[0].shape[2]
         size = (side + 1) ** 2
-        words = np.zeros((CHUNKS, 13), np.int32)
-        words[:, 0] = _bits(side - 1)
-        words[:, 2], words[:, 3], words[:, 4] = size * np.arange(CHUNKS), size, side + 1
-        return words, CHUNKS * size, size
+        levels = np.zeros(CHUNKS, LEVEL)
+        levels["scale"], levels["size"], levels["stride"] = side - 1, size, side + 1
+        levels["offset"] = size * np.arange(CHUNKS)
+        return levels, CHUNKS * size, size
 
     def blend(self, t: Tensor, gops: Tensor | None) -> None:
         planes = self.field.planes.planes
@@ -170,8 +174,3 @@ class PositionalEncoder:
         count, rows = mu.shape[1], dx.shape[2]
         arguments = (mu, dx, grad_mu, count, rows, self.frequencies, *self.extent, unscale)
         run("positional", "positional_backward", (-(-count // 256), 1, self.batch), 256, *arguments)
-
-
-def _bits(*values: float) -> np.ndarray:
-    """Floats as the words of a struct of ints."""
-    return np.array(values, np.float32).view(np.int32)

@@ -8,10 +8,6 @@
 // Fragments of mma.m16n8k16:
 //   A: (r, 2c) (r + 8, 2c) (r, 2c + 8) (r + 8, 2c + 8)  B: (k = 2c, n = r) (k = 2c + 8, n = r)  C: (r, 2c) (r + 8, 2c)
 
-#define K1 48
-#define HIDDEN 128
-#define OUT 8       // 2 position, 3 colour, 3 shape
-#define PITCH 136   // halves between two rows in shared memory: 17 x 16 bytes, so eight rows never share a bank
 
 typedef unsigned short half_t;
 

@@ -8,7 +8,6 @@
 // A row: 150 k operations, 160 bytes in, 128 out.
 
 #define WARPS 8     // of the backward pass
-#define ROWS 128    // of a block's step
 #if __CUDA_ARCH__ == 750 || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #define STAGE 64    // rows staged at a time where a block has 99 KB of shared memory
 #else

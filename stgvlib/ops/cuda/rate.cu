@@ -9,12 +9,10 @@
 // A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors
 // are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. Bytes a number in all: 36.
 
-#define THREADS 256
 #define LN2 0.69314718f
 #define TWO_E 5.43656366f
 
 // Sums of a GoP's Gaussians: three of the shape, three of the colour, each of means, distances, parts; and how many.
-#define OF_GOP 19
 #define MEANS 0
 #define DISTANCES 6
 #define PARTS 12

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stgvlib.ops.constants import SPLAT_THREADS, TILE
 from stgvlib.ops.cuda.compiler import run
 
-TILE = 16
-THREADS = 128
 WIDE_BLOCKS = 64  # a GoP, each takes one large Gaussian after the other
 LIST_CAPACITY = 512  # entries a tile to begin with; a fuller tile scans all Gaussians: slower, and just as right
 
@@ -73,14 +72,14 @@ class Projection:
     def image(self, out: Tensor) -> Tensor:
         """Render into out [B, H, W, 3], float32 or uint8."""
         function = "splat_bytes" if out.dtype == torch.uint8 else "splat_forward"
-        run("splat", function, self.grid, THREADS, *self.lists_of, out, *self.geometry)
+        run("splat", function, self.grid, SPLAT_THREADS, *self.lists_of, out, *self.geometry)
         return out
 
     def mse(self, frames: Tensor, frame_index: Tensor, residual: Tensor, partial: Tensor, huber: float | None) -> None:
         """Compare with frames uint8 [B, T, H, W, 4]: residual fp16 [B, H, W, 4], partial losses [B, tiles]."""
         most = math.inf if huber is None else float(huber)
         arguments = (*self.lists_of, frames, frame_index, residual, partial, *self.geometry, frames.shape[1], most)
-        run("splat", "splat_mse_forward", self.grid, THREADS, *arguments)
+        run("splat", "splat_mse_forward", self.grid, SPLAT_THREADS, *arguments)
 
     def gather(self, image_grad: Tensor, cholesky: Tensor, grads: list[Tensor], factor=1.0, scale=None, offset=0.0):
         """Gradients of mu, cholesky and rgb into `grads`, from that of the image: float32 x 3, or fp16 x 4."""

@@ -1,0 +1,20 @@
+"""Numbers that Python, numba and CUDA kernels share; `cuda/compiler.py` puts DEFINITIONS before a kernel's source."""
+
+import math
+
+MIN_SCALE = 0.3  # px: thinner Gaussians fall between the pixels
+CUT = math.log(255.0)  # sigma at which the weight is 1/255
+TILE = 16  # px, side of a splat tile
+SPLAT_THREADS, RATE_THREADS = 128, 256  # of a block
+RATE_SUMS = 19  # numbers that rate.cu keeps for a GoP, beside two for each tensor of its field
+MLP_INPUTS, MLP_WIDTH, MLP_OUTPUTS = 48, 128, 8  # of the fused field; outputs: 2 position, 3 colour, 3 shape
+MLP_PITCH = 136  # halves between two rows in shared memory: 17 x 16 bytes, so eight rows never share a bank
+MLP_FORWARD_WARPS, MLP_BACKWARD_ROWS = 12, 128
+
+_MLP = {"K1": MLP_INPUTS, "HIDDEN": MLP_WIDTH, "OUT": MLP_OUTPUTS, "PITCH": MLP_PITCH}
+DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defined for it
+    "splat": {"TILE": TILE, "THREADS": SPLAT_THREADS, "MIN_SCALE": f"{MIN_SCALE}f"},
+    "rate": {"THREADS": RATE_THREADS, "OF_GOP": RATE_SUMS},
+    "mlp_forward": _MLP | {"FORWARD_WARPS": MLP_FORWARD_WARPS},
+    "mlp_backward": _MLP | {"ROWS": MLP_BACKWARD_ROWS},
+}

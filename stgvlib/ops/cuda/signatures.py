@@ -1,0 +1,70 @@
+"""Kernels' parameters as their sources declare them, and whether a launch's arguments go with them."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+DTYPES = {  # of a pointer's target, or of the parts of a vector type such as float4
+    "float": torch.float32,
+    "int": torch.int32,
+    "short": torch.int16,
+    "uchar": torch.uint8,
+    "unsigned char": torch.uint8,
+    "uint": torch.float16,  # two in a word
+    "ll": torch.int64,
+    "long long": torch.int64,
+    "Level": torch.int32,  # words of encoding.LEVEL
+}
+KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\)', re.S)
+
+
+class Parameter(NamedTuple):
+    name: str
+    kind: str  # float, int, ...
+    pointer: bool
+
+
+@lru_cache
+def kernels(text: str) -> dict[str, tuple[Parameter, ...]]:
+    """The parameters of each kernel in a source text."""
+    text = re.sub(r"//[^\n]*", "", text)
+    return {name: tuple(map(_parameter, given.split(","))) for name, given in KERNEL.findall(text)}
+
+
+def _parameter(declared: str) -> Parameter:
+    words = re.sub(r"\b(const|__restrict__)\b|\*", " ", declared).split()
+    return Parameter(words[-1], " ".join(words[:-1]), "*" in declared)
+
+
+def check_arguments(text: str, function: str, arguments: Sequence) -> None:
+    """Raises TypeError or ValueError, in one line, where a launch's arguments do not go with the kernel: their number,
+    dtypes, devices, and that tensors are contiguous."""
+    parameters = kernels(text)[function]
+    if len(arguments) != len(parameters):
+        names = ", ".join(parameter.name for parameter in parameters)
+        raise TypeError(f"{function} takes {len(parameters)} arguments ({names}), got {len(arguments)}")
+    devices = {argument.device for argument in arguments if isinstance(argument, torch.Tensor)}
+    if len(devices) > 1:
+        raise ValueError(f"{function} takes tensors of one device, got {', '.join(sorted(map(str, devices)))}")
+    for parameter, argument in zip(parameters, arguments):
+        if problem := _problem(parameter, argument):
+            raise TypeError(f"{function}: {parameter.name} must be {problem}")
+
+
+def _problem(parameter: Parameter, argument) -> str:
+    """What was expected and came instead, or nothing."""
+    if not parameter.pointer:
+        wanted = float if parameter.kind == "float" else int
+        right = isinstance(argument, wanted) and not isinstance(argument, bool)
+        return "" if right else f"{wanted.__name__}, got {type(argument).__name__}"
+    if argument is None:
+        return ""
+    wanted = DTYPES[parameter.kind.rstrip("24")]
+    if not isinstance(argument, torch.Tensor):
+        return f"a tensor, got {type(argument).__name__}"
+    if argument.dtype != wanted:
+        return f"{wanted} for {parameter.kind}*, got {argument.dtype}"
+    return "" if argument.is_contiguous() else f"contiguous, got strides {argument.stride()} of {tuple(argument.shape)}"

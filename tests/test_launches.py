@@ -1,0 +1,123 @@
+"""Every launch in the library goes with its kernel's parameters: checked without a GPU, on tensors of a CPU."""
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install '.[cuda]'")
+
+from stgvlib.codec import rate_cuda  # noqa: E402
+from stgvlib.codec.rate_optimizer import RateOptimizer  # noqa: E402
+from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
+from stgvlib.fitting import stage_cuda  # noqa: E402
+from stgvlib.fitting.optimizer import FlatOptimizer  # noqa: E402
+from stgvlib.fitting.stage import segments  # noqa: E402
+from stgvlib.model import field_cuda  # noqa: E402
+from stgvlib.model.video_model import VideoModel  # noqa: E402
+from stgvlib.ops.constants import DEFINITIONS, MIN_SCALE  # noqa: E402
+from stgvlib.ops.cuda import compiler, encoding, splat  # noqa: E402
+from stgvlib.ops.cuda.signatures import check_arguments, kernels  # noqa: E402
+
+FILES = sorted(path.stem for path in compiler.SOURCES.glob("*.cu"))
+SIZE, COUNT, GOPS, FRAMES = (32, 48), 70, 2, 3
+H100 = SimpleNamespace(multi_processor_count=132, major=9, minor=0, shared_memory_per_block_optin=227 * 1024)
+FIELDS = {
+    "paper": (PAPER, PAPER.field),
+    "stgv": (STGV, STGV.field),
+    "2D alone": (STGV, replace(STGV.field, temporal=False)),
+    "planes": (PAPER, FieldConfig(encoding="planes")),
+    "positional": (PAPER, FieldConfig(encoding="positional")),
+}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Names of the kernels that were launched, each with arguments that were checked."""
+    names = set()
+
+    def run(name, function, grid, block, *arguments, shared=0):
+        check_arguments(compiler.source(name), function, arguments)
+        assert len(grid) == 3 and min(grid) >= 1 and block % 32 == 0
+        names.add(function)
+
+    for module in (splat, encoding, field_cuda, rate_cuda, stage_cuda, compiler):
+        monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: H100)
+    return names
+
+
+def model_of(config, field):
+    config = replace(config, field=field, coarse_steps=4, steps=4)
+    model = VideoModel(config, [FRAMES] * GOPS, SIZE, COUNT, torch.Generator().manual_seed(0))
+    for parameter in (model.gaussians.cholesky, model.gaussians.rgb):
+        torch.nn.init.ones_(parameter)
+    return model
+
+
+def launch_everything():
+    frames = torch.zeros(GOPS, FRAMES, *SIZE, 4, dtype=torch.uint8)
+    for config, field in FIELDS.values():
+        model = model_of(config, field)
+        for coarse in (True, False):
+            name = "coarse" if coarse else "deformation"
+            optimizer = FlatOptimizer(segments(model, name), config.optimizer)
+            counts = torch.tensor(model.num_frames)
+            step = stage_cuda.TrainingStep(
+                model, frames, optimizer, torch.zeros(4, GOPS), counts, counts * 0 + 1, None, coarse
+            )
+            step.gradients()
+            optimizer._step_cuda()
+        field_cuda.FusedField(model, GOPS, gops=torch.zeros(GOPS, dtype=torch.int32)).forward()
+    projection = splat.Projection.empty(GOPS, COUNT, SIZE, torch.device("cpu"))
+    mu, cholesky, rgb = (torch.zeros(GOPS, COUNT, n) for n in (2, 3, 3))
+    projection.project(mu, cholesky, rgb)
+    for dtype in (torch.float32, torch.uint8):
+        projection.image(torch.empty(GOPS, *SIZE, 3, dtype=dtype))
+    projection.gather(torch.zeros(GOPS, *SIZE, 3), cholesky, [mu, cholesky, rgb])
+    for adaptive in (True, False):
+        model = model_of(STGV, STGV.field)
+        optimizer = RateOptimizer(segments(model, "deformation"), "adam", None, model, 1e-3, True, True, adaptive)
+        fused = rate_cuda.FusedRate(optimizer)
+        fused.round()
+        fused.learn(4.0)
+
+
+def test_every_kernel_is_launched_with_what_it_takes(launched):
+    launch_everything()
+    assert launched == {name for file in FILES for name in kernels(compiler.source(file))}
+
+
+def call(**changes):
+    """A launch of `pixels` with some arguments replaced."""
+    given = {"p": torch.zeros(4, 2), "out": torch.zeros(4, 2), "count": 4, "width": 32.0, "height": 32.0} | changes
+    return [value for value in given.values() if value is not ...]
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (call(height=...), r"pixels takes 5 arguments \(\w+, \w+, count, width, height\), got 4"),
+        (call(out=torch.zeros(4, 2, dtype=torch.float64)), r"must be torch.float32 for float2\*, got torch.float64"),
+        (call(out=torch.zeros(2, 4).T), r"must be contiguous, got strides \(1, 4\) of \(4, 2\)"),
+        (call(count=4.0), "count must be int, got float"),
+        (call(width=32), "width must be float, got int"),
+        (call(p=4), "must be a tensor, got int"),
+        (call(out=torch.zeros(4, 2, device="meta")), "takes tensors of one device, got cpu, meta"),
+    ],
+)
+def test_a_launch_that_does_not_fit_is_named(arguments, reason):
+    with pytest.raises((TypeError, ValueError), match=reason) as raised:
+        check_arguments(compiler.source("parametrization"), "pixels", arguments)
+    assert "\n" not in str(raised.value)
+    check_arguments(compiler.source("parametrization"), "pixels", call())
+
+
+def test_shared_constants_are_written_once():
+    assert f"#define MIN_SCALE {MIN_SCALE}f\n" in compiler.source("splat")
+    for file, constants in DEFINITIONS.items():
+        texts = [path.read_text() for path in compiler.SOURCES.glob("*.cu*") if path.stem in (file, "mlp", "half")]
+        for name in constants:
+            assert not any(re.search(rf"#define {name}\b", text) for text in texts), f"{name} of {file} stands twice"
