@@ -7,12 +7,10 @@ without CUDA graphs: the kernels and their arguments are the same.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -67,9 +65,10 @@ def kernels() -> None:
 
 def only_ours() -> list[str]:
     """Options that leave torch's own kernels unchecked."""
-    sources = (Path(__file__).parent.parent / "stgvlib" / "cuda").glob("*.cu")
-    pattern = r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\('
-    names = [name for path in sources for name in re.findall(pattern, path.read_text())]
+    from stgvlib.ops.cuda.compiler import SOURCES, source
+    from stgvlib.ops.cuda.signatures import kernels as declared
+
+    names = [name for path in sorted(SOURCES.glob("*.cu")) for name in declared(source(path.stem))]
     return [option for name in names for option in ("--kernel-name", f"kernel_name={name}")]
 
 

@@ -9,11 +9,10 @@ import torch
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install '.[cuda]'")
 
-from stgvlib.ops.cuda import compiler  # noqa: E402
-
 from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
 from stgvlib.fitting.optimizer import FlatOptimizer, Segment  # noqa: E402
 from stgvlib.model.video_model import VideoModel  # noqa: E402
+from stgvlib.ops.cuda import compiler  # noqa: E402
 from stgvlib.ops.encoding import positional  # noqa: E402
 from stgvlib.ops.splat import splat_mse  # noqa: E402
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stgvlib.ops.splat import CUT, MIN_SCALE, splat, splat_gsplat, splat_mse, splat_reference
+from stgvlib.ops.splat import CUT, splat, splat_gsplat, splat_mse, splat_reference
 
 SIZES = [(1, 1), (1, 40), (37, 1), (16, 16), (17, 33), (48, 80)]
 
