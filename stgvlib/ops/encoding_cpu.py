@@ -89,7 +89,7 @@ def _backward(x, table, scales, tables, d_out, d_table, d_x):
 
 
 class HashEncode(torch.autograd.Function):
-    """`HashGrid.forward` for float32 CPU tensors: x [G, P, D], table [G, entries, F], scales [L, D], levels: LEVEL [L]."""
+    """`HashGrid.forward` for float32 CPU tensors: x [G, P, D], table [G, E, F], scales [L, D], levels: LEVEL [L]."""
 
     @staticmethod
     def forward(ctx, x, table, scales, levels):
