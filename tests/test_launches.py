@@ -104,8 +104,10 @@ def call(**changes):
         (call(out=torch.zeros(2, 4).T), r"must be contiguous, got strides \(1, 4\) of \(4, 2\)"),
         (call(count=4.0), "count must be int, got float"),
         (call(width=32), "width must be float, got int"),
-        (call(p=4), "must be a tensor, got int"),
-        (call(out=torch.zeros(4, 2, device="meta")), "takes tensors of one device, got cpu, meta"),
+        (call(p=4), "raw must be a tensor, got int"),
+        (call(out=4, count=torch.zeros(4, 2)), "mu must be a tensor, got int"),
+        (call(count=32.0, width=4), "count must be int, got float"),
+        (call(out=torch.zeros(4, 2, device="meta")), "mu must be on cpu as the others, got meta"),
     ],
 )
 def test_a_launch_that_does_not_fit_is_named(arguments, reason):
@@ -113,6 +115,29 @@ def test_a_launch_that_does_not_fit_is_named(arguments, reason):
         check_arguments(compiler.source("parametrization"), "pixels", arguments)
     assert "\n" not in str(raised.value)
     check_arguments(compiler.source("parametrization"), "pixels", call())
+
+
+def test_a_launch_needs_tensors_of_one_gpu():
+    with pytest.raises(ValueError, match="pixels takes tensors of one GPU, got cpu, meta"):
+        compiler.run("parametrization", "pixels", (1, 1, 1), 256, *call(out=torch.zeros(4, 2, device="meta")))
+    with pytest.raises(ValueError, match="pixels takes tensors of one GPU, got cpu"):
+        compiler.run("parametrization", "pixels", (1, 1, 1), 256, *call())
+
+
+@pytest.mark.gpu
+def test_a_launch_goes_to_its_tensors_device_and_stream():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    torch.cuda.set_device(0)
+    for device in ("cuda:0", "cuda:1"):
+        out = torch.zeros(4, 2, device=device)
+        given = call(p=torch.zeros(4, 2, device=device), out=out)
+        torch.cuda.synchronize(device)
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            torch.cuda.set_device(0)
+            compiler.run("parametrization", "pixels", (1, 1, 1), 256, *given)
+        torch.cuda.synchronize(device)
+        assert torch.cuda.current_device() == 0 and (out == 16).all()
 
 
 def test_shared_constants_are_written_once():

@@ -20,6 +20,7 @@ from stgvlib.ops.cuda.signatures import check_arguments
 
 SOURCES = Path(__file__).parent
 SHARED = {"mlp_forward": "mlp.cuh", "mlp_backward": "mlp.cuh"}  # beside half.cuh, which all kernel files begin with
+CHECK = os.environ.get("STGV_CHECK") == "1"  # every launch's arguments against its kernel's parameters
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
@@ -84,7 +85,7 @@ def _module(name: str, arch: str, device: int) -> ObjectCode:
 
 
 @lru_cache
-def _stream(handle: int) -> Stream:
+def _stream(handle: int, device: int) -> Stream:  # the default stream has the same handle on every device
     return Stream.from_handle(handle)
 
 
@@ -108,17 +109,22 @@ def _allow_shared(name: str, function: str, device: int, bytes_: int) -> None:
 def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: int = 0) -> None:
     """Launch `function` of `name`.cu on the device of its tensors, on torch's current stream there.
 
-    Tensors pass their address, ints become int32, floats float32, None a null pointer. With STGV_CHECK=1 the arguments
-    are checked against the kernel's parameters.
+    Tensors pass their address, ints become int32, floats float32, None a null pointer. With STGV_CHECK=1 (read on
+    import) the arguments are checked against the kernel's parameters. Raises ValueError for tensors that are not all of
+    one GPU.
     """
-    if os.environ.get("STGV_CHECK") == "1":
+    if CHECK:
         check_arguments(source(name), function, arguments)
-    device = next(a.device.index for a in arguments if isinstance(a, torch.Tensor))
+    devices = {a.get_device() for a in arguments if isinstance(a, torch.Tensor)}  # -1: not of a GPU
+    if len(devices) != 1 or min(devices) < 0:
+        found = sorted({str(a.device) for a in arguments if isinstance(a, torch.Tensor)})
+        raise ValueError(f"{function} takes tensors of one GPU, got {', '.join(found) or 'none'}")
+    (device,) = devices
     values = [_argument(value) for value in arguments]
     with torch.cuda.device(device):
         if shared > 16 * 1024:  # no kernel has more than 32 KB of static shared memory
             _allow_shared(name, function, device, shared)
-        stream = _stream(torch.cuda.current_stream().cuda_stream)
+        stream = _stream(torch.cuda.current_stream().cuda_stream, device)
         launch(stream, _config(grid, block, shared), kernel(name, function, device), *values)
 
 

@@ -46,12 +46,12 @@ def check_arguments(text: str, function: str, arguments: Sequence) -> None:
     if len(arguments) != len(parameters):
         names = ", ".join(parameter.name for parameter in parameters)
         raise TypeError(f"{function} takes {len(parameters)} arguments ({names}), got {len(arguments)}")
-    devices = {argument.device for argument in arguments if isinstance(argument, torch.Tensor)}
-    if len(devices) > 1:
-        raise ValueError(f"{function} takes tensors of one device, got {', '.join(sorted(map(str, devices)))}")
+    device = next((argument.device for argument in arguments if isinstance(argument, torch.Tensor)), None)
     for parameter, argument in zip(parameters, arguments):
         if problem := _problem(parameter, argument):
             raise TypeError(f"{function}: {parameter.name} must be {problem}")
+        if isinstance(argument, torch.Tensor) and argument.device != device:
+            raise ValueError(f"{function}: {parameter.name} must be on {device} as the others, got {argument.device}")
 
 
 def _problem(parameter: Parameter, argument) -> str:
