@@ -28,8 +28,12 @@ FIELDS = {
     "paper": (PAPER, PAPER.field),
     "stgv": (STGV, STGV.field),
     "2D alone": (STGV, replace(STGV.field, temporal=False)),
-    "planes": (PAPER, FieldConfig(encoding="planes")),
-    "positional": (PAPER, FieldConfig(encoding="positional")),
+    "no shape head": (STGV, replace(STGV.field, deform_shape=False)),
+    "huber": (replace(STGV, huber=0.3), STGV.field),
+} | {
+    f"{encoding}, shape {shape}": (PAPER, FieldConfig(encoding=encoding, deform_shape=shape))
+    for encoding in ("planes", "positional")
+    for shape in (False, True)
 }
 
 
@@ -64,11 +68,11 @@ def launch_everything():
         for coarse in (True, False):
             name = "coarse" if coarse else "deformation"
             optimizer = FlatOptimizer(segments(model, name), config.optimizer)
-            counts = torch.tensor(model.num_frames)
-            step = stage_cuda.TrainingStep(
-                model, frames, optimizer, torch.zeros(4, GOPS), counts, counts * 0 + 1, None, coarse
-            )
-            step.gradients()
+            counts, losses = torch.tensor(model.num_frames), torch.zeros(4, GOPS)
+            for keyframe in (None, counts // 2):
+                stage_cuda.TrainingStep(
+                    model, frames, optimizer, losses, counts, counts * 0 + 1, keyframe, coarse
+                ).gradients()
             optimizer._step_cuda()
         field_cuda.FusedField(model, GOPS, gops=torch.zeros(GOPS, dtype=torch.int32)).forward()
     projection = splat.Projection.empty(GOPS, COUNT, SIZE, torch.device("cpu"))
@@ -77,6 +81,9 @@ def launch_everything():
     for dtype in (torch.float32, torch.uint8):
         projection.image(torch.empty(GOPS, *SIZE, 3, dtype=dtype))
     projection.gather(torch.zeros(GOPS, *SIZE, 3), cholesky, [mu, cholesky, rgb])
+    leaves = [t.requires_grad_() for t in (mu, cholesky, rgb)]
+    splat.Splat.apply(*leaves, SIZE).transpose(1, 2).sum().backward()
+    splat.SplatMSE.apply(*leaves, frames, torch.zeros(GOPS, dtype=torch.int64), None).sum().backward()
     for adaptive in (True, False):
         model = model_of(STGV, STGV.field)
         optimizer = RateOptimizer(segments(model, "deformation"), "adam", None, model, 1e-3, True, True, adaptive)
@@ -88,6 +95,7 @@ def launch_everything():
 def test_every_kernel_is_launched_with_what_it_takes(launched):
     launch_everything()
     assert launched == {name for file in FILES for name in kernels(compiler.source(file))}
+    assert len(launched) == sum(compiler.source(file).count("__global__ void") for file in FILES)
 
 
 def call(**changes):
@@ -138,6 +146,13 @@ def test_a_launch_goes_to_its_tensors_device_and_stream():
             compiler.run("parametrization", "pixels", (1, 1, 1), 256, *given)
         torch.cuda.synchronize(device)
         assert torch.cuda.current_device() == 0 and (out == 16).all()
+
+
+def test_levels_have_the_layout_of_the_struct():
+    body = re.sub(r"//[^\n]*", "", re.search(r"struct Level \{(.*?)\};", compiler.source("hash_encoding"), re.S)[1])
+    fields = [(name.strip(), kind) for kind, names in re.findall(r"(\w+) ([^;]+);", body) for name in names.split(",")]
+    assert fields == [(name, {"f": "float", "i": "int"}[encoding.LEVEL[name].kind]) for name in encoding.LEVEL.names]
+    assert encoding.LEVEL.itemsize == 4 * len(fields)
 
 
 def test_shared_constants_are_written_once():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stgvlib.ops.constants import (
+    CHUNKS,
     MLP_BACKWARD_ROWS,
     MLP_FORWARD_WARPS,
     MLP_INPUTS,
@@ -17,7 +18,7 @@ from stgvlib.ops.constants import (
     MLP_WIDTH,
 )
 from stgvlib.ops.cuda.compiler import run
-from stgvlib.ops.cuda.encoding import CHUNKS, FEATURES, encodes, make_encoder
+from stgvlib.ops.cuda.encoding import encodes, make_encoder
 
 FORWARD_ROWS = 32 * MLP_FORWARD_WARPS  # of a block's step in mlp_forward.cu; a multiple of MLP_BACKWARD_ROWS
 ROW_NUMBERS = MLP_WIDTH + MLP_WIDTH + MLP_OUTPUTS  # biases
@@ -91,7 +92,7 @@ class FusedField:
     def _row_of(self) -> list[int]:
         """Row of the first layer for each k of its product, in the order of mlp.cuh's fragments; -1 for none."""
         rows = []
-        for k in range(FEATURES):
+        for k in range(MLP_INPUTS):
             tile, q = divmod(k, 16)
             level, slot = q % 8 // 2, q % 2
             level += 4 * (q // 8) if tile == 0 else 4 * (tile - 1)

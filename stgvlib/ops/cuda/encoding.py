@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stgvlib.ops.constants import CHUNK_FEATURES, CHUNKS, MLP_INPUTS
 from stgvlib.ops.cuda.compiler import run
 
-CHUNKS, SLOTS = 8, 6
-FEATURES = CHUNKS * SLOTS
 POINTS = 2048  # of a block in hash_encoding.cu
 LEVEL = np.dtype(  # the struct Level of hash_encoding.cu
     [("scale", "f4"), ("scale_z", "f4"), ("offset", "i4"), ("size", "i4"), ("stride", "i4")]
@@ -26,9 +25,9 @@ def encodes(field) -> bool:
     """Whether a field's encoding is one of these, at the sizes that the kernels are built for."""
     config = field.config
     if config.encoding == "positional":
-        return PositionalEncoder.width(config) <= FEATURES
+        return PositionalEncoder.width(config) <= MLP_INPUTS
     if config.encoding == "planes":
-        return field.planes.width == FEATURES
+        return field.planes.width == MLP_INPUTS
     grids = [(grid, features) for grid, features in ((field.spatial, 2), (field.temporal, 4)) if grid is not None]
     return bool(grids) and all(len(grid.sizes) == CHUNKS and grid.features == f for grid, f in grids)
 
@@ -162,7 +161,7 @@ class PositionalEncoder:
 
     @classmethod
     def row_of(cls, field, chunk: int, slot: int) -> int:
-        row = chunk * SLOTS + slot
+        row = chunk * CHUNK_FEATURES + slot
         return row if row < cls.width(field.config) else -1
 
     def forward(self, mu: Tensor, t: Tensor, gops: Tensor | None, x: Tensor) -> None:

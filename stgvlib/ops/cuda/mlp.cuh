@@ -8,7 +8,6 @@
 // Fragments of mma.m16n8k16:
 //   A: (r, 2c) (r + 8, 2c) (r, 2c + 8) (r + 8, 2c + 8)  B: (k = 2c, n = r) (k = 2c + 8, n = r)  C: (r, 2c) (r + 8, 2c)
 
-
 typedef unsigned short half_t;
 
 // Within fp16's range.

@@ -6,7 +6,6 @@
 //              next layer, so activations never leave registers. Writes the deformed Gaussians.
 // A row: 48 k operations, 128 bytes in, 56 out.
 
-
 // Frame, t and first bias. step null: t is given. Else frame = step * stride % count, t = (frame + 1) / count.
 // gops null: batch entry g is GoP g.
 extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(

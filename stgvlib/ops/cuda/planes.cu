@@ -11,8 +11,6 @@
 //                 which go back to the rows that were blended. No atomics: every number is written once.
 // Bytes: 8 a plane entry, 16 (blend) or 32 (scatter) an entry of the table.
 
-#define FEATURES 16
-
 // Rows of the time axis that t lies between, and how far.
 __device__ __forceinline__ int row_before(float t, int rows, float& f) {
   float position = fminf(fmaxf(t, 0.f), 1.f) * (rows - 1);

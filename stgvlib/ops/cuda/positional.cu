@@ -4,8 +4,6 @@
 // positional_forward   one thread a Gaussian and chunk: six features, 16 bytes.
 // positional_backward  one thread a Gaussian: all its chunks.
 
-#define CHUNKS 8
-#define PER_CHUNK 6
 #define PI 3.14159265358979f
 
 // Feature `i` of 2 + 4 F at where = (x, y), and its derivative by the coordinate it depends on (axis).

@@ -18,8 +18,6 @@
 //              large Gaussians would hold up the step; project_bin lists them.
 // Bytes: 32 a Gaussian and tile forward, 8 (mse) or 12 a pair backward, nearly all from L1/L2.
 
-#define CUT 7.994353436858858f        // log2(255)
-#define RADIUS 3.3290429691304455f    // sqrt(2 ln 255): the cut in standard deviations
 #define U 0.8493218002880191f         // sqrt(log2(e) / 2)
 #define FULL 0xffffffffu
 #define SMALL_TILES 6
