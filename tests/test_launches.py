@@ -95,7 +95,6 @@ def launch_everything():
 def test_every_kernel_is_launched_with_what_it_takes(launched):
     launch_everything()
     assert launched == {name for file in FILES for name in kernels(compiler.source(file))}
-    assert len(launched) == sum(compiler.source(file).count("__global__ void") for file in FILES)
 
 
 def call(**changes):

@@ -6,6 +6,7 @@ MIN_SCALE = 0.3  # px: thinner Gaussians fall between the pixels
 CUT = math.log(255.0)  # sigma at which the weight is 1/255
 TILE = 16  # px, side of a splat tile
 SPLAT_THREADS, RATE_THREADS = 128, 256  # of a block
+GATHER_WARPS = 8  # of a block of the splat's gradients: each takes a small Gaussian, or all together a wide one
 RATE_SUMS = 19  # numbers that rate.cu keeps for a GoP, beside two for each tensor of its field
 CHUNKS, CHUNK_FEATURES = 8, 6  # of a fused field's encoding
 MLP_INPUTS, MLP_WIDTH, MLP_OUTPUTS = CHUNKS * CHUNK_FEATURES, 128, 8  # outputs: 2 position, 3 colour, 3 shape
@@ -17,6 +18,7 @@ DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defin
     "splat": {
         "TILE": TILE,
         "THREADS": SPLAT_THREADS,
+        "GATHER_WARPS": GATHER_WARPS,
         "MIN_SCALE": f"{MIN_SCALE}f",
         "CUT": f"{CUT / math.log(2)}f",  # of |z|^2 in powers of two
         "RADIUS": f"{math.sqrt(2 * CUT)}f",  # the cut in standard deviations

@@ -29,8 +29,13 @@ class Parameter(NamedTuple):
 
 @lru_cache
 def kernels(text: str) -> dict[str, tuple[Parameter, ...]]:
-    """The parameters of each kernel in a source text."""
-    text = re.sub(r"//[^\n]*", "", text)
+    """The parameters of each kernel in a source text, also of those that a macro declares."""
+    text = re.sub(r"//[^\n]*", "", text).replace("\\\n", " ")
+    for macro, names, body in re.findall(r'^#define (\w+)\(([^)]*)\)(.*extern "C".*)', text, re.M):
+        text = text.replace(body, "")
+        for given in re.findall(rf"^{macro}\(([^)]*)\)", text, re.M):
+            values = dict(zip(names.split(", "), given.split(", "), strict=True))
+            text += re.sub(r"\w+", lambda word, values=values: values.get(word[0], word[0]), body)
     return {name: tuple(map(_parameter, given.split(","))) for name, given in KERNEL.findall(text)}
 
 

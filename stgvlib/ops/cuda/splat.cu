@@ -268,26 +268,23 @@ __device__ __forceinline__ float reduce8(float v[8], int lane) {
   return __shfl_sync(FULL, s, (lane & 7) << 2);  // the sum of value v lies in lanes 4v .. 4v + 3
 }
 
-// The gradients of Gaussian i of a GoP, by one warp, which leaves a wide one alone, or by the eight of a block (WARPS).
+// The gradients of Gaussian i of GoP g, by one warp or by all of a block (WARPS).
 // image_grad: [G, H, W] fp16 x 4 (HALF) or [G, H, W, 3] float. Outputs are multiplied by factor, and by scale [G] if
 // not null.
 template <bool HALF, int WARPS>
 __device__ __forceinline__ void gather(
-    int i, const float4* __restrict__ shape, const float4* __restrict__ paint, const short4* boxes,
+    int i, int g, short4 box, const float4* __restrict__ shape, const float4* __restrict__ paint,
     const float* __restrict__ cholesky, const void* __restrict__ image_grad, const float* __restrict__ scale,
     float factor, float* __restrict__ d_mu, float* __restrict__ d_cholesky, float* __restrict__ d_rgb,
     int n, int width, int height, float offset) {
-  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = blockIdx.y;
-  if (WARPS == 1 && i >= n) return;
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   long long o = (long long)g * n + i;
-  short4 box = boxes[o];
-  if (WARPS == 1 && is_wide(box)) return;
   float4 s = shape[o], p = paint[o];
   const uint2* half4 = (const uint2*)image_grad + (long long)g * height * width;
-  const float3* float3s = (const float3*)image_grad + (long long)g * height * width;
-  float3 color = {};
-  float s1 = 0, s2 = 0, s11 = 0, s12 = 0, s22 = 0, inv_a3 = 1.f / s.w;
-  for (int xc = (box.x & ~3) + (WARPS == 8 ? 8 * warp : 0); xc <= box.z; xc += 8 * WARPS) {
+  const float* float3s = (const float*)image_grad + 3LL * g * height * width;
+  float ar = 0, ag = 0, ab = 0, s1 = 0, s2 = 0, s11 = 0, s12 = 0, s22 = 0;
+  float inv_a3 = 1.f / s.w;
+  for (int xc = (box.x & ~3) + (WARPS > 1 ? 8 * warp : 0); xc <= box.z; xc += 8 * WARPS) {
     int x = xc + (lane & 7);
     float dx = x + 0.5f - s.x, z1 = s.z * dx, z1z1 = z1 * z1, t = p.x * dx;
     // Rows of this column inside the ellipse, then of these eight columns together, so that lanes stay side by side.
@@ -304,42 +301,42 @@ __device__ __forceinline__ void gather(
     int y0 = max((int)box.y, (int)ceilf(low - 1e-3f)), y1 = min((int)box.w, (int)floorf(high + 1e-3f));
     float w0 = 0, w2 = 0, w22 = 0;
     for (int y = y0 + (lane >> 3); y <= y1; y += 4) {
-      float3 d = {};
-      if (inside && HALF) {
+      float dr, dg, db;
+      if (!inside) {
+        dr = dg = db = 0.f;
+      } else if (HALF) {
         uint2 raw = half4[y * width + x];
         float2 a = unpack(raw.x), b = unpack(raw.y);
-        d = make_float3(a.x, a.y, b.x);
-      } else if (inside) {
-        d = float3s[y * width + x];
+        dr = a.x, dg = a.y, db = b.x;
+      } else {
+        const float* q = float3s + 3LL * (y * width + x);
+        dr = q[0], dg = q[1], db = q[2];
       }
       float z2 = fmaf(s.w, y + 0.5f - s.y, -t), d2 = fmaf(z2, z2, z1z1);
       float e = exp2_fast(-d2);
       e = d2 <= CUT ? e : 0.f;
-      add(color, e, d.x, d.y, d.z);
-      float w = e * fmaf(d.x, p.y, fmaf(d.y, p.z, d.z * p.w)), wz = w * z2;
-      w0 += w; w2 += wz;
-      w22 = fmaf(wz, z2, w22);
+      ar = fmaf(e, dr, ar), ag = fmaf(e, dg, ag), ab = fmaf(e, db, ab);
+      float w = e * fmaf(dr, p.y, fmaf(dg, p.z, db * p.w)), wz = w * z2;
+      w0 += w, w2 += wz, w22 = fmaf(wz, z2, w22);
     }
-    s1 = fmaf(z1, w0, s1); s11 = fmaf(z1z1, w0, s11);
-    s2 += w2; s12 = fmaf(z1, w2, s12);
-    s22 += w22;
+    s1 = fmaf(z1, w0, s1), s2 += w2;
+    s11 = fmaf(z1z1, w0, s11), s12 = fmaf(z1, w2, s12), s22 += w22;
   }
-  float v[8] = {color.x, color.y, color.z, s1, s2, s11, s12, s22};
+  float v[8] = {ar, ag, ab, s1, s2, s11, s12, s22};
   float total = reduce8(v, lane);
-  if (WARPS == 8) {
-    __shared__ float sums[8][8];
+  if (WARPS > 1) {
+    __shared__ float sums[WARPS][8];
     if (lane < 8) sums[warp][lane] = total;
     __syncthreads();
     total = 0.f;
-    for (int w = 0; w < 8; w++) total += sums[w][lane & 7];
+    for (int w = 0; w < WARPS; w++) total += sums[w][lane & 7];
     __syncthreads();
     if (warp) return;
   }
   total *= (scale ? scale[g] * factor : factor);
   // dsigma/dmu and dsigma/dL in whitened moments; z carries U once, so first moments U^2 and second moments U^3.
-  s1 = __shfl_sync(FULL, total, 3); s2 = __shfl_sync(FULL, total, 4);
-  s11 = __shfl_sync(FULL, total, 5); s12 = __shfl_sync(FULL, total, 6);
-  s22 = __shfl_sync(FULL, total, 7);
+  s1 = __shfl_sync(FULL, total, 3), s2 = __shfl_sync(FULL, total, 4);
+  s11 = __shfl_sync(FULL, total, 5), s12 = __shfl_sync(FULL, total, 6), s22 = __shfl_sync(FULL, total, 7);
   const float u2 = 1.f / (U * U), u3 = u2 / U;
   if (lane < 3) {
     d_rgb[3 * o + lane] = total;
@@ -351,34 +348,30 @@ __device__ __forceinline__ void gather(
 }
 
 #define GIVEN \
-  shape, paint, boxes, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset
+  shape, paint, cholesky, image_grad, scale, factor, d_mu, d_cholesky, d_rgb, n, width, height, offset
 
-extern "C" __global__ void __launch_bounds__(256, 4) splat_backward(
-    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
-    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
-    const int* wide_counts, int n, int width, int height, float offset) {
-  gather<false, 1>(blockIdx.x * 8 + (threadIdx.x >> 5), GIVEN);
-}
+// A kernel for an image gradient of PIXELs, three floats or a uint2 of fp16: for small Gaussians, a warp each (WARPS
+// is 1), or for the wide ones, a block each (GATHER_WARPS).
+#define BACKWARD(NAME, PIXEL, WARPS)                                                                                   \
+  extern "C" __global__ void __launch_bounds__(32 * GATHER_WARPS, 4) NAME(                                             \
+      const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const PIXEL* image_grad,   \
+      const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,                 \
+      const int* wide_counts, int n, int width, int height, float offset) {                                            \
+    int g = blockIdx.y;                                                                                                \
+    if (WARPS == 1) {                                                                                                  \
+      int i = blockIdx.x * GATHER_WARPS + (threadIdx.x >> 5);                                                          \
+      if (i >= n) return;                                                                                              \
+      short4 box = boxes[(long long)g * n + i];                                                                        \
+      if (!is_wide(box)) gather<sizeof(PIXEL) == 8, 1>(i, g, box, GIVEN);                                              \
+    } else {                                                                                                           \
+      for (int j = blockIdx.x; j < wide_counts[g]; j += gridDim.x) {                                                   \
+        int i = wide[(long long)g * n + j];                                                                            \
+        gather<sizeof(PIXEL) == 8, GATHER_WARPS>(i, g, boxes[(long long)g * n + i], GIVEN);                            \
+      }                                                                                                                \
+    }                                                                                                                  \
+  }
 
-extern "C" __global__ void __launch_bounds__(256, 4) splat_backward_wide(
-    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const float* image_grad,
-    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
-    const int* wide_counts, int n, int width, int height, float offset) {
-  for (int j = blockIdx.x; j < wide_counts[blockIdx.y]; j += gridDim.x)
-    gather<false, 8>(wide[(long long)blockIdx.y * n + j], GIVEN);
-}
-
-extern "C" __global__ void __launch_bounds__(256, 4) splat_mse_backward(
-    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* image_grad,
-    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
-    const int* wide_counts, int n, int width, int height, float offset) {
-  gather<true, 1>(blockIdx.x * 8 + (threadIdx.x >> 5), GIVEN);
-}
-
-extern "C" __global__ void __launch_bounds__(256, 4) splat_mse_backward_wide(
-    const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const uint2* image_grad,
-    const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,
-    const int* wide_counts, int n, int width, int height, float offset) {
-  for (int j = blockIdx.x; j < wide_counts[blockIdx.y]; j += gridDim.x)
-    gather<true, 8>(wide[(long long)blockIdx.y * n + j], GIVEN);
-}
+BACKWARD(splat_backward, float, 1)
+BACKWARD(splat_backward_wide, float, GATHER_WARPS)
+BACKWARD(splat_mse_backward, uint2, 1)
+BACKWARD(splat_mse_backward_wide, uint2, GATHER_WARPS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stgvlib.ops.constants import SPLAT_THREADS, TILE
+from stgvlib.ops.constants import GATHER_WARPS, SPLAT_THREADS, TILE
 from stgvlib.ops.cuda.compiler import run
 
 WIDE_BLOCKS = 64  # a GoP, each takes one large Gaussian after the other
@@ -88,8 +88,9 @@ class Projection:
         if count:
             arguments = (self.shape, self.paint, self.boxes, cholesky, image_grad, scale, float(factor), *grads)
             arguments += (self.wide, self.wide_counts, count, self.size[1], self.size[0], offset)
-            run("splat", function, (-(-count // 8), batch, 1), 256, *arguments)
-            run("splat", f"{function}_wide", (WIDE_BLOCKS, batch, 1), 256, *arguments)
+            threads = 32 * GATHER_WARPS
+            run("splat", function, (-(-count // GATHER_WARPS), batch, 1), threads, *arguments)
+            run("splat", f"{function}_wide", (WIDE_BLOCKS, batch, 1), threads, *arguments)
 
 
 class Splat(torch.autograd.Function):
