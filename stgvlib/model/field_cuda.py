@@ -11,19 +11,21 @@ from torch import Tensor
 from stgvlib.ops.constants import (
     CHUNKS,
     MLP_BACKWARD_ROWS,
-    MLP_FORWARD_WARPS,
+    MLP_BACKWARD_THREADS,
+    MLP_FORWARD_ROWS,
+    MLP_FORWARD_THREADS,
     MLP_INPUTS,
     MLP_OUTPUTS,
     MLP_PITCH,
+    MLP_SUMS,
     MLP_WIDTH,
+    stage_rows,
 )
 from stgvlib.ops.cuda.compiler import run
 from stgvlib.ops.cuda.encoding import encodes, make_encoder
 
-FORWARD_ROWS = 32 * MLP_FORWARD_WARPS  # of a block's step in mlp_forward.cu; a multiple of MLP_BACKWARD_ROWS
-ROW_NUMBERS = MLP_WIDTH + MLP_WIDTH + MLP_OUTPUTS  # biases
-WEIGHT_BYTES = 2 * ((MLP_INPUTS + MLP_WIDTH) * MLP_PITCH + MLP_WIDTH * MLP_OUTPUTS) + 4 * ROW_NUMBERS
-SUMS = (MLP_INPUTS + MLP_WIDTH + MLP_OUTPUTS) * MLP_WIDTH + ROW_NUMBERS  # a block's weight gradients
+BIASES = 2 * MLP_WIDTH + MLP_OUTPUTS
+WEIGHT_BYTES = 2 * ((MLP_INPUTS + MLP_WIDTH) * MLP_PITCH + MLP_WIDTH * MLP_OUTPUTS) + 4 * BIASES
 
 
 def supported(field) -> bool:
@@ -37,10 +39,9 @@ def supported(field) -> bool:
 
 
 def _backward_bytes(properties) -> int:
-    """Shared memory of mlp_backward: STAGE in mlp_backward.cu depends on the architecture in the same way."""
-    small = (properties.major, properties.minor) in ((7, 5), (8, 6), (8, 9)) or properties.major >= 12
-    stage = 64 if small else 128
-    return WEIGHT_BYTES + 2 * (2 * stage * MLP_PITCH + stage * MLP_OUTPUTS) + 3 * 256 * 8 + 256 * 16
+    """Shared memory of mlp_backward: weights, what is staged, and sums of biases and heads, 40 bytes a thread."""
+    stage = stage_rows(f"sm_{properties.major}{properties.minor}")
+    return WEIGHT_BYTES + 2 * stage * (2 * MLP_PITCH + MLP_OUTPUTS) + 40 * MLP_BACKWARD_THREADS
 
 
 def to_pixels(gaussians, out: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class FusedField:
         field, device = model.field, model.gaussians.mu.device
         self.field, self.gaussians, self.gops, self.batch = field, model.gaussians, gops, batch
         self.count, self.inputs, self.codes = model.count, field.hidden.weight.shape[1], field.codes
-        self.rows = -(-self.count // FORWARD_ROWS) * FORWARD_ROWS
+        self.rows = -(-self.count // MLP_FORWARD_ROWS) * MLP_FORWARD_ROWS
         self.x = torch.zeros(batch, CHUNKS, self.rows, 8, dtype=torch.float16, device=device)
         self.bias = torch.empty(batch, MLP_WIDTH, device=device)
         self.t = torch.zeros(batch, device=device)
@@ -87,7 +88,7 @@ class FusedField:
         if training:
             self.dx = torch.empty_like(self.x)
             self.blocks = _blocks(-(-self.count // MLP_BACKWARD_ROWS), batch, self.slots)
-            self.sums = torch.empty(batch, self.blocks, SUMS, device=device)
+            self.sums = torch.empty(batch, self.blocks, MLP_SUMS, device=device)
 
     def _row_of(self) -> list[int]:
         """Row of the first layer for each k of its product, in the order of mlp.cuh's fragments; -1 for none."""
@@ -113,12 +114,12 @@ class FusedField:
         run("mlp_forward", "mlp_begin", (self.batch, 1, 1), MLP_WIDTH, *arguments)
         mu = gaussians.mu if self.pixels is None else to_pixels(gaussians, self.pixels)
         self.encoder.forward(mu, self.t, self.gops, self.x)
-        blocks = _blocks(-(-self.count // FORWARD_ROWS), self.batch, self.slots)
+        blocks = _blocks(-(-self.count // MLP_FORWARD_ROWS), self.batch, self.slots)
         arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, self.gops)
         arguments += (mu, gaussians.cholesky, gaussians.rgb, self.mu, self.cholesky, self.rgb)
         sizes = (self.count, self.rows, self.inputs, *self.scales)
         grid = (blocks, self.batch, 1)
-        run("mlp_forward", "mlp_forward", grid, FORWARD_ROWS, *arguments, *sizes, shared=WEIGHT_BYTES)
+        run("mlp_forward", "mlp_forward", grid, MLP_FORWARD_THREADS, *arguments, *sizes, shared=WEIGHT_BYTES)
         if gaussians.motion is not None:
             self.mu += (self._of_gops(gaussians.motion).unflatten(-1, (-1, 2)) * field.motion_powers(self.t)).sum(2)
         return self.mu, gaussians.cholesky if self.cholesky is None else self.cholesky, self.rgb
@@ -135,11 +136,12 @@ class FusedField:
         sizes = (self.count, self.rows, self.inputs, *self.scales, self.grad_scale)
         bytes_ = _backward_bytes(torch.cuda.get_device_properties(self.x.device))
         grid = (self.blocks, self.batch, 1)
-        run("mlp_backward", "mlp_backward", grid, 256, *arguments, self.dx, self.sums, *sizes, shared=bytes_)
+        arguments += (self.dx, self.sums, *sizes)
+        run("mlp_backward", "mlp_backward", grid, MLP_BACKWARD_THREADS, *arguments, shared=bytes_)
         unscale = 1 / self.grad_scale
         targets = self._weights(lambda p: p.grad)
         sizes = (self.blocks, self.inputs, self.codes, unscale)
-        grid = (-(-SUMS // 256), self.batch, 1)
+        grid = (-(-MLP_SUMS // 256), self.batch, 1)
         run("mlp_backward", "mlp_reduce", grid, 256, self.sums, self.t, self.row_of, *targets, *sizes)
         mu = self.gaussians.mu if self.pixels is None else self.pixels
         self.encoder.backward(mu, self.t, self.dx, grads[0], unscale)

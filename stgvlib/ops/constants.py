@@ -1,4 +1,4 @@
-"""Numbers that Python, numba and CUDA kernels share; `cuda/compiler.py` puts DEFINITIONS before a kernel's source."""
+"""Numbers that Python, numba and CUDA kernels share; `cuda/compiler.py` puts `definitions` before a kernel's source."""
 
 import math
 
@@ -11,7 +11,9 @@ RATE_SUMS = 19  # numbers that rate.cu keeps for a GoP, beside two for each tens
 CHUNKS, CHUNK_FEATURES = 8, 6  # of a fused field's encoding
 MLP_INPUTS, MLP_WIDTH, MLP_OUTPUTS = CHUNKS * CHUNK_FEATURES, 128, 8  # outputs: 2 position, 3 colour, 3 shape
 MLP_PITCH = 136  # halves between two rows in shared memory: 17 x 16 bytes, so eight rows never share a bank
-MLP_FORWARD_WARPS, MLP_BACKWARD_ROWS = 12, 128
+MLP_FORWARD_THREADS, MLP_BACKWARD_THREADS = 384, 256  # of a block
+MLP_FORWARD_ROWS, MLP_BACKWARD_ROWS = 384, 128  # that a block takes at a time; the first are a multiple of the second
+MLP_SUMS = (MLP_INPUTS + MLP_WIDTH + MLP_OUTPUTS) * MLP_WIDTH + 2 * MLP_WIDTH + MLP_OUTPUTS  # weights and biases
 
 _MLP = {"K1": MLP_INPUTS, "HIDDEN": MLP_WIDTH, "OUT": MLP_OUTPUTS, "PITCH": MLP_PITCH}
 DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defined for it
@@ -26,6 +28,16 @@ DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defin
     "positional": {"CHUNKS": CHUNKS, "PER_CHUNK": CHUNK_FEATURES},
     "planes": {"FEATURES": CHUNKS * CHUNK_FEATURES // 3},  # of each of the three planes
     "rate": {"THREADS": RATE_THREADS, "OF_GOP": RATE_SUMS},
-    "mlp_forward": _MLP | {"FORWARD_WARPS": MLP_FORWARD_WARPS},
-    "mlp_backward": _MLP | {"ROWS": MLP_BACKWARD_ROWS},
+    "mlp_forward": _MLP | {"THREADS": MLP_FORWARD_THREADS, "ROWS": MLP_FORWARD_ROWS},
+    "mlp_backward": _MLP | {"THREADS": MLP_BACKWARD_THREADS, "ROWS": MLP_BACKWARD_ROWS, "SUMS": MLP_SUMS},
 }
+
+
+def stage_rows(arch: str) -> int:
+    """Rows that mlp_backward stages at a time on sm_90 ...: half of them where a block has 99 KB of shared memory."""
+    return 64 if arch in ("sm_75", "sm_86", "sm_89") or int(arch.removeprefix("sm_")) >= 120 else 128
+
+
+def definitions(name: str, arch: str) -> dict[str, int | str]:
+    """What is defined for a kernel file and an architecture."""
+    return DEFINITIONS.get(name, {}) | ({"STAGE": stage_rows(arch)} if name == "mlp_backward" else {})

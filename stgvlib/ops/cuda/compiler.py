@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 
-from stgvlib.ops.constants import DEFINITIONS
+from stgvlib.ops.constants import definitions
 from stgvlib.ops.cuda.signatures import check_arguments
 
 SOURCES = Path(__file__).parent
@@ -40,10 +40,10 @@ def cache_folder() -> Path:
 
 
 @lru_cache
-def source(name: str) -> str:
+def source(name: str, arch: str = "sm_90") -> str:
     """The text of `name`.cu after constants that Python shares with it, and what it shares with other kernel files. An
     include would need a folder to search."""
-    defined = "".join(f"#define {key} {value}\n" for key, value in DEFINITIONS.get(name, {}).items())
+    defined = "".join(f"#define {key} {value}\n" for key, value in definitions(name, arch).items())
     files = ["half.cuh", *([SHARED[name]] if name in SHARED else []), f"{name}.cu"]
     return defined + "".join(f'#line 1 "{file}"\n{(SOURCES / file).read_text()}' for file in files)
 
@@ -51,13 +51,13 @@ def source(name: str) -> str:
 def compile_cubin(name: str, arch: str, logs: io.StringIO | None = None) -> bytes:
     """Compile `name`.cu for `arch` (sm_90 ...). With `logs`, ptxas reports registers and spills there."""
     options = ProgramOptions(std="c++17", arch=arch, ptxas_options=["-v"] if logs is not None else None)
-    program = Program(source(name), "c++", options)
+    program = Program(source(name, arch), "c++", options)
     return bytes(program.compile("cubin", logs=logs).code)
 
 
 def cached_cubin(name: str, arch: str) -> bytes:
     """The cubin from the disk cache, compiled when missing. An unwritable cache only costs the compilation."""
-    key = hashlib.sha256((source(name) + repr((arch, nvrtc_version()))).encode()).hexdigest()[:24]
+    key = hashlib.sha256((source(name, arch) + repr((arch, nvrtc_version()))).encode()).hexdigest()[:24]
     path = cache_folder() / f"{name}-{arch}-{key}.cubin"
     if path.is_file():
         return path.read_bytes()

@@ -7,12 +7,6 @@
 // Gradients are multiplied by `scale` on the way in and divided by it on the way out, for fp16's range.
 // A row: 150 k operations, 160 bytes in, 128 out.
 
-#define WARPS 8     // of the backward pass
-#if __CUDA_ARCH__ == 750 || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
-#define STAGE 64    // rows staged at a time where a block has 99 KB of shared memory
-#else
-#define STAGE 128
-#endif
 // Offsets into a block's sums, in floats
 #define SUM_W1 0
 #define SUM_B1 (K1 * HIDDEN)
@@ -20,7 +14,8 @@
 #define SUM_B2 (SUM_W2 + HIDDEN * HIDDEN)
 #define SUM_WH (SUM_B2 + HIDDEN)
 #define SUM_BH (SUM_WH + HIDDEN * OUT)
-#define SUMS (SUM_BH + OUT)
+static_assert(SUM_BH + OUT == SUMS, "the launch makes room for as many");
+static_assert(ROWS == THREADS / 2 && ROWS % STAGE == 0, "a warp takes 16 rows");
 
 // Bits 15 and 31: which of two activations, both >= 0, are positive.
 __device__ __forceinline__ unsigned positive(unsigned activations) {
@@ -58,7 +53,7 @@ __device__ __forceinline__ void add_columns(float2* sums, const half_t* matrix) 
 struct Block {
   int lane, warp, r, c, part, place;  // rows place, place + 8 of stage `part` are this lane's
   half_t *left, *right, *grads;       // factors of the products, a stage at a time
-  float2* columns;                    // sums of the biases: [2][256], then [256] of the heads
+  float2* columns;                    // sums of the biases, THREADS each: of two layers and the heads
   float4* sum_heads;                  // this lane's sums of the heads' weights
   unsigned left_at, right_at, grads_at;
 };
@@ -87,8 +82,8 @@ __device__ __forceinline__ void load_gradients(
       }
     }
     out[half] = pack_clamped(u * scale, v * scale);
-    float2 rounded = unpack(out[half]), sum = b.columns[512 + threadIdx.x];
-    b.columns[512 + threadIdx.x] = make_float2(sum.x + rounded.x, sum.y + rounded.y);
+    float2 rounded = unpack(out[half]), sum = b.columns[2 * THREADS + threadIdx.x];
+    b.columns[2 * THREADS + threadIdx.x] = make_float2(sum.x + rounded.x, sum.y + rounded.y);
   }
 }
 
@@ -124,7 +119,7 @@ __device__ __forceinline__ void add_second(float (&sum2)[2][8][4], const Block& 
       store_rows(b.right, h2, b.place, b.c);
     }
     __syncthreads();
-    add_columns(b.columns + 256, b.right);
+    add_columns(b.columns + THREADS, b.right);
 #pragma unroll 1
     for (int k = 0; k < STAGE / 16; k++) {
       unsigned u[2][4];
@@ -203,29 +198,29 @@ __device__ __forceinline__ void write_sums(float* sums, const Block& b, const fl
                                            const float (&sum2)[2][8][4]) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    int u = 2 * half, v = u + 1, at = (b.r + 8 * half) * HIDDEN + 2 * b.c;
+    int u = 2 * half, v = u + 1, r = b.r + 8 * half, c = 2 * b.c;
 #pragma unroll
     for (int m = 0; m < 3; m++)
 #pragma unroll
       for (int j = 0; j < 2; j++)
-        *(float2*)(sums + SUM_W1 + 16 * m * HIDDEN + 16 * b.warp + 8 * j + at) =
+        *(float2*)(sums + SUM_W1 + (16 * m + r) * HIDDEN + 16 * b.warp + 8 * j + c) =
             make_float2(sum1[m][j][u], sum1[m][j][v]);
 #pragma unroll
     for (int m = 0; m < 2; m++)
 #pragma unroll
       for (int j = 0; j < 8; j++)
-        *(float2*)(sums + SUM_W2 + ((b.warp >> 1) * 32 + 16 * m) * HIDDEN + (b.warp & 1) * 64 + 8 * j + at) =
+        *(float2*)(sums + SUM_W2 + ((b.warp >> 1) * 32 + 16 * m + r) * HIDDEN + (b.warp & 1) * 64 + 8 * j + c) =
             make_float2(sum2[m][j][u], sum2[m][j][v]);
-    *(float2*)(sums + SUM_WH + (16 * b.warp + b.r + 8 * half) * OUT + 2 * b.c) =
+    *(float2*)(sums + SUM_WH + (16 * b.warp + r) * OUT + c) =
         half ? make_float2(b.sum_heads->z, b.sum_heads->w) : make_float2(b.sum_heads->x, b.sum_heads->y);
   }
   __syncthreads();
   int which = threadIdx.x >> 6, pair = threadIdx.x & 63;  // 0, 1: hidden layers, 2: heads
   if (which == 2 ? pair < 4 : which < 2) {
     float2 total = make_float2(0.f, 0.f);
-    for (int i = pair; i < 256; i += which == 2 ? 4 : 64) {
-      total.x += b.columns[which * 256 + i].x;
-      total.y += b.columns[which * 256 + i].y;
+    for (int i = pair; i < THREADS; i += which == 2 ? 4 : 64) {
+      total.x += b.columns[which * THREADS + i].x;
+      total.y += b.columns[which * THREADS + i].y;
     }
     *(float2*)(sums + (which == 0 ? SUM_B1 : which == 1 ? SUM_B2 : SUM_BH) + 2 * pair) = total;
   }
@@ -234,7 +229,7 @@ __device__ __forceinline__ void write_sums(float* sums, const Block& b, const fl
 // Gradients of the deformed Gaussians [G, n, .] (grad_cholesky null where the shape is not deformed) -> gradients of
 // the features dx [G, 8, rows, 8] fp16 times scale, and sums [G, gridDim.x, SUMS] times scale. rows % 128 == 0; padding
 // rows of x must be finite.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) mlp_backward(
+extern "C" __global__ void __launch_bounds__(THREADS, 1) mlp_backward(
     const uint4* __restrict__ x, const float* __restrict__ w1, const float* __restrict__ w2,
     const float* __restrict__ wp, const float* __restrict__ wc, const float* __restrict__ ws,
     const float* __restrict__ bias, const float* __restrict__ b2, const float* __restrict__ bp,
@@ -248,8 +243,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) mlp_backward(
   load_weights(w, w1, w2, wp, wc, ws, bias, b2, bp, bc, bs, row_of, inputs, g, g);
   half_t *left = (half_t*)(w.bh + OUT), *right = left + STAGE * PITCH, *grads = right + STAGE * PITCH;
   float2* columns = (float2*)(grads + STAGE * OUT);
-  float4* sum_heads = (float4*)(columns + 3 * 256) + threadIdx.x;
-  for (int i = 0; i < 3; i++) columns[i * 256 + threadIdx.x] = make_float2(0.f, 0.f);
+  float4* sum_heads = (float4*)(columns + 3 * THREADS) + threadIdx.x;
+  for (int i = 0; i < 3; i++) columns[i * THREADS + threadIdx.x] = make_float2(0.f, 0.f);
   *sum_heads = make_float4(0.f, 0.f, 0.f, 0.f);
   // Addresses as one register and constants.
   const unsigned w1_at = address(shared), w2_at = w1_at + 2 * K1 * PITCH, heads_all = w2_at + 2 * HIDDEN * PITCH;

@@ -6,6 +6,8 @@
 //              next layer, so activations never leave registers. Writes the deformed Gaussians.
 // A row: 48 k operations, 128 bytes in, 56 out.
 
+static_assert(ROWS == THREADS, "a warp takes 32 rows");
+
 // Frame, t and first bias. step null: t is given. Else frame = step * stride % count, t = (frame + 1) / count.
 // gops null: batch entry g is GoP g.
 extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(
@@ -32,8 +34,8 @@ extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(
   bias[g * HIDDEN + n] = sum;
 }
 
-// x [G, 8, rows, 8] fp16; mu [., n, 2], cholesky, rgb [., n, 3] canonical -> the deformed ones. rows % 384 == 0.
-extern "C" __global__ void __launch_bounds__(32 * FORWARD_WARPS) mlp_forward(
+// x [G, 8, rows, 8] fp16; mu [., n, 2], cholesky, rgb [., n, 3] canonical -> the deformed ones. rows % ROWS == 0.
+extern "C" __global__ void __launch_bounds__(THREADS) mlp_forward(
     const uint4* __restrict__ x, const float* __restrict__ w1, const float* __restrict__ w2,
     const float* __restrict__ wp, const float* __restrict__ wc, const float* __restrict__ ws,
     const float* __restrict__ bias, const float* __restrict__ b2, const float* __restrict__ bp,
@@ -48,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(32 * FORWARD_WARPS) mlp_forward(
   __syncthreads();
   x += (ll)g * 8 * rows;
   unsigned w2_at = address(w.w2) + front(lane), heads_at = address(w.heads) + 2 * (lane & 15) * OUT;
-  for (int first = blockIdx.x * 32 * FORWARD_WARPS; first < n; first += gridDim.x * 32 * FORWARD_WARPS) {
+  for (int first = blockIdx.x * ROWS; first < n; first += gridDim.x * ROWS) {
     int row = first + (threadIdx.x >> 5) * 32 + (lane >> 2);
     unsigned h1[2][8][4];
     {
