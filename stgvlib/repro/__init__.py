@@ -11,8 +11,15 @@
 `python -m stgvlib.repro --help` lists the commands, docs/EXTENDING.md has recipes for an experiment of your own.
 """
 
-from stgvlib.repro.fits import run, systems
-from stgvlib.repro.registry import Run
-from stgvlib.repro.tables import report
+from importlib import import_module
 
-__all__ = ["Run", "report", "run", "systems"]
+_PLACE_OF = {"Run": "registry", "report": "tables", "run": "fits", "systems": "fits"}
+
+__all__ = sorted(_PLACE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module 'stgvlib.repro' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"stgvlib.repro.{_PLACE_OF[name]}"), name)
+    return value
