@@ -7,11 +7,11 @@ from torch import Tensor
 
 from stgvlib.codec.steps import POSITION_BITS, SHAPE_BITS, SIZES
 from stgvlib.model.gaussians import WAITING
-from stgvlib.ops.constants import MIN_SCALE, RATE_SUMS, RATE_THREADS
+from stgvlib.ops.constants import BLOCK, RATE_SUMS, STEP_THREADS
 from stgvlib.ops.cuda.compiler import run
 
 A_BLOCK = 512, 2048  # Gaussians, numbers of the field
-MOST_TENSORS = 61  # rate_steps has a thread for each of them and of the three attributes
+MOST_TENSORS = STEP_THREADS - 3  # rate_steps has a thread for each of them and of the three attributes
 NO_LIMITS = (math.inf, 0.0)
 
 
@@ -56,27 +56,27 @@ class FusedRate:
         o = self.optimizer
         self.limits.copy_(self.fresh)
         arguments = (o.flat, o.shown, o.alive, o.log_steps, o.energies, self.own, self.limits, *self._tables)
-        sizes = (self.gops, self.count, MIN_SCALE, float(WAITING), SIZES, POSITION_BITS, SHAPE_BITS)
-        run("rate", "rate_round", (self.blocks, 1, 1), RATE_THREADS, *arguments, *sizes)
+        sizes = (self.gops, self.count, float(WAITING), SIZES, POSITION_BITS, SHAPE_BITS)
+        run("rate", "rate_round", (self.blocks, 1, 1), BLOCK, *arguments, *sizes)
 
     def learn(self, coarsest: float) -> None:
         """Add the rate's gradients to those of the distortion, and move the steps' logarithms, up to `coarsest`."""
         o = self.optimizer
         every, gaussians = (self.blocks, 1, 1), (self.gaussian_blocks, 1, 1)
-        sizes, least = (self.gops, self.count, self.tensors), float(MIN_SCALE)
+        sizes = (self.gops, self.count, self.tensors)
         prices = (o.log_steps, o.slope, o.weights)
         self.sums.zero_()
         arguments = (o.flat, o.shown, o.grad, o.alive, *self._tables, self.sums)
-        run("rate", "rate_means", every, RATE_THREADS, *arguments, *sizes, least)
-        run("rate", "rate_distances", every, RATE_THREADS, o.flat, o.alive, *self._tables, self.sums, *sizes, least)
-        run("rate", "rate_parts", gaussians, RATE_THREADS, o.alive, self.own, *prices, self.rows, self.sums, *sizes)
+        run("rate", "rate_means", every, BLOCK, *arguments, *sizes)
+        run("rate", "rate_distances", every, BLOCK, o.flat, o.alive, *self._tables, self.sums, *sizes)
+        run("rate", "rate_parts", gaussians, BLOCK, o.alive, self.own, *prices, self.rows, self.sums, *sizes)
         if o.rate:
             arguments = (o.flat, o.grad, o.alive, self.own, self.limits, *prices, *self._tables, self.sums)
-            run("rate", "rate_pulls", every, RATE_THREADS, *arguments, *sizes, least)
+            run("rate", "rate_pulls", every, BLOCK, *arguments, *sizes)
         if o.learned:
             arguments = (o.log_steps, o.noise, o.step_rates, o.step_number, *prices[1:], o.finest, o.energies)
             sizes = (self.gops, self.tensors, coarsest)
-            run("rate", "rate_steps", (1, 1, 1), 64, *arguments, self.sizes, self.sums, *sizes)
+            run("rate", "rate_steps", (1, 1, 1), STEP_THREADS, *arguments, self.sizes, self.sums, *sizes)
 
     @property
     def _tables(self) -> tuple[Tensor, ...]:

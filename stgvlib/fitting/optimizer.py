@@ -92,12 +92,13 @@ class FlatOptimizer:
         self.step_number += 1
 
     def _step_cuda(self) -> None:
+        from stgvlib.ops.constants import BLOCK
         from stgvlib.ops.cuda.compiler import run
 
         tables = (self.starts, self.floors, self.rates, self.step_number)
         count = self.flat.numel()
         arguments = (self.flat, self.grad, *self.moments, *tables, len(self.floors), count, *self.betas, self.eps)
-        run("optimizer", self.kind, (-(-count // 256), 1, 1), 256, *arguments)
+        run("optimizer", self.kind, (-(-count // BLOCK), 1, 1), BLOCK, *arguments)
 
     @torch.no_grad()
     def _step_torch(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stgvlib.model.field_cuda import FusedField, pixels_gradient, supported, to_pixels
+from stgvlib.ops.constants import BLOCK
 from stgvlib.ops.cuda.compiler import run
 from stgvlib.ops.cuda.splat import LIST_CAPACITY, Projection
 
@@ -63,7 +64,7 @@ class TrainingStep:
         self.projection.project(mu, cholesky, rgb, offset)
         self.projection.mse(self.frames, index, self.residual, self.partial, self.huber)
         tiles = self.partial.shape[1]
-        run("splat", "mse_loss", (len(mu), 1, 1), 256, self.partial, number, self.losses, tiles, 1 / pixels)
+        run("splat", "mse_loss", (len(mu), 1, 1), BLOCK, self.partial, number, self.losses, tiles, 1 / pixels)
         self.projection.gather(self.residual, cholesky, self.grads, 2 / pixels, offset=offset)
         if self.field is not None:
             self.field.backward(self.grads)

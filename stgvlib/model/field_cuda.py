@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stgvlib.ops.constants import (
+    BLOCK,
     CHUNKS,
     MLP_BACKWARD_ROWS,
     MLP_BACKWARD_THREADS,
@@ -47,14 +48,14 @@ def _backward_bytes(properties) -> int:
 def to_pixels(gaussians, out: Tensor) -> Tensor:
     """Positions of the tanh parametrisation in px."""
     count, extent = out.numel() // 2, gaussians.extent_px
-    run("parametrization", "pixels", (-(-count // 256), 1, 1), 256, gaussians.mu, out, count, *extent)
+    run("parametrization", "pixels", (-(-count // BLOCK), 1, 1), BLOCK, gaussians.mu, out, count, *extent)
     return out
 
 
 def pixels_gradient(gaussians, pixels: Tensor, grad: Tensor) -> None:
     """Turn the gradient of positions in px into that of the parameters, in place."""
     count, extent = pixels.numel() // 2, gaussians.extent_px
-    run("parametrization", "pixels_gradient", (-(-count // 256), 1, 1), 256, pixels, grad, count, *extent)
+    run("parametrization", "pixels_gradient", (-(-count // BLOCK), 1, 1), BLOCK, pixels, grad, count, *extent)
 
 
 @lru_cache
@@ -141,8 +142,8 @@ class FusedField:
         unscale = 1 / self.grad_scale
         targets = self._weights(lambda p: p.grad)
         sizes = (self.blocks, self.inputs, self.codes, unscale)
-        grid = (-(-MLP_SUMS // 256), self.batch, 1)
-        run("mlp_backward", "mlp_reduce", grid, 256, self.sums, self.t, self.row_of, *targets, *sizes)
+        grid = (-(-MLP_SUMS // BLOCK), self.batch, 1)
+        run("mlp_backward", "mlp_reduce", grid, BLOCK, self.sums, self.t, self.row_of, *targets, *sizes)
         mu = self.gaussians.mu if self.pixels is None else self.pixels
         self.encoder.backward(mu, self.t, self.dx, grads[0], unscale)
         if self.pixels is not None:

@@ -4,8 +4,11 @@ import math
 
 MIN_SCALE = 0.3  # px: thinner Gaussians fall between the pixels
 CUT = math.log(255.0)  # sigma at which the weight is 1/255
+PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, for x, y, t
+
+BLOCK = 256  # threads of a block, where nothing else stands here
 TILE = 16  # px, side of a splat tile
-SPLAT_THREADS, RATE_THREADS = 128, 256  # of a block
+SPLAT_THREADS, STEP_THREADS = 128, 64  # of a block: forward kernels of the splat; rate_steps, one for each step
 GATHER_WARPS = 8  # of a block of the splat's gradients: each takes a small Gaussian, or all together a wide one
 RATE_SUMS = 19  # numbers that rate.cu keeps for a GoP, beside two for each tensor of its field
 CHUNKS, CHUNK_FEATURES = 8, 6  # of a fused field's encoding
@@ -27,7 +30,8 @@ DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defin
     },
     "positional": {"CHUNKS": CHUNKS, "PER_CHUNK": CHUNK_FEATURES},
     "planes": {"FEATURES": CHUNKS * CHUNK_FEATURES // 3},  # of each of the three planes
-    "rate": {"THREADS": RATE_THREADS, "OF_GOP": RATE_SUMS},
+    "hash_encoding": {"Y_PRIME": f"{PRIMES[1]}u", "Z_PRIME": f"{PRIMES[2]}u"},
+    "rate": {"STEP_THREADS": STEP_THREADS, "OF_GOP": RATE_SUMS, "MIN_SCALE": f"{MIN_SCALE}f"},
     "mlp_forward": _MLP | {"THREADS": MLP_FORWARD_THREADS, "ROWS": MLP_FORWARD_ROWS},
     "mlp_backward": _MLP | {"THREADS": MLP_BACKWARD_THREADS, "ROWS": MLP_BACKWARD_ROWS, "SUMS": MLP_SUMS},
 }
@@ -40,4 +44,5 @@ def stage_rows(arch: str) -> int:
 
 def definitions(name: str, arch: str) -> dict[str, int | str]:
     """What is defined for a kernel file and an architecture."""
-    return DEFINITIONS.get(name, {}) | ({"STAGE": stage_rows(arch)} if name == "mlp_backward" else {})
+    staged = {"STAGE": stage_rows(arch)} if name == "mlp_backward" else {}
+    return {"BLOCK": BLOCK} | DEFINITIONS.get(name, {}) | staged

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from stgvlib.device import kernels_for
 from stgvlib.errors import StgvError
+from stgvlib.ops.constants import PRIMES
 
 LEVEL = np.dtype([("resolution", "i4", (3,)), ("offset", "i4"), ("size", "i4"), ("hashed", "i4")])  # of a hash table
-PRIMES = (1, 2654435761, 805459861)
 
 
 class HashGrid(nn.Module):

@@ -8,8 +8,10 @@ import numba
 import numpy as np
 import torch
 
+from stgvlib.ops.constants import PRIMES
 from stgvlib.ops.splat_cpu import _use_torch_threads
 
+_, Y_PRIME, Z_PRIME = PRIMES
 _ONE = np.float32(1)
 
 
@@ -18,9 +20,9 @@ def _entry(cell, corner, table, dims):
     """Row of the level's table for one corner (eq. 4, or the dense index)."""
     if table.hashed:
         index = cell[0] + (corner & 1)
-        index ^= (cell[1] + (corner >> 1 & 1)) * 2654435761 & 0xFFFFFFFF
+        index ^= (cell[1] + (corner >> 1 & 1)) * Y_PRIME & 0xFFFFFFFF
         if dims == 3:
-            index ^= (cell[2] + (corner >> 2 & 1)) * 805459861 & 0xFFFFFFFF
+            index ^= (cell[2] + (corner >> 2 & 1)) * Z_PRIME & 0xFFFFFFFF
         return index % np.int64(table.size)
     index, stride = 0, 1
     for d in range(dims):

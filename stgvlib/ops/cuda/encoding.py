@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stgvlib.ops.constants import CHUNK_FEATURES, CHUNKS, MLP_INPUTS
+from stgvlib.ops.constants import BLOCK, CHUNK_FEATURES, CHUNKS, MLP_INPUTS
 from stgvlib.ops.cuda.compiler import run
 
 POINTS = 2048  # of a block in hash_encoding.cu
@@ -55,7 +55,7 @@ class TableEncoder:
         count, rows = mu.shape[1], x.shape[2]
         arguments = (mu, self.blended, self.levels, gops, x, count, rows, self.entries)
         grid = (-(-count // POINTS), CHUNKS, self.batch)
-        run("hash_encoding", "hash_forward", grid, 256, *arguments, *self._staging(), shared=self.staged)
+        run("hash_encoding", "hash_forward", grid, BLOCK, *arguments, *self._staging(), shared=self.staged)
 
     def backward(self, mu: Tensor, t: Tensor, dx: Tensor, grad_mu: Tensor, unscale: float) -> None:
         """From dx, times 1 / unscale, to the gradients of the encoding's parameters; that of mu is added to."""
@@ -63,7 +63,7 @@ class TableEncoder:
         arguments = (mu, self.blended, self.levels, dx, self.gradient, grad_mu)
         sizes = (count, rows, self.entries, *self._staging(), unscale)
         grid = (-(-count // POINTS), CHUNKS, self.batch)
-        run("hash_encoding", "hash_backward", grid, 256, *arguments, *sizes, shared=self.staged)
+        run("hash_encoding", "hash_backward", grid, BLOCK, *arguments, *sizes, shared=self.staged)
         self.scatter(t, unscale)
 
     def _staging(self) -> tuple:
@@ -108,7 +108,7 @@ class HashEncoder(TableEncoder):
         tables = [None if grid is None else grid.table for grid in (self.field.spatial, self.field.temporal)]
         sizes = [0 if table is None else table.shape[1] for table in tables]
         arguments = (*tables, self.levels, t, gops, self.blended, self.gradient, self.entries, *sizes)
-        run("hash_encoding", "hash_blend", (-(-self.largest // 256), CHUNKS, self.batch), 256, *arguments)
+        run("hash_encoding", "hash_blend", (-(-self.largest // BLOCK), CHUNKS, self.batch), BLOCK, *arguments)
 
     def scatter(self, t: Tensor, unscale: float) -> None:
         tables = [None if grid is None else grid.table.grad for grid in (self.field.spatial, self.field.temporal)]
@@ -117,7 +117,7 @@ class HashEncoder(TableEncoder):
                 table.zero_()
         sizes = [0 if table is None else table.shape[1] for table in tables]
         arguments = (self.gradient, self.levels, t, *tables, self.entries, *sizes, unscale)
-        run("hash_encoding", "hash_scatter", (-(-self.largest // 256), CHUNKS, self.batch), 256, *arguments)
+        run("hash_encoding", "hash_scatter", (-(-self.largest // BLOCK), CHUNKS, self.batch), BLOCK, *arguments)
 
 
 class PlanesEncoder(TableEncoder):
@@ -140,13 +140,13 @@ class PlanesEncoder(TableEncoder):
         planes = self.field.planes.planes
         _, _, rows, side = planes[1].shape
         arguments = (*planes, t, gops, self.blended, self.gradient, self.entries, side, rows)
-        run("planes", "planes_blend", (-(-self.largest // 256), CHUNKS, self.batch), 256, *arguments)
+        run("planes", "planes_blend", (-(-self.largest // BLOCK), CHUNKS, self.batch), BLOCK, *arguments)
 
     def scatter(self, t: Tensor, unscale: float) -> None:
         planes = self.field.planes.planes
         _, _, rows, side = planes[1].shape
         arguments = (self.gradient, t, *(p.grad for p in planes), self.entries, side, rows, unscale)
-        run("planes", "planes_scatter", (CHUNKS, self.batch, 1), 256, *arguments)
+        run("planes", "planes_scatter", (CHUNKS, self.batch, 1), BLOCK, *arguments)
 
 
 class PositionalEncoder:
@@ -167,9 +167,9 @@ class PositionalEncoder:
     def forward(self, mu: Tensor, t: Tensor, gops: Tensor | None, x: Tensor) -> None:
         count, rows = mu.shape[1], x.shape[2]
         arguments = (mu, gops, x, count, rows, self.frequencies, *self.extent)
-        run("positional", "positional_forward", (-(-count // 256), CHUNKS, self.batch), 256, *arguments)
+        run("positional", "positional_forward", (-(-count // BLOCK), CHUNKS, self.batch), BLOCK, *arguments)
 
     def backward(self, mu: Tensor, t: Tensor, dx: Tensor, grad_mu: Tensor, unscale: float) -> None:
         count, rows = mu.shape[1], dx.shape[2]
         arguments = (mu, dx, grad_mu, count, rows, self.frequencies, *self.extent, unscale)
-        run("positional", "positional_backward", (-(-count // 256), 1, self.batch), 256, *arguments)
+        run("positional", "positional_backward", (-(-count // BLOCK), 1, self.batch), BLOCK, *arguments)

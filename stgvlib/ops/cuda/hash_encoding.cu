@@ -15,8 +15,6 @@
 // Bytes a point and level: 8 in, 16 out; 4 entries of 16 bytes from shared memory (hash_forward).
 
 #define FULL 0xffffffffu
-#define Y_PRIME 2654435761u
-#define Z_PRIME 805459861u
 #define SLOTS 8  // numbers a blended entry: 2 spatial, 4 temporal, 2 unused
 
 struct Level {
@@ -73,8 +71,8 @@ __device__ __forceinline__ void add4(float* p, float a, float b, float c, float 
 }
 
 // spatial [., entries2, 2] or null, temporal [., entries3, 4] or null, t [G] -> blended [G, entries, 8] fp16.
-// gradient [G, entries, 8] float is zeroed where it is given. grid: (entries of the largest level / 256, levels, G)
-extern "C" __global__ void __launch_bounds__(256) hash_blend(
+// gradient [G, entries, 8] float is zeroed where it is given. grid: (entries of the largest level / BLOCK, levels, G)
+extern "C" __global__ void __launch_bounds__(BLOCK) hash_blend(
     const float2* __restrict__ spatial, const float4* __restrict__ temporal, const Level* __restrict__ levels,
     const float* __restrict__ t, const int* __restrict__ gops, uint4* __restrict__ blended,
     float4* __restrict__ gradient, int entries, int entries2, int entries3) {
@@ -100,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(256) hash_blend(
 }
 
 // gradient [G, entries, 8] float times 1 / unscale -> added to the gradients of both tables, which come zeroed.
-extern "C" __global__ void __launch_bounds__(256) hash_scatter(
+extern "C" __global__ void __launch_bounds__(BLOCK) hash_scatter(
     const float4* __restrict__ gradient, const Level* __restrict__ levels, const float* __restrict__ t,
     float* __restrict__ d_spatial, float* __restrict__ d_temporal, int entries, int entries2, int entries3,
     float unscale) {
@@ -149,7 +147,7 @@ __device__ __forceinline__ const uint4* stage(const uint4* table, int size, uint
 }
 
 // mu [., n, 2] px, blended [G, entries, 8] -> x [G, levels, rows, 8] fp16. grid: (blocks of `points`, levels, G)
-extern "C" __global__ void __launch_bounds__(256) hash_forward(
+extern "C" __global__ void __launch_bounds__(BLOCK) hash_forward(
     const float2* __restrict__ mu, const uint4* __restrict__ blended, const Level* __restrict__ levels,
     const int* __restrict__ gops, uint4* __restrict__ x, int n, int rows, int entries, int points, int staged,
     float width, float height) {
@@ -179,14 +177,14 @@ extern "C" __global__ void __launch_bounds__(256) hash_forward(
 
 // dx [G, levels, rows, 8] fp16 times 1 / unscale -> added to gradient [G, entries, 8] (still scaled) and to d_mu
 // [G, n, 2] (unscaled).
-extern "C" __global__ void __launch_bounds__(256) hash_backward(
+extern "C" __global__ void __launch_bounds__(BLOCK) hash_backward(
     const float2* __restrict__ mu, const uint4* __restrict__ blended, const Level* __restrict__ levels,
     const uint4* __restrict__ dx, float* __restrict__ gradient, float* __restrict__ d_mu, int n, int rows, int entries,
     int points, int staged, float width, float height, float unscale) {
   extern __shared__ uint4 shared[];
   // What a warp's walk needs of its points: weights and entries of the corners, gradient of the features.
-  __shared__ float4 weights[8][32], gradients[8][32][2];
-  __shared__ int4 targets[8][32];
+  __shared__ float4 weights[BLOCK / 32][32], gradients[BLOCK / 32][32][2];
+  __shared__ int4 targets[BLOCK / 32][32];
   Level v = levels[blockIdx.y];
   int g = blockIdx.z, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, corner = lane >> 3, f = lane & 7;
   const uint4* table = stage(blended + (ll)g * entries + v.offset, v.size, shared, staged);
@@ -195,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(256) hash_backward(
   d_mu += 2 * (ll)g * n;
   gradient += ((ll)g * entries + v.offset) * SLOTS + f;
   int last = min(n, (int)(blockIdx.x + 1) * points);
-  for (int base = blockIdx.x * points + 32 * warp; base < last; base += 256) {
+  for (int base = blockIdx.x * points + 32 * warp; base < last; base += BLOCK) {
     int i = base + lane;
     unsigned cell = FULL;
     if (i < last) {

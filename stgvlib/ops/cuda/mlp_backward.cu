@@ -307,7 +307,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) mlp_backward(
 }
 
 // sums [G, blocks, SUMS] -> gradients of the weights, each [G, ...] as the parameters lie.
-extern "C" __global__ void __launch_bounds__(256) mlp_reduce(
+extern "C" __global__ void __launch_bounds__(BLOCK) mlp_reduce(
     const float* __restrict__ sums, const float* __restrict__ t, const int* __restrict__ row_of, float* __restrict__ w1,
     float* __restrict__ b1, float* __restrict__ w2, float* __restrict__ b2, float* __restrict__ wp,
     float* __restrict__ bp, float* __restrict__ wc, float* __restrict__ bc, float* __restrict__ ws,

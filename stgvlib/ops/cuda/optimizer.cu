@@ -19,7 +19,7 @@ __device__ __forceinline__ float bounded(float value, const float* floors, int s
 // 1 - beta^(t + 1)
 __device__ __forceinline__ float correction(float beta, long long t) { return 1.f - powf(beta, (float)(t + 1)); }
 
-extern "C" __global__ void __launch_bounds__(256) adam(
+extern "C" __global__ void __launch_bounds__(BLOCK) adam(
     float* __restrict__ p, const float* __restrict__ grad, float* __restrict__ m, float* __restrict__ v,
     const int* __restrict__ starts, const float* __restrict__ floors, const float* __restrict__ rates,
     const long long* __restrict__ step, int segments, int n, float beta1, float beta2, float eps) {
@@ -38,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(256) adam(
 }
 
 // beta are the decay rates, as in Adam: 0.98, 0.92, 0.99. `last` holds the gradient of the step before.
-extern "C" __global__ void __launch_bounds__(256) adan(
+extern "C" __global__ void __launch_bounds__(BLOCK) adan(
     float* __restrict__ p, const float* __restrict__ grad, float* __restrict__ m, float* __restrict__ v,
     float* __restrict__ n2, float* __restrict__ last,
     const int* __restrict__ starts, const float* __restrict__ floors, const float* __restrict__ rates,

@@ -1,13 +1,13 @@
 // mu = (tanh(p) + 1) / 2 * extent, the parametrisation of the parent code, and its gradient. One thread a Gaussian.
 
-extern "C" __global__ void __launch_bounds__(256) pixels(
+extern "C" __global__ void __launch_bounds__(BLOCK) pixels(
     const float2* raw, float2* mu, int count, float width, float height) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < count) mu[i] = make_float2((tanhf(raw[i].x) + 1.f) / 2.f * width, (tanhf(raw[i].y) + 1.f) / 2.f * height);
 }
 
 // Turns the gradient of mu into that of p, in place.
-extern "C" __global__ void __launch_bounds__(256) pixels_gradient(
+extern "C" __global__ void __launch_bounds__(BLOCK) pixels_gradient(
     const float2* mu, float2* grad, int count, float width, float height) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;

@@ -27,8 +27,8 @@ __device__ __forceinline__ float2 line_point(const float* plane, int level, int 
 }
 
 // xy [., 16, S, S], xt and yt [., 16, T, S], t [G] -> blended [G, entries, 8] fp16; gradient [G, entries, 8] float is
-// zeroed where it is given. grid: (entries of a level / 256, 8, G)
-extern "C" __global__ void __launch_bounds__(256) planes_blend(
+// zeroed where it is given. grid: (entries of a level / BLOCK, 8, G)
+extern "C" __global__ void __launch_bounds__(BLOCK) planes_blend(
     const float* __restrict__ xy, const float* __restrict__ xt, const float* __restrict__ yt,
     const float* __restrict__ t, const int* __restrict__ gops, uint4* __restrict__ blended,
     float4* __restrict__ gradient, int entries, int s, int rows) {
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(256) planes_blend(
 }
 
 // gradient [G, entries, 8] float times 1 / unscale -> gradients of the three planes. grid: (8, G), S <= 128
-extern "C" __global__ void __launch_bounds__(256) planes_scatter(
+extern "C" __global__ void __launch_bounds__(BLOCK) planes_scatter(
     const float4* __restrict__ gradient, const float* __restrict__ t, float* __restrict__ d_xy,
     float* __restrict__ d_xt, float* __restrict__ d_yt, int entries, int s, int rows, float unscale) {
   int level = blockIdx.x, g = blockIdx.y, pitch = s + 1;

@@ -23,8 +23,8 @@ __device__ __forceinline__ float feature(int i, int frequencies, float2 where, f
   return cosine ? other : sine;
 }
 
-// mu [., n, 2] px -> x [G, 8, rows, 8] fp16. grid: (n / 256, 8, G)
-extern "C" __global__ void __launch_bounds__(256) positional_forward(
+// mu [., n, 2] px -> x [G, 8, rows, 8] fp16. grid: (n / BLOCK, 8, G)
+extern "C" __global__ void __launch_bounds__(BLOCK) positional_forward(
     const float2* __restrict__ mu, const int* __restrict__ gops, uint4* __restrict__ x, int n, int rows,
     int frequencies, float width, float height) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, chunk = blockIdx.y, g = blockIdx.z, p = gops ? gops[g] : g;
@@ -42,8 +42,8 @@ extern "C" __global__ void __launch_bounds__(256) positional_forward(
   x[((ll)g * CHUNKS + chunk) * rows + i] = make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), 0);
 }
 
-// dx [G, 8, rows, 8] fp16 times 1 / unscale -> added to d_mu [G, n, 2], per px. grid: (n / 256, 1, G)
-extern "C" __global__ void __launch_bounds__(256) positional_backward(
+// dx [G, 8, rows, 8] fp16 times 1 / unscale -> added to d_mu [G, n, 2], per px. grid: (n / BLOCK, 1, G)
+extern "C" __global__ void __launch_bounds__(BLOCK) positional_backward(
     const float2* __restrict__ mu, const uint4* __restrict__ dx, float2* __restrict__ d_mu, int n, int rows,
     int frequencies, float width, float height, float unscale) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.z;

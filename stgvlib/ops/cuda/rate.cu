@@ -30,7 +30,7 @@ __device__ __forceinline__ Layout layout(float* sums, int gops, int tensors) {
 // Adds each of K values, summed over the block, to where `to(j)` points.
 template <int K, class To>
 __device__ __forceinline__ void add_up(const float (&values)[K], To to) {
-  __shared__ float parts[THREADS / 32][K];
+  __shared__ float parts[BLOCK / 32][K];
 #pragma unroll
   for (int j = 0; j < K; j++) {
     float v = values[j];
@@ -40,14 +40,14 @@ __device__ __forceinline__ void add_up(const float (&values)[K], To to) {
   __syncthreads();
   if (threadIdx.x < K) {
     float v = 0.f;
-    for (int w = 0; w < THREADS / 32; w++) v += parts[w][threadIdx.x];
+    for (int w = 0; w < BLOCK / 32; w++) v += parts[w][threadIdx.x];
     atomicAdd(to(threadIdx.x), v);
   }
 }
 
 // Least and largest of three positive values over the block, into limits [3, 2].
 __device__ __forceinline__ void widen(const float (&least)[3], const float (&most)[3], float* limits) {
-  __shared__ float parts[THREADS / 32][6];
+  __shared__ float parts[BLOCK / 32][6];
 #pragma unroll
   for (int j = 0; j < 3; j++) {
     float a = least[j], b = most[j];
@@ -60,7 +60,7 @@ __device__ __forceinline__ void widen(const float (&least)[3], const float (&mos
   __syncthreads();
   if (threadIdx.x < 6) {
     float v = parts[0][threadIdx.x];
-    for (int w = 1; w < THREADS / 32; w++)
+    for (int w = 1; w < BLOCK / 32; w++)
       v = threadIdx.x & 1 ? fmaxf(v, parts[w][threadIdx.x]) : fminf(v, parts[w][threadIdx.x]);
     if (threadIdx.x & 1)
       atomicMax((int*)limits + threadIdx.x, __float_as_int(v));
@@ -70,10 +70,10 @@ __device__ __forceinline__ void widen(const float (&least)[3], const float (&mos
 }
 
 // What is sent of a Gaussian: log l1, l2 / l3, log l3; green, red - green, blue - green.
-__device__ __forceinline__ void sent(const float* cholesky, const float* rgb, float least, float (&v)[6]) {
-  v[0] = logf(fmaxf(cholesky[0], least));
+__device__ __forceinline__ void sent(const float* cholesky, const float* rgb, float (&v)[6]) {
+  v[0] = logf(fmaxf(cholesky[0], MIN_SCALE));
   v[1] = cholesky[1] / cholesky[2];
-  v[2] = logf(fmaxf(cholesky[2], least));
+  v[2] = logf(fmaxf(cholesky[2], MIN_SCALE));
   v[3] = rgb[1];
   v[4] = rgb[0] - rgb[1];
   v[5] = rgb[2] - rgb[1];
@@ -84,10 +84,10 @@ __device__ __forceinline__ float part_of(float b) { return TWO_E * b / (1.f + TW
 
 __device__ __forceinline__ float sign(float v) { return v > 0.f ? 1.f : v < 0.f ? -1.f : 0.f; }
 
-extern "C" __global__ void __launch_bounds__(THREADS) rate_means(
+extern "C" __global__ void __launch_bounds__(BLOCK) rate_means(
     const float* __restrict__ flat, const float* __restrict__ shown, const float* __restrict__ grad,
     const float* __restrict__ alive, const int4* __restrict__ rows, const int* __restrict__ offsets,
-    const int* __restrict__ sizes, float* __restrict__ sums, int gops, int n, int tensors, float least) {
+    const int* __restrict__ sizes, float* __restrict__ sums, int gops, int n, int tensors) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   Layout at = layout(sums, gops, tensors);
@@ -106,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_means(
   for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) {
     ll q = (ll)g * n + i;
     float v[6], a = alive[q];
-    sent(flat + offsets[1] + 3 * q, flat + offsets[2] + 3 * q, least, v);
+    sent(flat + offsets[1] + 3 * q, flat + offsets[2] + 3 * q, v);
 #pragma unroll
     for (int j = 0; j < 6; j++) s[j] += v[j] * a;
     s[6] += a;
@@ -119,10 +119,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_means(
   add_up(s, [&](int j) { return j < 7 ? at.gops + OF_GOP * g + (j < 6 ? MEANS + j : ALIVE) : at.noise + j - 7; });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) rate_distances(
+extern "C" __global__ void __launch_bounds__(BLOCK) rate_distances(
     const float* __restrict__ flat, const float* __restrict__ alive, const int4* __restrict__ rows,
     const int* __restrict__ offsets, const int* __restrict__ sizes, float* __restrict__ sums, int gops, int n,
-    int tensors, float least) {
+    int tensors) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   Layout at = layout(sums, gops, tensors);
@@ -140,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_distances(
   for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) {
     ll q = (ll)g * n + i;
     float v[6], a = alive[q];
-    sent(flat + offsets[1] + 3 * q, flat + offsets[2] + 3 * q, least, v);
+    sent(flat + offsets[1] + 3 * q, flat + offsets[2] + 3 * q, v);
 #pragma unroll
     for (int j = 0; j < 6; j++) s[j] += fabsf((v[j] - mean[j]) * a);
   }
@@ -149,7 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_distances(
 
 // own [3, G, N]: steps of each Gaussian's position, shape, colour; null where all have those of log_steps. Rows of
 // Gaussians only.
-extern "C" __global__ void __launch_bounds__(THREADS) rate_parts(
+extern "C" __global__ void __launch_bounds__(BLOCK) rate_parts(
     const float* __restrict__ alive, const float* __restrict__ own, const float* __restrict__ log_steps,
     const float* __restrict__ slope, const float* __restrict__ weights, const int4* __restrict__ rows,
     float* __restrict__ sums, int gops, int n, int tensors) {
@@ -175,12 +175,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_parts(
 }
 
 // limits [G, 3, 2]: least and largest of `own`.
-extern "C" __global__ void __launch_bounds__(THREADS) rate_pulls(
+extern "C" __global__ void __launch_bounds__(BLOCK) rate_pulls(
     const float* __restrict__ flat, float* __restrict__ grad, const float* __restrict__ alive,
     const float* __restrict__ own, const float* __restrict__ limits, const float* __restrict__ log_steps,
     const float* __restrict__ slope, const float* __restrict__ weights, const int4* __restrict__ rows,
     const int* __restrict__ offsets, const int* __restrict__ sizes, float* __restrict__ sums, int gops, int n,
-    int tensors, float least) {
+    int tensors) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   Layout at = layout(sums, gops, tensors);
@@ -206,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_pulls(
     ll q = (ll)g * n + i;
     const float *cholesky = flat + offsets[1] + 3 * q, *rgb = flat + offsets[2] + 3 * q;
     float v[6], pull[6], a = alive[q];
-    sent(cholesky, rgb, least, v);
+    sent(cholesky, rgb, v);
     if (own)
 #pragma unroll
       for (int j = 0; j < 3; j++) step[j] = own[(ll)j * gops * n + q];
@@ -239,9 +239,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_pulls(
   }
 }
 
-// One block of 64. noise [3 + tensors] is what the distortion changes with the steps, over many training steps. finest
+// One block. noise [3 + tensors] is what the distortion changes with the steps, over many training steps. finest
 // bounds log_steps; energies [2] null without adaptive steps.
-extern "C" __global__ void __launch_bounds__(64) rate_steps(
+extern "C" __global__ void __launch_bounds__(STEP_THREADS) rate_steps(
     float* __restrict__ log_steps, float* __restrict__ noise, const float* __restrict__ rates,
     const ll* __restrict__ number, const float* __restrict__ slope, const float* __restrict__ weights,
     const float* __restrict__ finest, const float* __restrict__ energies, const int* __restrict__ sizes,
@@ -277,12 +277,11 @@ __device__ __forceinline__ float in_cells(float v, float base, float cells) {
   return (floorf((v / base + 0.5f) * cells) + 0.5f) / cells * base - 0.5f * base;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) rate_round(
+extern "C" __global__ void __launch_bounds__(BLOCK) rate_round(
     const float* __restrict__ flat, float* __restrict__ shown, const float* __restrict__ alive,
     const float* __restrict__ log_steps, const float* __restrict__ energies, float* __restrict__ own,
     float* __restrict__ limits, const int4* __restrict__ rows, const int* __restrict__ offsets,
-    const int* __restrict__ sizes, int gops, int n, float least, float waiting, int octaves, int position_bits,
-    int shape_bits) {
+    const int* __restrict__ sizes, int gops, int n, float waiting, int octaves, int position_bits, int shape_bits) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   if (k >= 0) {
@@ -299,7 +298,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) rate_round(
     ll q = (ll)g * n + i;
     const float *mu = flat + offsets[0] + 2 * q, *cholesky = flat + offsets[1] + 3 * q;
     const float* rgb = flat + offsets[2] + 3 * q;
-    float l1 = logf(fmaxf(cholesky[0], least)), l3 = logf(fmaxf(cholesky[2], least));
+    float l1 = logf(fmaxf(cholesky[0], MIN_SCALE)), l3 = logf(fmaxf(cholesky[2], MIN_SCALE));
     float tint = color, cells[2] = {1.f, 1.f};
     if (energies) {
       float coarse = floorf(l1 / shape + 0.5f) + floorf(l3 / shape + 0.5f), area = 1.f, energy = 0.f;

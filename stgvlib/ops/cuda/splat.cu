@@ -64,7 +64,7 @@ __device__ __forceinline__ void bin(float x, float y, float a1, float a3, float 
 // shape[g, n] = x, y, a1, a3;  paint[g, n] = k, r, g, b;  z1 = a1 dx, z2 = a3 dy - k dx
 // gops [G] or null: whose Cholesky vectors batch entry g takes; l1 and l3 are raised by `offset`. A Gaussian that is
 // not finite is left out, so that a GoP that diverged does not slow the others down.
-extern "C" __global__ void __launch_bounds__(256) project_bin(
+extern "C" __global__ void __launch_bounds__(BLOCK) project_bin(
     const float* __restrict__ mu, const float* __restrict__ cholesky, const float* __restrict__ rgb,
     const int* __restrict__ gops, float4* __restrict__ shape, float4* __restrict__ paint, short4* __restrict__ boxes,
     int* __restrict__ counts, int* __restrict__ lists, int* __restrict__ wide, int* __restrict__ wide_counts,
@@ -238,17 +238,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) splat_mse_forward(
 }
 
 // partial [G, tiles] -> losses [step, G], each times factor
-extern "C" __global__ void __launch_bounds__(256) mse_loss(
+extern "C" __global__ void __launch_bounds__(BLOCK) mse_loss(
     const float* __restrict__ partial, const long long* __restrict__ step, float* __restrict__ losses, int tiles,
     float factor) {
-  __shared__ float sums[8];
+  __shared__ float sums[BLOCK / 32];
   float sum = 0;
-  for (int i = threadIdx.x; i < tiles; i += 256) sum += partial[(long long)blockIdx.x * tiles + i];
+  for (int i = threadIdx.x; i < tiles; i += BLOCK) sum += partial[(long long)blockIdx.x * tiles + i];
   for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(FULL, sum, d);
   if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = sum;
   __syncthreads();
   if (threadIdx.x) return;
-  for (int w = 1; w < 8; w++) sum += sums[w];
+  for (int w = 1; w < BLOCK / 32; w++) sum += sums[w];
   losses[*step * gridDim.x + blockIdx.x] = sum * factor;
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stgvlib.ops.constants import GATHER_WARPS, SPLAT_THREADS, TILE
+from stgvlib.ops.constants import BLOCK, GATHER_WARPS, SPLAT_THREADS, TILE
 from stgvlib.ops.cuda.compiler import run
 
 WIDE_BLOCKS = 64  # a GoP, each takes one large Gaussian after the other
@@ -66,7 +66,7 @@ class Projection:
         batch, count = self.shape.shape[:2]
         if count:
             arguments = (mu, cholesky, rgb, gops, *self.lists_of, self.wide, self.wide_counts, *self.geometry, offset)
-            run("splat", "project_bin", (-(-count // 256), batch, 1), 256, *arguments)
+            run("splat", "project_bin", (-(-count // BLOCK), batch, 1), BLOCK, *arguments)
         return self
 
     def image(self, out: Tensor) -> Tensor:
