@@ -1,6 +1,7 @@
 // What every kernel file begins with (compiler.py puts it there): pairs of fp16 numbers in 32 bits.
 
 typedef long long ll;
+#define NULLABLE  // of a kernel's parameter: the pointer may be null
 
 __device__ __forceinline__ unsigned pack(float low, float high) {
   unsigned short a, b;

@@ -73,9 +73,9 @@ __device__ __forceinline__ void add4(float* p, float a, float b, float c, float 
 // spatial [., entries2, 2] or null, temporal [., entries3, 4] or null, t [G] -> blended [G, entries, 8] fp16.
 // gradient [G, entries, 8] float is zeroed where it is given. grid: (entries of the largest level / BLOCK, levels, G)
 extern "C" __global__ void __launch_bounds__(BLOCK) hash_blend(
-    const float2* __restrict__ spatial, const float4* __restrict__ temporal, const Level* __restrict__ levels,
-    const float* __restrict__ t, const int* __restrict__ gops, uint4* __restrict__ blended,
-    float4* __restrict__ gradient, int entries, int entries2, int entries3) {
+    const float2* __restrict__ NULLABLE spatial, const float4* __restrict__ NULLABLE temporal,
+    const Level* __restrict__ levels, const float* __restrict__ t, const int* __restrict__ NULLABLE gops,
+    uint4* __restrict__ blended, float4* __restrict__ NULLABLE gradient, int entries, int entries2, int entries3) {
   Level v = levels[blockIdx.y];
   int a = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.z, p = gops ? gops[g] : g;
   if (a >= v.size) return;
@@ -100,8 +100,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) hash_blend(
 // gradient [G, entries, 8] float times 1 / unscale -> added to the gradients of both tables, which come zeroed.
 extern "C" __global__ void __launch_bounds__(BLOCK) hash_scatter(
     const float4* __restrict__ gradient, const Level* __restrict__ levels, const float* __restrict__ t,
-    float* __restrict__ d_spatial, float* __restrict__ d_temporal, int entries, int entries2, int entries3,
-    float unscale) {
+    float* __restrict__ NULLABLE d_spatial, float* __restrict__ NULLABLE d_temporal, int entries, int entries2,
+    int entries3, float unscale) {
   Level v = levels[blockIdx.y];
   int a = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.z;
   if (a >= v.size) return;
@@ -149,7 +149,7 @@ __device__ __forceinline__ const uint4* stage(const uint4* table, int size, uint
 // mu [., n, 2] px, blended [G, entries, 8] -> x [G, levels, rows, 8] fp16. grid: (blocks of `points`, levels, G)
 extern "C" __global__ void __launch_bounds__(BLOCK) hash_forward(
     const float2* __restrict__ mu, const uint4* __restrict__ blended, const Level* __restrict__ levels,
-    const int* __restrict__ gops, uint4* __restrict__ x, int n, int rows, int entries, int points, int staged,
+    const int* __restrict__ NULLABLE gops, uint4* __restrict__ x, int n, int rows, int entries, int points, int staged,
     float width, float height) {
   extern __shared__ uint4 shared[];
   Level v = levels[blockIdx.y];

@@ -231,12 +231,12 @@ __device__ __forceinline__ void write_sums(float* sums, const Block& b, const fl
 // rows of x must be finite.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) mlp_backward(
     const uint4* __restrict__ x, const float* __restrict__ w1, const float* __restrict__ w2,
-    const float* __restrict__ wp, const float* __restrict__ wc, const float* __restrict__ ws,
+    const float* __restrict__ wp, const float* __restrict__ wc, const float* __restrict__ NULLABLE ws,
     const float* __restrict__ bias, const float* __restrict__ b2, const float* __restrict__ bp,
-    const float* __restrict__ bc, const float* __restrict__ bs, const int* __restrict__ row_of,
-    const float* __restrict__ grad_mu, const float* __restrict__ grad_cholesky, const float* __restrict__ grad_rgb,
-    uint4* __restrict__ dx, float* __restrict__ sums, int n, int rows, int inputs, float scale_x, float scale_y,
-    float scale_shape, float scale) {
+    const float* __restrict__ bc, const float* __restrict__ NULLABLE bs, const int* __restrict__ row_of,
+    const float* __restrict__ grad_mu, const float* __restrict__ NULLABLE grad_cholesky,
+    const float* __restrict__ grad_rgb, uint4* __restrict__ dx, float* __restrict__ sums, int n, int rows, int inputs,
+    float scale_x, float scale_y, float scale_shape, float scale) {
   extern __shared__ uint4 shared[];
   int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = blockIdx.y, r = lane >> 2, c = lane & 3;
   Weights w = carve((half_t*)shared);
@@ -310,8 +310,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) mlp_backward(
 extern "C" __global__ void __launch_bounds__(BLOCK) mlp_reduce(
     const float* __restrict__ sums, const float* __restrict__ t, const int* __restrict__ row_of, float* __restrict__ w1,
     float* __restrict__ b1, float* __restrict__ w2, float* __restrict__ b2, float* __restrict__ wp,
-    float* __restrict__ bp, float* __restrict__ wc, float* __restrict__ bc, float* __restrict__ ws,
-    float* __restrict__ bs, int blocks, int inputs, int codes, float unscale) {
+    float* __restrict__ bp, float* __restrict__ wc, float* __restrict__ bc, float* __restrict__ NULLABLE ws,
+    float* __restrict__ NULLABLE bs, int blocks, int inputs, int codes, float unscale) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y;
   if (i >= SUMS) return;
   float total = 0.f;

@@ -11,9 +11,10 @@ static_assert(ROWS == THREADS, "a warp takes 32 rows");
 // Frame, t and first bias. step null: t is given. Else frame = step * stride % count, t = (frame + 1) / count.
 // gops null: batch entry g is GoP g.
 extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(
-    const float* __restrict__ w1, const float* __restrict__ b1, const ll* __restrict__ step,
-    const ll* __restrict__ counts, const ll* __restrict__ strides, const int* __restrict__ gops, float* __restrict__ t,
-    int* __restrict__ frame, float* __restrict__ bias, int inputs, int codes) {
+    const float* __restrict__ w1, const float* __restrict__ b1, const ll* __restrict__ NULLABLE step,
+    const ll* __restrict__ NULLABLE counts, const ll* __restrict__ NULLABLE strides,
+    const int* __restrict__ NULLABLE gops, float* __restrict__ t, int* __restrict__ frame, float* __restrict__ bias,
+    int inputs, int codes) {
   int g = blockIdx.x, n = threadIdx.x, p = gops ? gops[g] : g;
   float time;
   if (step) {
@@ -37,11 +38,11 @@ extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(
 // x [G, 8, rows, 8] fp16; mu [., n, 2], cholesky, rgb [., n, 3] canonical -> the deformed ones. rows % ROWS == 0.
 extern "C" __global__ void __launch_bounds__(THREADS) mlp_forward(
     const uint4* __restrict__ x, const float* __restrict__ w1, const float* __restrict__ w2,
-    const float* __restrict__ wp, const float* __restrict__ wc, const float* __restrict__ ws,
+    const float* __restrict__ wp, const float* __restrict__ wc, const float* __restrict__ NULLABLE ws,
     const float* __restrict__ bias, const float* __restrict__ b2, const float* __restrict__ bp,
-    const float* __restrict__ bc, const float* __restrict__ bs, const int* __restrict__ row_of,
-    const int* __restrict__ gops, const float* __restrict__ mu, const float* __restrict__ cholesky,
-    const float* __restrict__ rgb, float* __restrict__ new_mu, float* __restrict__ new_cholesky,
+    const float* __restrict__ bc, const float* __restrict__ NULLABLE bs, const int* __restrict__ row_of,
+    const int* __restrict__ NULLABLE gops, const float* __restrict__ mu, const float* __restrict__ cholesky,
+    const float* __restrict__ rgb, float* __restrict__ new_mu, float* __restrict__ NULLABLE new_cholesky,
     float* __restrict__ new_rgb, int n, int rows, int inputs, float scale_x, float scale_y, float scale_shape) {
   extern __shared__ uint4 shared[];
   int lane = threadIdx.x & 31, g = blockIdx.y, p = gops ? gops[g] : g, c = lane & 3;

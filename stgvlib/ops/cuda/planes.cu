@@ -30,8 +30,8 @@ __device__ __forceinline__ float2 line_point(const float* plane, int level, int 
 // zeroed where it is given. grid: (entries of a level / BLOCK, 8, G)
 extern "C" __global__ void __launch_bounds__(BLOCK) planes_blend(
     const float* __restrict__ xy, const float* __restrict__ xt, const float* __restrict__ yt,
-    const float* __restrict__ t, const int* __restrict__ gops, uint4* __restrict__ blended,
-    float4* __restrict__ gradient, int entries, int s, int rows) {
+    const float* __restrict__ t, const int* __restrict__ NULLABLE gops, uint4* __restrict__ blended,
+    float4* __restrict__ NULLABLE gradient, int entries, int s, int rows) {
   int level = blockIdx.y, a = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.z, p = gops ? gops[g] : g;
   if (a >= (s + 1) * (s + 1)) return;
   int x = a % (s + 1), y = a / (s + 1);

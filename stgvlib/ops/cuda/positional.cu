@@ -25,7 +25,7 @@ __device__ __forceinline__ float feature(int i, int frequencies, float2 where, f
 
 // mu [., n, 2] px -> x [G, 8, rows, 8] fp16. grid: (n / BLOCK, 8, G)
 extern "C" __global__ void __launch_bounds__(BLOCK) positional_forward(
-    const float2* __restrict__ mu, const int* __restrict__ gops, uint4* __restrict__ x, int n, int rows,
+    const float2* __restrict__ mu, const int* __restrict__ NULLABLE gops, uint4* __restrict__ x, int n, int rows,
     int frequencies, float width, float height) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, chunk = blockIdx.y, g = blockIdx.z, p = gops ? gops[g] : g;
   if (i >= n) return;

@@ -150,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rate_distances(
 // own [3, G, N]: steps of each Gaussian's position, shape, colour; null where all have those of log_steps. Rows of
 // Gaussians only.
 extern "C" __global__ void __launch_bounds__(BLOCK) rate_parts(
-    const float* __restrict__ alive, const float* __restrict__ own, const float* __restrict__ log_steps,
+    const float* __restrict__ alive, const float* __restrict__ NULLABLE own, const float* __restrict__ log_steps,
     const float* __restrict__ slope, const float* __restrict__ weights, const int4* __restrict__ rows,
     float* __restrict__ sums, int gops, int n, int tensors) {
   int4 row = rows[blockIdx.x];
@@ -177,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rate_parts(
 // limits [G, 3, 2]: least and largest of `own`.
 extern "C" __global__ void __launch_bounds__(BLOCK) rate_pulls(
     const float* __restrict__ flat, float* __restrict__ grad, const float* __restrict__ alive,
-    const float* __restrict__ own, const float* __restrict__ limits, const float* __restrict__ log_steps,
+    const float* __restrict__ NULLABLE own, const float* __restrict__ limits, const float* __restrict__ log_steps,
     const float* __restrict__ slope, const float* __restrict__ weights, const int4* __restrict__ rows,
     const int* __restrict__ offsets, const int* __restrict__ sizes, float* __restrict__ sums, int gops, int n,
     int tensors) {
@@ -244,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rate_pulls(
 extern "C" __global__ void __launch_bounds__(STEP_THREADS) rate_steps(
     float* __restrict__ log_steps, float* __restrict__ noise, const float* __restrict__ rates,
     const ll* __restrict__ number, const float* __restrict__ slope, const float* __restrict__ weights,
-    const float* __restrict__ finest, const float* __restrict__ energies, const int* __restrict__ sizes,
+    const float* __restrict__ finest, const float* __restrict__ NULLABLE energies, const int* __restrict__ sizes,
     float* __restrict__ sums, int gops, int tensors, float coarsest) {
   __shared__ float color;
   Layout at = layout(sums, gops, tensors);
@@ -279,7 +279,7 @@ __device__ __forceinline__ float in_cells(float v, float base, float cells) {
 
 extern "C" __global__ void __launch_bounds__(BLOCK) rate_round(
     const float* __restrict__ flat, float* __restrict__ shown, const float* __restrict__ alive,
-    const float* __restrict__ log_steps, const float* __restrict__ energies, float* __restrict__ own,
+    const float* __restrict__ log_steps, const float* __restrict__ NULLABLE energies, float* __restrict__ NULLABLE own,
     float* __restrict__ limits, const int4* __restrict__ rows, const int* __restrict__ offsets,
     const int* __restrict__ sizes, int gops, int n, float waiting, int octaves, int position_bits, int shape_bits) {
   int4 row = rows[blockIdx.x];

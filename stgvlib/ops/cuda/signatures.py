@@ -25,6 +25,7 @@ class Parameter(NamedTuple):
     name: str
     kind: str  # float, int, ...
     pointer: bool
+    nullable: bool  # NULLABLE in the source
 
 
 @lru_cache
@@ -40,13 +41,13 @@ def kernels(text: str) -> dict[str, tuple[Parameter, ...]]:
 
 
 def _parameter(declared: str) -> Parameter:
-    words = re.sub(r"\b(const|__restrict__)\b|\*", " ", declared).split()
-    return Parameter(words[-1], " ".join(words[:-1]), "*" in declared)
+    words = re.sub(r"\b(const|__restrict__|NULLABLE)\b|\*", " ", declared).split()
+    return Parameter(words[-1], " ".join(words[:-1]), "*" in declared, "NULLABLE" in declared)
 
 
 def check_arguments(text: str, function: str, arguments: Sequence) -> None:
     """Raises TypeError or ValueError, in one line, where a launch's arguments do not go with the kernel: their number,
-    dtypes, devices, and that tensors are contiguous."""
+    types, devices, and that tensors are contiguous and as vector types need them; None only for NULLABLE pointers."""
     parameters = kernels(text)[function]
     if len(arguments) != len(parameters):
         names = ", ".join(parameter.name for parameter in parameters)
@@ -64,12 +65,22 @@ def _problem(parameter: Parameter, argument) -> str:
     if not parameter.pointer:
         wanted = float if parameter.kind == "float" else int
         right = isinstance(argument, wanted) and not isinstance(argument, bool)
+        if right and wanted is int and not -(2**31) <= argument < 2**31:
+            return f"int of 32 bits, got {argument}"
         return "" if right else f"{wanted.__name__}, got {type(argument).__name__}"
-    if argument is None:
+    if argument is None and parameter.nullable:
         return ""
-    wanted = DTYPES[parameter.kind.rstrip("24")]
+    base = parameter.kind.rstrip("234")
+    wanted, numbers = DTYPES[base], int(parameter.kind[len(base) :] or 1) * (2 if base == "uint" else 1)
     if not isinstance(argument, torch.Tensor):
         return f"a tensor, got {type(argument).__name__}"
     if argument.dtype != wanted:
         return f"{wanted} for {parameter.kind}*, got {argument.dtype}"
-    return "" if argument.is_contiguous() else f"contiguous, got strides {argument.stride()} of {tuple(argument.shape)}"
+    if not argument.is_contiguous():
+        return f"contiguous, got strides {argument.stride()} of {tuple(argument.shape)}"
+    if argument.numel() % numbers:
+        return f"a multiple of {numbers} numbers for {parameter.kind}*, got {tuple(argument.shape)}"
+    size = numbers * argument.element_size()
+    if size in (2, 4, 8, 16) and argument.data_ptr() % size:  # a float3 is loaded in parts
+        return f"at a multiple of {size} bytes for {parameter.kind}*, got {argument.data_ptr() % size} too many"
+    return ""

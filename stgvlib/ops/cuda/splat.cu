@@ -66,9 +66,9 @@ __device__ __forceinline__ void bin(float x, float y, float a1, float a3, float 
 // not finite is left out, so that a GoP that diverged does not slow the others down.
 extern "C" __global__ void __launch_bounds__(BLOCK) project_bin(
     const float* __restrict__ mu, const float* __restrict__ cholesky, const float* __restrict__ rgb,
-    const int* __restrict__ gops, float4* __restrict__ shape, float4* __restrict__ paint, short4* __restrict__ boxes,
-    int* __restrict__ counts, int* __restrict__ lists, int* __restrict__ wide, int* __restrict__ wide_counts,
-    int n, int width, int height, int tiles_x, int tiles_y, int capacity, float offset) {
+    const int* __restrict__ NULLABLE gops, float4* __restrict__ shape, float4* __restrict__ paint,
+    short4* __restrict__ boxes, int* __restrict__ counts, int* __restrict__ lists, int* __restrict__ wide,
+    int* __restrict__ wide_counts, int n, int width, int height, int tiles_x, int tiles_y, int capacity, float offset) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y, lane = threadIdx.x & 31;
   float x = 0, y = 0, a1 = 0, a3 = 0, k = 0;
   int left = 0, top = 0, columns = 0, tiles = 0;  // of the box, in tiles
@@ -355,7 +355,7 @@ __device__ __forceinline__ void gather(
 #define BACKWARD(NAME, PIXEL, WARPS)                                                                                   \
   extern "C" __global__ void __launch_bounds__(32 * GATHER_WARPS, 4) NAME(                                             \
       const float4* shape, const float4* paint, const short4* boxes, const float* cholesky, const PIXEL* image_grad,   \
-      const float* scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,                 \
+      const float* NULLABLE scale, float factor, float* d_mu, float* d_cholesky, float* d_rgb, const int* wide,        \
       const int* wide_counts, int n, int width, int height, float offset) {                                            \
     int g = blockIdx.y;                                                                                                \
     if (WARPS == 1) {                                                                                                  \
