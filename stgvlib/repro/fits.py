@@ -7,6 +7,7 @@ not. `run(Run("clip.mp4", config, "my idea"))` does so for something that no lis
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -218,7 +219,9 @@ def some(names: Iterable, profile_name: str) -> list:
 
 def video_for(spec: Run, to: Profile) -> Video:
     """A run's frames as a profile sees them."""
-    video = datasets.open_input(spec.dataset).scaled(to.scale)
+    place = datasets.find(spec.dataset) if spec.dataset in datasets.DATASETS else None
+    video = _opened(spec.dataset, place) if place else datasets.open_input(spec.dataset)
+    video = video.scaled(to.scale)
     limits = [n for n in (spec.frames, to.frames) if n is not None]
     return video.with_(limit=min(limits)) if limits else video
 
@@ -243,6 +246,12 @@ def frames_of(spec: Run, to: Profile, found: dict | None) -> tuple[Video | None,
     if found is None or to.scale != 1:
         return None, None, reason
     return None, found["dataset"], f"its record is of other settings; {reason}"
+
+
+@lru_cache(maxsize=4)
+def _opened(name: str, place: Path) -> Video:
+    """A dataset's video. Opening one counts its frames by decoding them, which hundreds of records would ask for."""
+    return datasets.open_input(name)
 
 
 _seen: dict[tuple, str] = {}  # SHA-256 of frames, which every system of a dataset asks for
