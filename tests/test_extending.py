@@ -223,7 +223,7 @@ BAD = {
     ),
     "a network that is not there": (
         lambda: NetworkSystem("mine", "mine", "", InrConfig("mine")),
-        "network 'mine' is unknown: expected siren, nerv, e_nerv, hnerv, or give `network`",
+        "network 'mine' is unknown: expected siren, nerv, e_nerv, hnerv",
     ),
     "a path that does not exist": (
         lambda: run(Run("nowhere.mp4", STGV, "")),
