@@ -60,8 +60,9 @@ def test_there_are_five_recipes_and_the_table_leads_to_each():
 
 def test_a_method_in_one_file_appears_in_table_2(tmp_path):
     printed = recipe("my_method.py", tmp_path)
-    fitted = record_of(tmp_path, "bunny/no_flow")
-    assert fitted["gaussians"] == 1800 and "STGV, no flow" in printed
+    fitted = record_of(tmp_path, "bunny/flowless")
+    assert fitted["about"] == "our preset, shorter, without optical flow" and "STGV, no flow" in printed
+    assert fitted["config"]["coarse_steps"] == 100 and fitted["gop_size"] == 10 and fitted["gaussians"] == 1800
     (tmp_path / "results/smoke/tables/table_2.csv").unlink()
     elsewhere = tmp_path / "elsewhere"  # notebooks run in a folder of their own
     elsewhere.mkdir()
@@ -72,7 +73,7 @@ def test_a_method_in_one_file_appears_in_table_2(tmp_path):
         tables.table_2(systems("bunny", "smoke", make=False), "smoke")
         subprocess.run({child}, cwd={str(elsewhere)!r}, check=True)
     """
-    assert "no_flow" in python(tmp_path, "-c", code, STGV_SYSTEMS="my_method.py").split()
+    assert "flowless" in python(tmp_path, "-c", code, STGV_SYSTEMS="my_method.py").split()
     rows = {row["system"]: row for row in rows_of(tmp_path, "table_2")}
     own = rows.pop("STGV, no flow")
     assert float(own["ours PSNR"]) == round(fitted["psnr"], 2) and "outdated" not in own

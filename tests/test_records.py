@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stgvlib.baselines import gaussian
+from stgvlib.baselines import SYSTEMS, gaussian
 from stgvlib.codec import fine_tune
 from stgvlib.config import PROFILES, STGV, Profile
 from stgvlib.errors import StgvError
@@ -134,6 +134,13 @@ def test_what_cannot_run_says_why(results, monkeypatch):
     assert "stgv fetch uvg" in run("x").reason
     with pytest.raises(StgvError, match="no run is named 'bunny/nothing'; near it: "):
         run("bunny/nothing")
+
+
+def test_a_system_may_not_have_the_name_of_another_run(results, monkeypatch):
+    static = replace(SYSTEMS["stgv"], key="static", label="mine")
+    monkeypatch.setitem(SYSTEMS, "static", static)  # bunny/static is a variant of Table IV
+    with pytest.raises(StgvError, match="system 'static' has the name of another run, bunny/static"):
+        fits.systems("bunny", "smoke", "cpu", make=False)
 
 
 def test_tables_come_from_records_alone(results):
@@ -281,8 +288,8 @@ def test_models_become_files_of_several_rates(results, monkeypatch):
     monkeypatch.setattr(curves, "fitted", lambda *_: pytest.fail("compressed again"))
     assert curves.curve("stgv", "bunny", "smoke", "cpu").data == made["stgv"].data
     with monkeypatch.context() as patch:  # another fit of the same name: its curve is not this one
-        changed = replace(named("bunny/stgv"), config=replace(STGV, color_rate=1e-3))
-        patch.setitem(RUNS, "bunny/stgv", changed)
+        changed = replace(SYSTEMS["stgv"], config=replace(STGV, color_rate=1e-3))
+        patch.setitem(SYSTEMS, "stgv", changed)
         with pytest.raises(pytest.fail.Exception):
             curves.curve("stgv", "bunny", "smoke", "cpu")
     with pytest.raises(StgvError, match="curve must be one of stgv, .* got 'vvc'"):

@@ -22,7 +22,7 @@ from stgvlib.fitting.progress import ProgressBar, psnr_over_steps
 from stgvlib.model.judge import judge
 from stgvlib.repro.pictures import pictures_of
 from stgvlib.repro.records import How, Job, Record, load_record, record_hash, record_path, recorded, save_pictures
-from stgvlib.repro.registry import Run, named
+from stgvlib.repro.registry import Run, named, system_runs
 from stgvlib.video import datasets
 from stgvlib.video.video import Video
 
@@ -186,14 +186,10 @@ def systems(
         >>> list(records)[:4]
         ['SIREN', 'NeRV', 'E-NeRV', 'HNeRV']
     """
-    records = {}
+    records, there = {}, system_runs()
     for key, system in SYSTEMS.items():
         name = f"{dataset}/{key}"
-        try:
-            spec = named(name)
-        except StgvError:
-            spec = None
-        if spec is None:
+        if name not in there:
             reason = "not part of our comparison: fitted to Bunny only"
             records[system.label] = Record(name, record_path(name, profile_name), None, reason)
         else:

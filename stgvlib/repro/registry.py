@@ -175,12 +175,14 @@ RUNS = {  # beside every system on every dataset
 
 
 def named(name: str) -> Run:
-    """The run of a name. Raises StgvError where there is none."""
+    """The run of a name. Raises StgvError where there is none, and where a system's key names one of RUNS too."""
     dataset, _, key = name.rpartition("/")
+    if name in system_runs():
+        if name in RUNS:
+            raise StgvError(f"system {key!r} has the name of another run, {name}: register it under another key")
+        return of_system(dataset, key)
     if name in RUNS:
         return RUNS[name]
-    if name in system_runs():
-        return of_system(dataset, key)
     near = ", ".join(get_close_matches(name, names(), 3)) or "bunny/stgv, davis/cows/paper"
     raise StgvError(f"no run is named {name!r}; near it: {near}; registry.names() lists all")
 
