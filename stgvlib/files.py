@@ -2,24 +2,40 @@
 
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stgvlib.errors import StgvError
+
+PARTIAL = ".stgv-"  # how names of files begin that are being written
+MOST_NAME = 240  # bytes of an output's name, which leaves room for the folder OUTPUT.parts
+
+
+@contextmanager
+def partial_file(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A new file beside `path`, with a name of its own, that becomes `path` when the block ends, and is removed when it
+    fails. Raises StgvError where it cannot be created."""
+    try:
+        handle, name = tempfile.mkstemp(suffix, PARTIAL, path.parent)
+    except OSError as error:
+        raise StgvError(f"cannot write {path}: {error.strerror or error}") from error
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write beside `path`, then rename. Raises StgvError (unwritable, full disk ...) and leaves nothing behind."""
     path = Path(path)
-    partial = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            partial = file.name
-            file.write(data)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        with partial_file(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
         raise StgvError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -50,3 +66,21 @@ def check_writable(output: Path) -> None:
         raise StgvError(f"cannot write {output}: no permission to write in {folder}")
     if output.suffix and output.is_dir():
         raise StgvError(f"cannot write {output}: it is a folder")
+    if len(os.fsencode(output.name)) > MOST_NAME:
+        raise StgvError(f"cannot write {output}: its name is longer than {MOST_NAME} bytes, take a shorter one")
+
+
+def check_output(output: Path, inputs: Iterable[str | Path | None] = (), overwrite: bool = False) -> None:
+    """`check_writable`, and never onto an input, nor onto anything else without `overwrite`. Raises StgvError."""
+    check_writable(output)
+    for name in inputs:
+        if name is not None and output.exists() and os.path.exists(name) and os.path.samefile(output, name):
+            raise StgvError(f"{output} is the input itself: give the output another name")
+    if output.is_dir():
+        taken = any(output.iterdir())
+    else:
+        taken = os.path.lexists(output)
+        if output.exists() and not output.is_file():
+            raise StgvError(f"cannot write {output}: it is no regular file")
+    if taken and not overwrite:
+        raise StgvError(f"{output} exists: give another name, or add --overwrite to replace it")
