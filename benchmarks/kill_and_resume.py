@@ -1,8 +1,8 @@
 """Fits that are killed with -9 at random moments and resumed: is the model that of an uninterrupted fit, bit for bit?
 Usage: python benchmarks/kill_and_resume.py [kills] [kills with torchrun]
 
-A fit of 24 small frames chooses its GoP length in trials. It is killed at a moment drawn from its duration, goes on with
---resume and may be killed again, until it ends; then the next fit starts. With torchrun (two processes) one of the
+A fit of 24 small frames chooses its GoP length in trials. It is killed at a moment drawn from its duration, goes on
+with --resume and may be killed again, until it ends; then the next fit starts. With torchrun (two processes) one of the
 processes is killed, or all at once. Ends with status 1 at the first model that differs.
 """
 
@@ -23,7 +23,7 @@ from common import report
 from stgvlib.codec.load import load_model
 from stgvlib.video.write import write_video
 
-SETTINGS = "--device cpu --profile paper --gaussians 20 --coarse-steps 40 --motion-steps 8 --steps 400 --resume".split()
+SETTINGS = "--device cpu --profile paper --gaussians 20 --coarse-steps 40 --motion-steps 8 --steps 240 --resume".split()
 TORCHRUN = "-m torch.distributed.run --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint localhost:0".split()
 
 
