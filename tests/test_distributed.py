@@ -5,15 +5,26 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from stgvlib.codec.load import load_model
+from stgvlib.config import PAPER
+from stgvlib.errors import StgvError
+from stgvlib.fitting import processes
+from stgvlib.fitting.fit import fit_plans
+from stgvlib.fitting.plan import plan_fits
+from stgvlib.fitting.processes import Share
+from stgvlib.video.video import video_of
 from stgvlib.video.write import write_video
 
 STEPS = ["--preset", "paper", "--profile", "paper", "--device", "cpu", "--gaussians", "40"]
+STEPS += ["--coarse-steps", "50", "--motion-steps", "10", "--steps", "250"]
+SHORT = replace(PAPER, gop_size=1, gaussians=5, coarse_steps=2, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -34,30 +45,41 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
-def test_two_processes_give_the_model_of_one(clip, tmp_path):
-    steps = ["--coarse-steps", "10", "--motion-steps", "5", "--steps", "15"]
-    alone = [sys.executable, "-m", "stgvlib", "fit", str(clip), str(tmp_path / "one.safetensors"), *STEPS, *steps]
-    subprocess.run(alone, check=True, capture_output=True, env=environment(), timeout=300)
-    shared = command(clip, tmp_path / "two.safetensors", *steps)
+@pytest.fixture(scope="module")
+def alone(clip, tmp_path_factory):
+    """One process's model."""
+    output = tmp_path_factory.mktemp("alone") / "m.safetensors"
+    fit = [sys.executable, "-m", "stgvlib", "fit", str(clip), str(output), *STEPS]
+    subprocess.run(fit, check=True, capture_output=True, env=environment(), timeout=300)
+    return load_model(output)[0]
+
+
+def same(one, output):
+    pairs = zip(one.state_dict().values(), load_model(output)[0].state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_two_processes_give_the_model_of_one(clip, alone, tmp_path):
+    shared = command(clip, tmp_path / "two.safetensors")
     done = subprocess.run(shared, capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr
     assert "4 GoPs" in done.stderr and "shared by 2 processes" in done.stderr
-    one, two = (load_model(tmp_path / f"{name}.safetensors")[0] for name in ("one", "two"))
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    assert same(alone, tmp_path / "two.safetensors")
     assert not (tmp_path / "two.safetensors.parts").exists()
 
 
-def test_a_killed_process_costs_its_unfinished_gops(clip, tmp_path):
-    """Rank 1 is killed after its first GoP; torchrun starts both again, and what was finished is not fitted again."""
-    steps = ["--coarse-steps", "100", "--motion-steps", "20", "--steps", "500"]
-    output, parts = tmp_path / "m.safetensors", tmp_path / "m.safetensors.parts"
-    run = subprocess.Popen(
-        command(clip, output, *steps, restarts=1), stderr=subprocess.PIPE, text=True, env=environment()
-    )
-    first = parts / "gop_0001.safetensors"
+def wait_for(path, run):
     deadline = time.monotonic() + 200
-    while not first.is_file() and time.monotonic() < deadline and run.poll() is None:
+    while not path.exists() and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.02)
+
+
+def test_a_killed_process_costs_its_unfinished_gops(clip, alone, tmp_path):
+    """Rank 1 is killed after its first GoP; torchrun starts both again, and what was finished is not fitted again."""
+    output, parts = tmp_path / "m.safetensors", tmp_path / "m.safetensors.parts"
+    run = subprocess.Popen(command(clip, output, restarts=1), stderr=subprocess.PIPE, text=True, env=environment())
+    first = parts / "gop_0001.safetensors"
+    wait_for(first, run)
     written = first.stat().st_mtime_ns
     os.kill(rank_process(run.pid, 1), signal.SIGKILL)
     kept = {}
@@ -69,7 +91,61 @@ def test_a_killed_process_costs_its_unfinished_gops(clip, tmp_path):
         time.sleep(0.02)
     assert run.returncode == 0, run.stderr.read()
     assert kept["gop_0001.safetensors"] == written
-    assert load_model(output)[0].num_frames == [10, 10, 10, 10]
+    assert same(alone, output)
+
+
+def test_a_signal_to_one_process_ends_all(clip, alone, tmp_path):
+    """And the lock is free: one process goes on where two ended."""
+    output, parts = tmp_path / "m.safetensors", tmp_path / "m.safetensors.parts"
+    run = subprocess.Popen(command(clip, output), stderr=subprocess.PIPE, text=True, env=environment())
+    wait_for(parts / "gop_0001.safetensors", run)
+    ranks = [rank_process(run.pid, r) for r in (0, 1)]
+    os.kill(ranks[1], signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode != 0 and not output.exists(), said
+    assert not any(os.path.exists(f"/proc/{process}") for process in ranks)
+    again = [sys.executable, "-m", "stgvlib", "fit", str(clip), str(output), *STEPS, "--resume"]
+    done = subprocess.run(again, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0 and same(alone, output) and not parts.exists(), done.stderr
+
+
+def shares(world):
+    store = torch.distributed.HashStore()
+    return [Share(rank, world, store) for rank in range(world)]
+
+
+def test_processes_agree_and_wait():
+    first, *others = shares(3)
+    with ThreadPoolExecutor() as pool:
+        heard = [pool.submit(share.agree, "fit", "mine") for share in others]
+        assert first.agree("fit", {"seed": 0}) == {"seed": 0} and all(h.result(60) == {"seed": 0} for h in heard)
+        waiting = pool.submit(first.wait)
+        others[0].wait()  # only the first waits
+        assert not waiting.done()
+        others[1].wait()
+        assert waiting.result(60) is None
+
+
+def test_a_lost_process_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(processes, "SILENCE", 1.0)
+    first, second = shares(2)
+    with pytest.raises(StgvError, match="rank 1 is gone: run the same command with --resume"):
+        first.wait()
+    with pytest.raises(StgvError, match="rank 0 is gone"):
+        second.agree("fit", None)
+
+
+def test_processes_that_see_other_frames_are_refused(tmp_path):
+    first, second = shares(2)
+    plans = [plan_fits(video_of(np.full((2, 16, 24, 3), grey, np.uint8)), SHORT) for grey in (1, 2)]
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(fit_plans, plans[1], "cpu", tmp_path / "parts", share=second)
+        mine = pool.submit(fit_plans, plans[0], "cpu", tmp_path / "parts", share=first)
+        with pytest.raises(StgvError, match="rank 1 has other frames, settings or code than rank 0"):
+            other.result(60)
+        second.wait()
+        with pytest.raises(StgvError, match=r"GoPs \[1\] were not finished"):
+            mine.result(60)
 
 
 def rank_process(launcher: int, rank: int) -> int:

@@ -1,7 +1,5 @@
-"""The trainer: it learns, it repeats itself, it resumes, it stops where the loss does."""
+"""The trainer: it learns, it repeats itself, it stops where the loss does."""
 
-import json
-import shutil
 from dataclasses import replace
 from functools import cache
 
@@ -100,41 +98,6 @@ def test_batching_does_not_matter(video, whole, batches_of_two):
     for a, b in zip(whole.model.state_dict().values(), together.model.state_dict().values()):
         assert torch.allclose(a, b, atol=2e-2, rtol=1e-2)
     assert torch.allclose(whole.losses["coarse"], together.losses["coarse"], rtol=1e-2)
-
-
-def test_resume_after_a_kill_gives_the_uninterrupted_result(video, whole, tmp_path):
-    def stop_in_the_second_gop(progress):
-        if progress.gops[0] == 1:
-            raise KeyboardInterrupt
-
-    parts = tmp_path / "parts"
-    with pytest.raises(KeyboardInterrupt):
-        fit(video, QUICK, parts=parts, progress=stop_in_the_second_gop)
-    assert [p.name for p in sorted(parts.glob("gop*"))] == ["gop_0000.safetensors"]
-    kept = (parts / "gop_0000.safetensors").read_bytes()
-    with pytest.raises(StgvError, match="1 of 2 GoPs .*--resume"):
-        fit(video, QUICK, parts=parts)
-    resumed = fit(video, QUICK, parts=parts, resume=True)
-    assert (parts / "gop_0000.safetensors").read_bytes() == kept
-    assert same(whole.model, resumed.model)
-    assert resumed.losses["coarse"].shape == (60, 1)  # only the second was fitted
-
-
-def test_resume_refuses_another_fit_and_mends_a_cut_file(video, whole, tmp_path):
-    parts = tmp_path / "parts"
-    assert same(fit(video, QUICK, parts=parts).model, whole.model)
-    for changed, field in ((replace(QUICK, steps=91), "config"), (QUICK, "seed")):
-        with pytest.raises(StgvError, match=f"another fit .*{field}"):
-            fit(video, changed, seed=1 if field == "seed" else 0, parts=parts, resume=True)
-    data = (parts / "gop_0001.safetensors").read_bytes()
-    (parts / "gop_0001.safetensors").write_bytes(data[: len(data) // 2])
-    assert same(fit(video, QUICK, parts=parts, resume=True).model, whole.model)
-    (parts / "fit.json").write_text("{")
-    with pytest.raises(StgvError, match="damaged"):
-        fit(video, QUICK, parts=parts, resume=True)
-    shutil.rmtree(parts)
-    fit(video, replace(QUICK, coarse_steps=2, steps=2), parts=parts, resume=True)  # nothing there: starts
-    assert json.loads((parts / "fit.json").read_text())["config"]["steps"] == 2
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_seed(video):
@@ -258,18 +221,6 @@ def test_the_length_of_gops_follows_the_video(device):
     result = fit(changing, replace(config, coarse_steps=40, steps=160), device)
     assert result.model.config.gop_size in result.trials and set(result.trials) == {5, 8, 16}
     assert "trials" in result.seconds
-
-
-def test_a_chosen_length_is_not_chosen_again(tmp_path, monkeypatch):
-    """An interrupted fit goes on with its length: other trials could choose another one."""
-    _, changing = clips()
-    monkeypatch.setattr("stgvlib.fitting.plan.TRIED", (5, 8))  # both leave several GoPs
-    config = replace(QUICK, gop_size="auto", coarse_steps=20, steps=40)
-    whole = fit(changing, config, parts=tmp_path / "parts")
-    (tmp_path / "parts" / "gop_0001.safetensors").unlink()
-    monkeypatch.setattr("stgvlib.fitting.fit.choose", None)
-    again = fit(changing, config, parts=tmp_path / "parts", resume=True)
-    assert same(again.model, whole.model) and again.trials == {} and "trials" not in again.seconds
 
 
 def test_short_videos_have_nothing_to_choose():

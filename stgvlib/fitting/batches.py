@@ -8,7 +8,6 @@ CPU. Each GoP has its own random generator, so results do not depend on how GoPs
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,9 +19,8 @@ from stgvlib.fitting.placement import generator_for, initial_model, sort_gaussia
 from stgvlib.fitting.plan import FitPlan
 from stgvlib.fitting.processes import Share
 from stgvlib.fitting.progress import Callback, Progress
-from stgvlib.fitting.resume import finished_gops, open_parts, part
+from stgvlib.fitting.resume import Parts
 from stgvlib.fitting.stage import Diverged, Look, Stage
-from stgvlib.model.model_file import save_model
 from stgvlib.model.video_model import VideoModel
 from stgvlib.video.video import Video
 
@@ -63,8 +61,7 @@ class _Batch:
 def fit_gops(
     plan: FitPlan,
     device: torch.device,
-    parts: Path | None = None,  # folder for finished GoPs; None keeps nothing on disk
-    resume: bool = False,
+    parts: Parts | None = None,  # has the GoPs that are finished, and keeps others; None keeps nothing on disk
     progress: Callback | None = None,
     share: Share | None = None,  # of several processes; each fits its share of the GoPs, needs `parts`
 ) -> FitResult:
@@ -73,14 +70,10 @@ def fit_gops(
     A GoP whose loss is not finite is given up, the others go on. A batch that does not fit in GPU memory is halved.
     Raises StgvError as `fit.fit` does.
     """
-    gops, done, first = plan.gops, {}, share is None or share.rank == 0
-    if parts is not None:
-        if first:
-            done = open_parts(parts, plan.identity(), len(gops), resume)
-        if share:
-            share.wait()
-            done = done if first else finished_gops(parts, len(gops))
-    todo = [g for g in range(len(gops)) if (share is None or g % share.world == share.rank) and g not in done]
+    gops, done = plan.gops, parts.done if parts else {}
+    mine = range(share.rank, len(gops), share.world) if share else range(len(gops))
+    there = share.agree("finished", list(done)) if share else done
+    todo = [g for g in mine if g not in there]
     size = gops_per_batch(plan, device)
     losses: dict[str, list[Tensor]] = {"coarse": [], "deformation": []}
     seconds = {"coarse": 0.0, "deformation": 0.0}
@@ -114,19 +107,18 @@ def fit_gops(
                 given_up.append(_give_up(failed[i], g, plan.seed, parts))
                 continue
             done[g] = result.model.gop(i).cpu()
-            if parts is not None:
-                save_model(done[g], part(parts, g))
+            if parts:
+                parts.keep(g)
     if share:
         if given_up:
             share.tell("; ".join(given_up))
         share.wait()
-        if not first:
+        if share.rank:
             return FitResult(None, coarse, {}, seconds)
-        done = finished_gops(parts, len(gops))
-        if missing := [g for g in range(len(gops)) if g not in done]:
+        if missing := parts.collect(len(gops)):
             given_up = given_up or [f"GoPs {missing} were not finished"]
     if given_up:
-        kept = f"; the other {len(done)} GoPs are kept in {parts}" if parts is not None else ""
+        kept = f"; the other {len(done)} GoPs are kept in {parts.folder}" if parts else ""
         raise StgvError("; ".join(given_up) + kept + ". Try another seed or lower rates")
     joined = {stage: torch.cat(each, 1) if each else torch.empty(0, 0) for stage, each in losses.items()}
     model = VideoModel.join([done[g] for g in range(len(gops))]).to(device)
@@ -181,14 +173,12 @@ def _fit_batch(
     return result
 
 
-def _give_up(failure: Diverged, gop: int, seed: int, parts: Path | None) -> str:
+def _give_up(failure: Diverged, gop: int, seed: int, parts: Parts | None) -> str:
     """Keep the last good model of a GoP that diverged; returns the message for the user."""
     text = f"GoP {gop}, seed {seed}: the loss is not finite at step {failure.step} of the {failure.stage} stage"
     if parts is None:
         return text
-    path = parts / f"diverged_{gop:04d}.safetensors"
-    save_model(failure.good, path)
-    return f"{text}; its state at step {failure.good_step} is {path}"
+    return f"{text}; its state at step {failure.good_step} is {parts.keep_diverged(gop, failure.good)}"
 
 
 def load_gops(video: Video, gops: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, list[int]]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,12 +10,13 @@ from typing import Literal
 import torch
 
 from stgvlib.config import FitConfig
+from stgvlib.errors import StgvError
 from stgvlib.fitting.batches import FitResult, fit_gops
 from stgvlib.fitting.gop_length import choose
-from stgvlib.fitting.plan import FitPlan, plan_fits
+from stgvlib.fitting.plan import FitPlan, plan_fits, plans_identity
 from stgvlib.fitting.processes import Share
 from stgvlib.fitting.progress import Callback, Progress, ProgressBar, someone_watches
-from stgvlib.fitting.resume import started
+from stgvlib.fitting.resume import Parts
 from stgvlib.video.holes import along_flow
 from stgvlib.video.video import Video
 
@@ -32,8 +34,9 @@ def fit(
 
     `progress` "auto" shows a bar in a notebook or terminal; a function gets a `Progress` every 200 steps. With
     `motion_steps`, missing pixels are filled along optical flow first (video/holes.py); otherwise they have no weight
-    in the loss. Raises StgvError when `parts` holds another fit's GoPs, or holds this one's and `resume` is false; when
-    a GoP diverged (after the others are done); when one GoP alone does not fit in the GPU's memory.
+    in the loss. Raises StgvError when another process writes to `parts`, when it holds another fit's GoPs, or this
+    one's and `resume` is false; when a GoP diverged (after the others are done); when one GoP alone does not fit in the
+    GPU's memory.
 
     Examples:
         >>> import numpy as np
@@ -52,14 +55,25 @@ def fit(
 def fit_plans(
     plans: Sequence[FitPlan],
     device: torch.device | str,
-    parts: Path | None = None,
+    parts: Parts | Path | None = None,  # held by the caller, who goes on to write the model, or a folder
     resume: bool = False,
     progress: Callback | None = None,
     share: Share | None = None,  # of several processes; each fits its share of the GoPs, needs `parts`
 ) -> FitResult:
     """Fit the best of some plans of one fit; arguments and errors as for `fit`."""
-    device, seconds = torch.device(device), {}
     first = share is None or share.rank == 0
+    with nullcontext(parts) if parts is None or isinstance(parts, Parts) else Parts(parts, resume, first) as held:
+        return _fit(plans, torch.device(device), held, progress, share)
+
+
+def _fit(
+    plans: Sequence[FitPlan], device: torch.device, parts: Parts | None, progress: Callback | None, share: Share | None
+) -> FitResult:
+    first, seconds = share is None or share.rank == 0, {}
+    if parts:
+        parts.begin(plans_identity(plans, device))
+    if share and share.agree("fit", parts.identity) != parts.identity:
+        raise StgvError(f"rank {share.rank} has other frames, settings or code than rank 0: give all of them the same")
     video, began = plans[0].video, time.perf_counter()
     if video.missing is not None and plans[0].config.motion_steps and video.filling is None:
         if progress and first:
@@ -68,18 +82,14 @@ def fit_plans(
         filled = along_flow(video)
         plans = [replace(plan, video=filled) for plan in plans]
         seconds["holes"] = time.perf_counter() - began
-    began = time.perf_counter()
-    plan = (_begun(plans, parts) or choose(plans, device, progress)) if first else plans[0]
+    if first and parts and parts.done and not parts.trials:  # those were lost, but not the length that they chose
+        length = next(iter(parts.done.values())).config.gop_size
+        plans = [plan for plan in plans if plan.config.gop_size == length]
+    plan = choose(plans, device, progress, parts) if first else plans[0]
     if share:
-        length = share.agree(plan.config.gop_size)
+        length = share.agree("length", plan.config.gop_size)
         plan = plan if first else next(p for p in plans if p.config.gop_size == length)
     if plan.trials:
-        seconds["trials"] = time.perf_counter() - began
-    result = fit_gops(plan, device, parts, resume, progress, share)
+        seconds["trials"] = plan.trial_seconds
+    result = fit_gops(plan, device, parts, progress, share)
     return replace(result, seconds=result.seconds | seconds)
-
-
-def _begun(plans: Sequence[FitPlan], parts: Path | None) -> FitPlan | None:
-    """The plan that an interrupted run of the same fit has chosen."""
-    before = started(parts) if parts is not None else None
-    return next((plan for plan in plans if before is not None and plan.identity() == before), None)

@@ -5,6 +5,7 @@ video (docs/REPRODUCTION.md). The paper takes 10 frames for all (Sec. II).
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from stgvlib.errors import StgvError
 from stgvlib.fitting.batches import fit_gops
 from stgvlib.fitting.plan import TRIED, FitPlan, plan
 from stgvlib.fitting.progress import Callback, Progress
+from stgvlib.fitting.resume import Parts
 from stgvlib.metrics import decibels
 from stgvlib.video.video import Video, video_of
 
@@ -22,7 +24,12 @@ TRIAL = {"coarse_steps": 4, "motion_steps": 4, "steps": 10}  # a trial takes one
 LONG_VIDEO = 64  # frames from which on two clips are tried
 
 
-def choose(plans: Sequence[FitPlan], device: torch.device, progress: Callback | None = None) -> FitPlan:
+def choose(
+    plans: Sequence[FitPlan],
+    device: torch.device,
+    progress: Callback | None = None,
+    parts: Parts | None = None,  # keeps finished trials
+) -> FitPlan:
     """The plan whose trial has the highest PSNR; `trials` of the result has all of them.
 
     A trial takes part of the schedule on some frames. Each length gets the Gaussians that the budget leaves it on the
@@ -31,27 +38,32 @@ def choose(plans: Sequence[FitPlan], device: torch.device, progress: Callback | 
     if len(plans) == 1:
         return plans[0]
     clips = trial_clips(plans[0].video)
-    trials, scores, done = [_trial(full, clips) for full in plans], {}, 0
-    total = sum(trial.steps for trial in trials)
+    trials, done = [_trial(full, clips) for full in plans], 0
+    total, finished = sum(trial.steps for trial in trials), parts.trials if parts else {}
     for trial in trials:
-        length = trial.config.gop_size
+        length, began = trial.config.gop_size, time.perf_counter()
         first = Progress((0, 1), 1, f"trying GoPs of {length}", done, total, 0.0)
         done += trial.steps
+        if length in finished:
+            continue
         try:
             result = fit_gops(trial, device, progress=_trial_reporter(progress, first, trial.steps))
+            lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
+            last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
+            score = round((decibels(last) * lengths).sum().item() / clips.num_frames, 2)
         except StgvError:  # diverged, or too large: no length to choose
-            scores[length] = -math.inf
-            continue
-        lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
-        last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
-        scores[length] = round((decibels(last) * lengths).sum().item() / clips.num_frames, 2)
+            score = -math.inf
+        finished[length] = score, time.perf_counter() - began
+        if parts:
+            parts.write_about()
+    scores = {full.config.gop_size: finished[full.config.gop_size][0] for full in plans}
     best = max(plans, key=lambda full: scores[full.config.gop_size])
     if progress:
         length = best.config.gop_size
         others = ", ".join(f"{dB:.2f} dB with {size}" for size, dB in scores.items() if size != length)
         note = f"GoPs of {length} frames: {scores[length]:.2f} dB in a short trial, {others}"
         progress(Progress((0, 1), 1, "trials", total, total, scores[length], note))
-    return replace(best, trials=scores)
+    return replace(best, trials=scores, trial_seconds=sum(seconds for _, seconds in finished.values()))
 
 
 def trial_clips(video: Video) -> Video:

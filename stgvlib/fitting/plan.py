@@ -9,14 +9,18 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from stgvlib import __version__
 from stgvlib.config import FitConfig
 from stgvlib.errors import size_text
 from stgvlib.model.budget import gaussian_count, split_gops
 from stgvlib.video.scenes import changes_of, with_scenes
-from stgvlib.video.video import Video
+from stgvlib.video.video import AT_ONCE, Video
 
 TRIED = (5, 8, 16)  # frames of a GoP that gop_size="auto" chooses from
 
@@ -31,15 +35,12 @@ class FitPlan:
     count: int  # Gaussians a GoP
     seed: int = 0
     trials: dict[int, float] = field(default_factory=dict)  # GoP length -> dB, where trials chose it
+    trial_seconds: float = 0.0
 
     @property
     def steps(self) -> int:
         """Steps of all stages for one batch of GoPs."""
         return self.config.coarse_steps + self.config.motion_steps + self.config.steps
-
-    def identity(self) -> dict:
-        """What must agree for finished GoPs of an earlier fit to be taken over."""
-        return identity(self.video, self.config, self.seed)
 
 
 def plan_fits(video: Video, config: FitConfig, seed: int = 0) -> list[FitPlan]:
@@ -74,15 +75,36 @@ def describe(plans: Sequence[FitPlan]) -> str:
     return f"{video.num_frames} frames of {size_text(video.size)}{scenes} as {what}"
 
 
-def identity(video: Video, config, seed: int) -> dict:
-    """What decides a fit's result: settings, seed, size, length, the first frame, cuts and missing pixels."""
-    first = hashlib.sha256(np.ascontiguousarray(video.read(0, 1))).hexdigest()[:16]
-    about = {"config": asdict(config), "seed": seed, "size": video.size, "frames": video.num_frames, "first": first}
-    if video.cuts:
-        about["cuts"] = video.cuts
-    if video.missing is not None:
-        about["missing"] = hashlib.sha256(np.packbits(video.missing)).hexdigest()[:16]
+def identity(video: Video, config, seed: int, **more) -> dict:
+    """What decides a fit's result, for an interrupted one to go on: code, settings (a dataclass), seed, every frame as
+    the fit sees it, cuts and missing pixels."""
+    pixels = hashlib.blake2b(digest_size=16)
+    for start in range(0, video.num_frames, AT_ONCE):
+        pixels.update(np.ascontiguousarray(video.read(start, start + AT_ONCE)))
+        if video.missing is not None:
+            pixels.update(np.packbits(video.weights(start, start + AT_ONCE)))
+    about = {"stgvlib": __version__, "code": code_hash(), "config": asdict(config), "seed": seed}
+    about |= {"size": video.size, "frames": video.num_frames, "pixels": pixels.hexdigest(), "cuts": video.cuts} | more
     return json.loads(json.dumps(about))
+
+
+def plans_identity(plans: Sequence[FitPlan], device: torch.device) -> dict:
+    """The identity of one fit, whichever of its plans is chosen."""
+    first = plans[0]
+    steps = {plan.config.gop_size: plan.config.steps for plan in plans}  # all that plans of one fit differ in
+    return identity(first.video, first.config, first.seed, device=device.type, steps=steps)
+
+
+@cache
+def code_hash() -> str:
+    """Of the source files that decide what a fit gives."""
+    root, digest = Path(__file__).parents[1], hashlib.blake2b(digest_size=16)
+    paths = [root / "config.py", root / "device.py", root / "metrics.py"]
+    paths += [path for room in ("video", "ops", "model", "fitting") for path in sorted((root / room).rglob("*.*"))]
+    for path in paths:
+        if path.suffix in (".py", ".cu", ".cuh"):
+            digest.update(b"%d" % path.stat().st_size + path.read_bytes())
+    return digest.hexdigest()
 
 
 def with_gop_size(config: FitConfig, gop_size: int) -> FitConfig:

@@ -1,0 +1,88 @@
+"""Fits that are killed with -9 at random moments and resumed: is the model that of an uninterrupted fit, bit for bit?
+Usage: python benchmarks/kill_and_resume.py [kills] [kills with torchrun]
+
+A fit of 24 small frames chooses its GoP length in trials. It is killed at a moment drawn from its duration, goes on
+with --resume and may be killed again, until it ends; then the next fit starts. With torchrun (two processes) one of the
+processes is killed, or all at once. Ends with status 1 at the first model that differs.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import report
+
+from stgvlib.codec.load import load_model
+from stgvlib.video.write import write_video
+
+SETTINGS = "--device cpu --profile paper --gaussians 20 --coarse-steps 40 --motion-steps 8 --steps 240 --resume".split()
+TORCHRUN = "-m torch.distributed.run --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint localhost:0".split()
+
+
+def begin(folder: Path, shared: bool) -> subprocess.Popen:
+    """A fit that has just locked its output, or has ended."""
+    launch = [sys.executable, *(TORCHRUN if shared else []), "-m", "stgvlib", "fit"]
+    command = [*launch, str(folder / "clip"), str(folder / "m.safetensors"), *SETTINGS]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    began, lock = time.time(), folder / "m.safetensors.parts" / "lock"
+    with open(folder / "said", "w") as said:
+        run = subprocess.Popen(command, stderr=said, stdout=said, env=environment, start_new_session=True)
+    while run.poll() is None:
+        with suppress(FileNotFoundError):
+            if lock.stat().st_mtime > began:  # and not the one of a fit that was killed
+                break
+        time.sleep(0.01)
+    return run
+
+
+def kill(run: subprocess.Popen, shared: bool, draw: random.Random) -> None:
+    if shared and draw.random() < 0.5:
+        workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        os.kill(int(draw.choice(workers)), signal.SIGKILL)
+    else:
+        os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+
+
+def main(kills: int, shared: bool) -> None:
+    draw, killed, fits = random.Random(0), 0, 0
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        output = folder / "m.safetensors"
+        y, x = np.mgrid[:24, :32]
+        frames = [np.stack([x * 4 + t, y * 5, x + 2 * t], -1).clip(0, 255).astype(np.uint8) for t in range(24)]
+        write_video(folder / "clip", frames)
+        run, began = begin(folder, shared=False), time.perf_counter()
+        if run.wait():
+            sys.exit((folder / "said").read_text())
+        duration, whole = time.perf_counter() - began, load_model(output)[0].state_dict()
+        while killed < kills or not output.exists():
+            output.unlink(missing_ok=True)
+            run = begin(folder, shared)
+            if killed < kills:
+                time.sleep(draw.uniform(0, duration))
+                if run.poll() is None:
+                    kill(run, shared, draw)
+                    killed += 1
+                    continue
+            if run.wait():
+                sys.exit((folder / "said").read_text())
+            resumed = load_model(output)[0].state_dict()
+            if not all(torch.equal(resumed[name], whole[name]) for name in whole):
+                sys.exit(f"after {killed} kills the model differs")
+            fits += 1
+    about = f"{'torchrun, 2 processes' if shared else '1 process'}, {fits} fits"
+    report("kills -9, resumed bit-equal", about, torch.device("cpu"), killed, "kills")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, shared=False)
+    main(int(sys.argv[2]) if len(sys.argv) > 2 else 8, shared=True)
