@@ -2,8 +2,8 @@
 Usage: python benchmarks/kill_and_resume.py [kills] [kills with torchrun]
 
 A fit of 24 small frames chooses its GoP length in trials. It is killed at a moment drawn from its duration, goes on
-with --resume and may be killed again, until it ends; then the next fit starts. With torchrun (two processes) one of the
-processes is killed, or all at once. Ends with status 1 at the first model that differs.
+with --resume and may be killed again, until it ends; then the next fit starts. With torchrun the
+victim is one of two processes, the launcher or all three. Ends with status 1 at the first model that differs.
 """
 
 import os
@@ -34,7 +34,7 @@ def begin(folder: Path, shared: bool) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     began, lock = time.time(), folder / "m.safetensors.parts" / "lock"
     with open(folder / "said", "w") as said:
-        run = subprocess.Popen(command, stderr=said, stdout=said, env=environment, start_new_session=True)
+        run = subprocess.Popen(command, stderr=said, stdout=said, env=environment)
     while run.poll() is None:
         with suppress(FileNotFoundError):
             if lock.stat().st_mtime > began:  # and not the one of a fit that was killed
@@ -43,13 +43,25 @@ def begin(folder: Path, shared: bool) -> subprocess.Popen:
     return run
 
 
-def kill(run: subprocess.Popen, shared: bool, draw: random.Random) -> None:
-    if shared and draw.random() < 0.5:
-        workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-        os.kill(int(draw.choice(workers)), signal.SIGKILL)
-    else:
-        os.killpg(run.pid, signal.SIGKILL)
+def kill(run: subprocess.Popen, shared: bool, draw: random.Random) -> bool:
+    """Kill one or all processes of a fit, and wait until none is left; False where it has just ended."""
+    ranks = []
+    with suppress(FileNotFoundError):
+        ranks = [int(child) for task in Path(f"/proc/{run.pid}/task").iterdir() for child in children(task)]
+    if shared and len(ranks) < 2:
+        return run.wait() != 0
+    victims = [[run.pid], [run.pid, *ranks], *([rank] for rank in ranks)] if shared else [[run.pid]]
+    for victim in draw.choice(victims):
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
     run.wait()
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        time.sleep(0.05)
+    return True
+
+
+def children(task: Path) -> list[str]:
+    return (task / "children").read_text().split()
 
 
 def main(kills: int, shared: bool) -> None:
@@ -69,8 +81,7 @@ def main(kills: int, shared: bool) -> None:
             run = begin(folder, shared)
             if killed < kills:
                 time.sleep(draw.uniform(0, duration))
-                if run.poll() is None:
-                    kill(run, shared, draw)
+                if run.poll() is None and kill(run, shared, draw):
                     killed += 1
                     continue
             if run.wait():

@@ -9,6 +9,7 @@ No process waits inside a collective call: that hears no signal, and waits on wh
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -48,13 +49,14 @@ class Share:
         print(f"stgv: rank {self.rank}: {text}", file=sys.stderr, flush=True)
 
     def live(self) -> None:
-        """Give signs of life until this process ends."""
+        """Give signs of life until this process ends; end it when torchrun is gone, which would start others."""
         while threading.main_thread().is_alive():
             try:
                 self.store.add(f"alive {self.rank}", 1)
-            except RuntimeError:  # the store has ended
+            except RuntimeError:
+                os.kill(os.getpid(), signal.SIGTERM)
                 return
-            threading.main_thread().join(5)
+            threading.main_thread().join(2)
 
     def _say(self, name: str, value) -> None:
         self.store.set(name, json.dumps(value))
