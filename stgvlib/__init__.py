@@ -13,8 +13,12 @@ import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our own errors say what is wrong, once
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+from stgvlib.files import cache_folder
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own errors say what is wrong, once
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait slow down a busy machine
+if not os.access(os.path.dirname(__file__), os.W_OK):  # where Numba would keep compiled code
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))
 
 _PLACES = {
     "config": ("FAST", "PAPER", "PRESETS", "PROFILES", "STGV", "FieldConfig", "FitConfig"),

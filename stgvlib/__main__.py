@@ -29,6 +29,7 @@ def main() -> None:
 
         command()
     except KeyboardInterrupt as stop:
+        print("stgv: stopped; files that were not finished are gone", file=sys.stderr)
         sys.exit(128 + (stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT))
 
 

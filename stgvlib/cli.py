@@ -7,134 +7,22 @@ import json
 import math
 import os
 import sys
-from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 import stgvlib
+from stgvlib.cli_fit import Device, Overwrite, Positional, Threads, fit, say
 from stgvlib.codec.steps import Steps
-from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
-from stgvlib.config import scaled_steps
-from stgvlib.errors import StgvError
-from stgvlib.files import check_writable
-
-if TYPE_CHECKING:
-    from stgvlib.video.video import Video
+from stgvlib.errors import StgvError, size_text
+from stgvlib.files import check_output
 
 DESCRIPTION = "Videos as deformed 2D Gaussians: fit, render, judge, compress. --version prints the version."
 STEPS = Steps()
-Positional = tyro.conf.Positional
-Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]
 _Json = Annotated[bool, tyro.conf.arg(name="json", help="Print one JSON object.")]
-
-
-def fit(
-    input: Positional[str],
-    output: Positional[Path],
-    /,
-    preset: Literal["stgv", "fast", "paper"] = "stgv",
-    profile: Literal["auto", "smoke", "quick", "paper"] = "auto",
-    frames: int | None = None,
-    gop_size: int | None = None,
-    gaussians: int | None = None,
-    coarse_steps: int | None = None,
-    motion_steps: int | None = None,
-    steps: int | None = None,
-    size: str | None = None,
-    mask: str | None = None,
-    huber: float | None = None,
-    device: Device = "auto",
-    seed: int = 0,
-    resume: bool = False,
-) -> None:
-    """Fit a video and write a model.
-
-    Every finished GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
-    On K GPUs: torchrun --nproc-per-node K -m stgvlib fit ... (each process takes its share of the GoPs).
-
-    Args:
-        input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
-        output: Model to write, ending in .safetensors.
-        preset: stgv is ours, fast is ours with a seventh of its deformation steps, paper is the method as published.
-        profile: How many steps, and how large: smoke (30 % size), quick (50 % size) or paper (all).
-            auto takes paper on a GPU and quick on a CPU.
-        frames: Fit only the first frames.
-        gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; 5, 8 or 16 for
-            stgv and fast, whichever short trials on this video find best (a tenth to a third of the time). A new scene
-            begins a new GoP.
-        gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
-        coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
-        motion_steps: Steps in which the field learns to follow optical flow, before the deformation stage; unset, the
-            preset's times the profile's part: none for paper.
-        steps: Steps of the deformation stage; unset, the preset's times the profile's part.
-        size: Resize frames to HEIGHTxWIDTH; unset, what the profile says.
-        mask: Folder of pictures or video, one frame for each of the input's, white where pixels are missing: they are
-            filled along optical flow before the fit or, without motion steps, left out of its loss.
-        huber: For frames with dust, dropouts or dead pixels: differences above this part of the brightness range count
-            linearly, not squared (Huber loss), so the fit leaves such pixels out; 0.1 suits most. Unset: all squared.
-        seed: Random seed.
-        resume: Take over the GoPs that an interrupted fit finished.
-    """
-    import shutil
-
-    from stgvlib.device import device_name, fallback_reason, resolve_device, select_device
-    from stgvlib.fitting.fit import fit_plans
-    from stgvlib.fitting.plan import describe, plan_fits
-    from stgvlib.fitting.processes import join_torchrun
-    from stgvlib.fitting.progress import ProgressBar
-    from stgvlib.model.model_file import save_model
-
-    share = join_torchrun()
-    if share and device in ("auto", "cuda") and resolve_device(device).type == "cuda":
-        device = f"cuda:{share.local_rank}"
-    target = select_device(device)
-    if device == "auto" and (why := fallback_reason()):
-        _say(f"fitting on the CPU: {why}")
-    if output.suffix != ".safetensors":
-        raise StgvError(f"output must end in .safetensors, got {output.name}")
-    check_writable(output)
-    to = profile_named(("paper" if target.type == "cuda" else "quick") if profile == "auto" else profile)
-    config = scaled_steps(preset_named(preset), to)
-    changes = {"gop_size": gop_size, "gaussians": gaussians, "huber": huber}
-    changes |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
-    config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    plans = plan_fits(_input(input, frames, size, mask, to.scale), config, seed)
-    first = share is None or share.rank == 0
-    processes = f", shared by {share.world} processes" if share else ""
-    if first:
-        _say(f"{describe(plans)}, preset {preset}, profile {to.name}, on {device_name(target)}{processes}")
-    parts = output.with_name(output.name + ".parts")
-    try:
-        with ProgressBar("fit" if first else f"fit, rank {share.rank}") as bar:
-            resume = resume or bool(share and share.restarted)
-            result = fit_plans(plans, target, parts, resume, bar, share)
-    except KeyboardInterrupt:
-        done = len(list(parts.glob("gop_*.safetensors")))
-        _say(f"interrupted; finished GoPs that are kept: {done}; run the same command with --resume")
-        raise
-    if not first:
-        return
-    seconds = {k: round(v, 2) for k, v in result.seconds.items()}
-    save_model(result.model, output, fps=plans[0].video.fps, seed=seed, seconds=seconds, device=device_name(target))
-    shutil.rmtree(parts, ignore_errors=True)
-    _say(f"wrote {output}: {result.model.num_parameters():,} parameters, {output.stat().st_size / 1e6:.1f} MB")
-
-
-def _input(name: str, frames: int | None, size: str | None, mask: str | None, scale: float) -> "Video":
-    """The video to fit, as the options of `fit` see it."""
-    from stgvlib.video.datasets import open_input
-    from stgvlib.video.holes import read_mask
-
-    video = open_input(name)
-    if frames is not None:
-        if frames > video.num_frames:
-            raise StgvError(f"{name} has {video.num_frames} frames, --frames asked for {frames}")
-        video = video.with_(limit=frames)
-    video = video.with_(resize=_size(size)) if size else video.scaled(scale)
-    return video.with_(missing=read_mask(mask, video, frames)) if mask else video
 
 
 def render(
@@ -145,26 +33,37 @@ def render(
     fps: float | None = None,
     over: str | None = None,
     mask: str | None = None,
+    chroma: Literal["420", "444"] = "420",
     device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Render a model to an .mp4 or .y4m file or to a folder of PNG frames, or repair a video with it.
+
+    Examples:
+        stgv render clip.safetensors fitted.mp4
+        stgv render clip.safetensors frames --scale 2
+        stgv render clip.safetensors repaired.mp4 --over clip.mp4 --mask mask/
 
     Args:
         model: Model that `stgv fit` or `stgv encode` wrote.
         output: Name ending in .mp4 or .y4m, or a folder.
-        scale: Size of the output relative to the fitted video; the Gaussians are resampled, not the pixels.
+        scale: Size of the output relative to the frames that were fitted, which may be smaller than the clip's; the
+            Gaussians are resampled, not the pixels.
         fps: Frames a second of the file; unset, those of the fitted video.
-        over: The video that was fitted: its frames are kept but for values that the model has more than a tenth of the
-            brightness range away (after `stgv fit --huber`), or but for the pixels of --mask.
-        mask: With --over: what was given to `stgv fit --mask`.
+        over: The video that was fitted, as large as it was fitted: the model replaces only values that differ from it
+            by more than 10 % of the brightness range (after `stgv fit --huber`), or only the pixels of --mask.
+        mask: With --over: the mask of `stgv fit --mask`.
+        chroma: Of an .mp4: 420 plays everywhere and needs even sides, so that an odd one gets a row or column more; 444
+            keeps the size.
     """
     from stgvlib.codec.load import load_model
-    from stgvlib.device import resolve_device
+    from stgvlib.device import resolve_device, use_threads
     from stgvlib.model.decoder import Decoder
     from stgvlib.model.resample import check_scale
     from stgvlib.video.datasets import as_fitted
     from stgvlib.video.holes import composited, read_mask
-    from stgvlib.video.write import write_video
+    from stgvlib.video.write import is_folder, write_video
 
     if mask and not over:
         raise StgvError("--mask says which pixels of --over are replaced: give the video that was fitted with --over")
@@ -172,19 +71,23 @@ def render(
         raise StgvError(f"--over keeps frames as large as they were fitted: leave out --scale {scale:g}")
     if fps is not None and not 0 < fps <= 1000:
         raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
+    is_folder(output)
+    check_output(output, (model, over, mask), overwrite)
+    use_threads(threads)
     fitted, about = load_model(model, resolve_device(device))
     check_scale(scale, fitted.size)
-    check_writable(output)
-    frames = (frame.cpu().numpy() for frame in Decoder(fitted, scale))
+    decoder = Decoder(fitted, scale)
+    frames = (frame.cpu().numpy() for frame in decoder)
     if over:
         given = as_fitted(over, sum(fitted.num_frames), fitted.size)
         missing = read_mask(mask, given, given.num_frames) if mask else [None] * given.num_frames
         frames = (composited(*three) for three in zip(frames, given, missing, strict=True))
-    try:
-        count = write_video(output, frames, fps or about.get("fps", 25.0))
-    except OSError as error:
-        raise StgvError(f"cannot write {output}: {error.strerror or error}") from error
-    _say(f"wrote {count} frames to {output}")
+    rate, aspect = fps or about.get("fps", 25.0), Fraction(*about.get("sample_aspect", (1, 1)))
+    count = write_video(output, frames, rate, aspect, chroma)
+    say(f"wrote {count} frames of {size_text(decoder.size)} to {output}")
+    if output.suffix.lower() == ".mp4" and chroma == "420" and any(side % 2 for side in decoder.size):
+        padded = tuple(side + side % 2 for side in decoder.size)
+        say(f"the file is {size_text(padded)}, since 4:2:0 needs even sides: --chroma 444 keeps the size")
     _tell_damage(model, about)
 
 
@@ -197,11 +100,17 @@ def encode(
     quality: float | None = None,
     fine_tuning: int | None = None,
     device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
     steps: tyro.conf.OmitArgPrefixes[Steps] = STEPS,
 ) -> None:
     """Compress a model to an .stgv file, a group at a time; its size is the bit rate.
 
     With --video the model is fine-tuned for its file, which is smaller then at the same quality.
+
+    Examples:
+        stgv encode clip.safetensors clip.stgv
+        stgv encode clip.safetensors clip.stgv --video clip.mp4 --target-bpp 0.1
 
     Args:
         model: Model that `stgv fit` wrote.
@@ -215,7 +124,7 @@ def encode(
     from stgvlib.codec import bitstream
     from stgvlib.codec.fine_tune import FINE_TUNING, compress
     from stgvlib.codec.load import load_model
-    from stgvlib.device import resolve_device
+    from stgvlib.device import resolve_device, use_threads
     from stgvlib.fitting.progress import ProgressBar
     from stgvlib.video.datasets import as_fitted
 
@@ -230,7 +139,8 @@ def encode(
         raise StgvError("with --video steps are learned: leave them out")
     if fine_tuning is not None and fine_tuning < 1:
         raise StgvError(f"fine_tuning must be at least 1, got {fine_tuning}")
-    check_writable(output)
+    check_output(output, (model, video), overwrite)
+    use_threads(threads)
     target = resolve_device(device if video else "cpu")
     fitted, about = load_model(model, target)
     fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
@@ -243,12 +153,19 @@ def encode(
         fitted, steps = made.model, made.steps
     elif target_bpp is not None:
         steps = bitstream.steps_for(fitted, int(target_bpp * pixels / 8), steps, fps)
-    size = bitstream.encode(fitted, output, steps, fps)
-    _say(f"wrote {output}: {size:,} bytes, {8 * size / pixels:.4f} bits a pixel")
+    size = bitstream.encode(fitted, output, steps, fps, about.get("sample_aspect"))
+    say(f"wrote {output}: {size:,} bytes, {8 * size / pixels:.4f} bits a pixel")
 
 
 def decode(
-    input: Positional[Path], output: Positional[Path], /, fps: float | None = None, device: Device = "auto"
+    input: Positional[Path],
+    output: Positional[Path],
+    /,
+    fps: float | None = None,
+    chroma: Literal["420", "444"] = "420",
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Decode an .stgv file to an .mp4 or .y4m file or to a folder of PNG frames.
 
@@ -258,8 +175,9 @@ def decode(
         input: File that `stgv encode` wrote.
         output: Name ending in .mp4 or .y4m, or a folder.
         fps: Frames a second of the file; unset, those of the fitted video.
+        chroma: Of an .mp4, as for `stgv render`.
     """
-    render(input, output, fps=fps, device=device)
+    render(input, output, fps=fps, chroma=chroma, device=device, threads=threads, overwrite=overwrite)
 
 
 def evaluate(
@@ -294,44 +212,57 @@ def evaluate(
     print(f"decoding    {result['decode_fps']:.1f} frames a second ({result['fps_protocol']})")
 
 
-def info(file: Positional[Path | None] = None, /, system: bool = False, json_output: _Json = False) -> None:
-    """Say what a model file holds, or what this system can run.
+def info(file: Positional[str | None] = None, /, system: bool = False, json_output: _Json = False) -> None:
+    """Say what is in a model or a video, or what this system can run.
+
+    Of a video: size, rate, frames, colours, rotation, and what is ignored.
 
     Args:
-        file: Model that `stgv fit` or `stgv encode` wrote.
+        file: Model that `stgv fit` or `stgv encode` wrote, video file, folder of frames, or a dataset (bunny ...).
         system: Tell the device, the kernels that would run and why, and library versions.
     """
-    from stgvlib.codec.load import load_model
     from stgvlib.device import system_info
+    from stgvlib.video.datasets import open_input
+    from stgvlib.video.video import about
 
     if system == (file is not None):
-        raise StgvError("info takes a model file or --system")
+        raise StgvError("info takes a model, a video or --system")
     if system:
         result = system_info()
+    elif file.endswith((".safetensors", ".stgv")):
+        result = _about_model(Path(file))
     else:
-        fitted, about = load_model(file)
-        size = file.stat().st_size
-        result = {
-            "preset": fitted.config.preset,
-            "frames": sum(fitted.num_frames),
-            "gops": len(fitted.num_frames),
-            "width": fitted.size[1],
-            "height": fitted.size[0],
-            "fps": about.get("fps"),
-            "gaussians_a_gop": fitted.count,
-            "parameters": fitted.num_parameters(),
-            "bytes": size,
-            "bits_per_pixel": round(8 * size / (math.prod(fitted.size) * sum(fitted.num_frames)), 5),
-        }
-        more = ("bytes_by_section", "steps", "damaged") if "bytes" in about else ("seconds", "device", "config")
-        result |= {key: about.get("bytes" if key == "bytes_by_section" else key) for key in more}
+        result = about(open_input(file))
     if json_output:
         print(json.dumps(result))
         return
     for key, value in result.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items() if not isinstance(v, dict))
-        print(f"{key:16} {value}")
+        if isinstance(value, list):
+            value = ("\n" + " " * 17).join(map(str, value))
+        print(f"{key:16} {'' if value is None else value}")
+
+
+def _about_model(file: Path) -> dict:
+    from stgvlib.codec.load import load_model
+
+    fitted, about = load_model(file)
+    size = file.stat().st_size
+    result = {
+        "preset": fitted.config.preset,
+        "frames": sum(fitted.num_frames),
+        "gops": len(fitted.num_frames),
+        "width": fitted.size[1],
+        "height": fitted.size[0],
+        "fps": about.get("fps"),
+        "gaussians_a_gop": fitted.count,
+        "parameters": fitted.num_parameters(),
+        "bytes": size,
+        "bits_per_pixel": round(8 * size / (math.prod(fitted.size) * sum(fitted.num_frames)), 5),
+    }
+    more = ("bytes_by_section", "steps", "damaged") if "bytes" in about else ("psnr", "seconds", "device", "config")
+    return result | {key: about.get("bytes" if key == "bytes_by_section" else key) for key in more}
 
 
 def fetch(group: Positional[Literal["davis", "uvg"]], /) -> None:
@@ -343,7 +274,7 @@ def fetch(group: Positional[Literal["davis", "uvg"]], /) -> None:
     from stgvlib.video import datasets
 
     for path in datasets.fetch(group):
-        _say(f"{path}")
+        say(f"{path}")
 
 
 def _tell_damage(path: Path, about: dict) -> None:
@@ -352,19 +283,8 @@ def _tell_damage(path: Path, about: dict) -> None:
         raise StgvError(f"{path} is damaged: {told}. Their frames are black, all others are whole")
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise StgvError(f"size must be HEIGHTxWIDTH such as 360x640, got {text!r}")
-    return int(height), int(width)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run one subcommand; exits with 0, 2 (bad input) or 130 (Ctrl-C)."""
+    """Run one subcommand; exits with 0, or 2 for bad input. `stgvlib.__main__` sees to signals."""
     commands = {
         "fit": fit,
         "render": render,
@@ -385,12 +305,10 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
         )
     except StgvError as error:
-        _say(f"stgv: {error}")
+        say(f"stgv: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a disk that is full, a file that vanished
-        _say(f"stgv: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
+        say(f"stgv: {error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
         sys.exit(2)

@@ -77,6 +77,18 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def use_threads(number: int | None) -> None:
+    """CPU threads of torch, of our kernels, which follow torch, and of OpenCV; None: one a core. Raises StgvError."""
+    if number is None:
+        return
+    if number < 1:
+        raise StgvError(f"threads must be at least 1, got {number}")
+    import cv2
+
+    torch.set_num_threads(number)
+    cv2.setNumThreads(number)
+
+
 def kernels_for(tensor: torch.Tensor) -> str:
     """reference | numba | cuda for one tensor: float64 always takes the reference."""
     forced = os.environ.get("STGV_BACKEND", "")

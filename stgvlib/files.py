@@ -51,6 +51,17 @@ def data_folders() -> list[Path]:
     return list(dict.fromkeys([*named, repository() / "data", Path("data").resolve()]))
 
 
+def cache_folder() -> Path:
+    """Where compiled code is kept: $STGV_CACHE, else ~/.cache/stgvlib; where that cannot be written, a temporary folder
+    of this process: cached code is run, so no folder of others is believed."""
+    folder = Path(os.environ.get("STGV_CACHE") or Path.home() / ".cache" / "stgvlib")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        pass
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="stgvlib-"))
+
+
 def results_folder(profile_name: str) -> Path:
     """results/<profile> of the checkout, or below $STGV_RESULTS."""
     root = os.environ.get("STGV_RESULTS")
@@ -64,7 +75,7 @@ def check_writable(output: Path) -> None:
         raise StgvError(f"cannot write {output}: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise StgvError(f"cannot write {output}: no permission to write in {folder}")
-    if output.suffix and output.is_dir():
+    if output.suffix in (".mp4", ".y4m", ".safetensors", ".stgv") and output.is_dir():
         raise StgvError(f"cannot write {output}: it is a folder")
     if len(os.fsencode(output.name)) > MOST_NAME:
         raise StgvError(f"cannot write {output}: its name is longer than {MOST_NAME} bytes, take a shorter one")

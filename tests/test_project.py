@@ -19,12 +19,12 @@ LAYERS = (
     ("model",),  # a fitted video
     ("fitting",),  # video -> model
     ("codec",),  # model <-> file
-    ("viewer", "cli"),  # the library's doors
+    ("viewer", "cli_fit", "cli"),  # the library's doors
     ("baselines",),  # systems to compare
     ("repro",),  # the paper's experiments
 )
 WITHIN = {  # rooms whose files have an order too: what is left is never imported from what is right of it
-    "fitting": "progress processes optimizer plan resume placement motion stage_cuda stage batches gop_length fit",
+    "fitting": "progress processes optimizer plan resume placement motion stage_cuda stage batches gop_length estimate fit",
     "repro": "paper sources records registry pictures fits classical curves tasks tables task_tables curve_tables "
     "figures work notebooks documents",
 }

@@ -11,8 +11,8 @@ import torch
 
 from stgvlib.config import FitConfig
 from stgvlib.errors import StgvError
-from stgvlib.fitting.batches import FitResult, fit_gops
-from stgvlib.fitting.gop_length import choose
+from stgvlib.fitting.batches import FitResult, fit_gops, gops_per_batch
+from stgvlib.fitting.gop_length import choose, trial_steps
 from stgvlib.fitting.plan import FitPlan, plan_fits, plans_identity
 from stgvlib.fitting.processes import Share
 from stgvlib.fitting.progress import Callback, Progress, ProgressBar, someone_watches
@@ -85,11 +85,19 @@ def _fit(
     if first and parts and parts.done and not parts.trials:  # those were lost, but not the length that they chose
         length = next(iter(parts.done.values())).config.gop_size
         plans = [plan for plan in plans if plan.config.gop_size == length]
-    plan = choose(plans, device, progress, parts) if first else plans[0]
+    longest = plans[-1]
+    ahead = -(-len(longest.gops) // gops_per_batch(longest, device)) * longest.steps
+    plan = choose(plans, device, progress, parts, ahead) if first else plans[0]
     if share:
         length = share.agree("length", plan.config.gop_size)
         plan = plan if first else next(p for p in plans if p.config.gop_size == length)
     if plan.trials:
         seconds["trials"] = plan.trial_seconds
-    result = fit_gops(plan, device, parts, progress, share)
+    tried, show = trial_steps(plans), progress
+    if progress and tried:  # one count over trials and fit
+
+        def show(p: Progress) -> None:
+            progress(replace(p, done=tried + p.done, total=tried + p.total))
+
+    result = fit_gops(plan, device, parts, show, share)
     return replace(result, seconds=result.seconds | seconds)

@@ -29,6 +29,7 @@ def choose(
     device: torch.device,
     progress: Callback | None = None,
     parts: Parts | None = None,  # keeps finished trials
+    ahead: int = 0,  # steps of the fit that follows, which `progress` counts too
 ) -> FitPlan:
     """The plan whose trial has the highest PSNR; `trials` of the result has all of them.
 
@@ -37,9 +38,8 @@ def choose(
     """
     if len(plans) == 1:
         return plans[0]
-    clips = trial_clips(plans[0].video)
-    trials, done = [_trial(full, clips) for full in plans], 0
-    total, finished = sum(trial.steps for trial in trials), parts.trials if parts else {}
+    trials, done = trials_of(plans), 0
+    total, finished = trial_steps(plans) + ahead, parts.trials if parts else {}
     for trial in trials:
         length, began = trial.config.gop_size, time.perf_counter()
         first = Progress((0, 1), 1, f"trying GoPs of {length}", done, total, 0.0)
@@ -50,7 +50,7 @@ def choose(
             result = fit_gops(trial, device, progress=_trial_reporter(progress, first, trial.steps))
             lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
             last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
-            score = round((decibels(last) * lengths).sum().item() / clips.num_frames, 2)
+            score = round((decibels(last) * lengths).sum().item() / trial.video.num_frames, 2)
         except StgvError:  # diverged, or too large: no length to choose
             score = -math.inf
         finished[length] = score, time.perf_counter() - began
@@ -62,7 +62,7 @@ def choose(
         length = best.config.gop_size
         others = ", ".join(f"{dB:.2f} dB with {size}" for size, dB in scores.items() if size != length)
         note = f"GoPs of {length} frames: {scores[length]:.2f} dB in a short trial, {others}"
-        progress(Progress((0, 1), 1, "trials", total, total, scores[length], note))
+        progress(Progress((0, 1), 1, "trials", done, total, scores[length], note))
     return replace(best, trials=scores, trial_seconds=sum(seconds for _, seconds in finished.values()))
 
 
@@ -82,9 +82,20 @@ def trial_clips(video: Video) -> Video:
     return video_of(frames).with_(missing=missing, filling=filling, cuts=begun)
 
 
-def _trial(full: FitPlan, clips: Video) -> FitPlan:
-    steps = {name: -(-getattr(full.config, name) // part) for name, part in TRIAL.items()}
-    return plan(clips, replace(full.config, **steps, gaussians=full.count), full.seed)
+def trials_of(plans: Sequence[FitPlan]) -> list[FitPlan]:
+    """The short fits that choose between plans; none where there is one plan."""
+    clips = trial_clips(plans[0].video) if len(plans) > 1 else None
+    trials = []
+    for full in plans if clips else ():
+        steps = {name: -(-getattr(full.config, name) // part) for name, part in TRIAL.items()}
+        trials.append(plan(clips, replace(full.config, **steps, gaussians=full.count), full.seed))
+    return trials
+
+
+def trial_steps(plans: Sequence[FitPlan]) -> int:
+    """Of all trials, as `progress` counts them."""
+    each = [-(-getattr(full.config, name) // part) for full in plans for name, part in TRIAL.items()]
+    return sum(each) if len(plans) > 1 else 0
 
 
 def _trial_reporter(progress: Callback | None, first: Progress, steps: int) -> Callback | None:

@@ -63,18 +63,26 @@ class ProgressBar:
         ...     result = fit(video, short, progress=bar)
     """
 
-    def __init__(self, title: str, shown: bool = True):
+    def __init__(self, title: str, shown: bool = True, expected: tuple[float, dict[str, float]] | None = None):
+        """`expected`: seconds in all, and of a step of each stage; then the bar counts time, not steps."""
         every = 5 if in_notebook() else 0.2
-        self.bar = tqdm(desc=title, unit="step", mininterval=every, file=sys.stderr, disable=not shown)
+        self.total, self.step = expected or (None, {})
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if expected else None
+        self.bar = tqdm(desc=title, unit="step", mininterval=every, file=sys.stderr, disable=not shown, bar_format=form)
+        self.done, self.passed = 0, 0.0
 
     def __call__(self, p: Progress) -> None:
         if p.note and not self.bar.disable:
             self.bar.write(p.note, file=sys.stderr)
-        self.bar.total = p.total
+        if self.total:  # steps of trials are as long as the others are in the mean
+            self.passed += (p.done - self.done) * self.step.get(p.stage, self.total / p.total)
+        self.done = p.done
+        passed = self.passed if self.total and p.done < p.total else p.done * (self.total or p.total) / p.total
+        self.bar.total = max(self.total or p.total, passed)
         many = f"GoPs {p.gops[0] + 1}-{p.gops[1]}" if p.gops[1] - p.gops[0] > 1 else f"GoP {p.gops[1]}"
         quality = f", {p.psnr:.2f} dB" if p.psnr else ""
         self.bar.set_postfix_str(f"{many} of {p.total_gops}, {p.stage}{quality}", refresh=False)
-        self.bar.update(p.done - self.bar.n)
+        self.bar.update(passed - self.bar.n)
 
     def __enter__(self) -> "ProgressBar":
         return self

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from stgvlib import __version__
 from stgvlib.errors import StgvError
-from stgvlib.files import write_atomically
+from stgvlib.files import PARTIAL, write_atomically
 from stgvlib.model.model_file import read_model, save_model
 from stgvlib.model.video_model import VideoModel
 
@@ -60,9 +60,8 @@ class Parts:
     def __exit__(self, *_) -> None:
         if self._lock is None:
             return
-        for name in (GOPS, DIVERGED, "fit.json"):
-            for cut_off in self.folder.glob(f".{name}.*"):
-                cut_off.unlink(missing_ok=True)
+        for cut_off in self.folder.glob(f"{PARTIAL}*"):
+            cut_off.unlink(missing_ok=True)
         with suppress(OSError):  # others' files are in it, or it is gone
             (self.folder / "lock").unlink()
             self.folder.rmdir()

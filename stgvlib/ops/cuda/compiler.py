@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 
+from stgvlib.files import cache_folder
 from stgvlib.ops.constants import definitions
 from stgvlib.ops.cuda.signatures import check_arguments
 
@@ -33,10 +34,6 @@ def nvrtc_version() -> tuple[int, int]:
     if int(status) != 0:
         raise RuntimeError(f"nvrtcVersion answered {status}")
     return major, minor
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("STGV_CACHE") or Path.home() / ".cache" / "stgvlib")
 
 
 @lru_cache

@@ -1,0 +1,211 @@
+"""`stgv fit`: from a video to a model."""
+
+import re
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from stgvlib.config import PRESETS, FitConfig, Profile, scaled_steps
+from stgvlib.config import preset as preset_named
+from stgvlib.config import profile as profile_named
+from stgvlib.errors import StgvError, size_text
+from stgvlib.files import check_output
+
+if TYPE_CHECKING:
+    from stgvlib.fitting.estimate import Estimate
+    from stgvlib.fitting.plan import FitPlan
+    from stgvlib.video.video import Video
+
+Positional = tyro.conf.Positional
+Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]
+Threads = Annotated[int | None, tyro.conf.arg(help="CPU threads; unset, one a core.")]
+Overwrite = Annotated[bool, tyro.conf.arg(help="Replace the output if it exists.")]
+CPU_GOP = 16  # frames: trials as short as a CPU's schedule rank lengths wrongly (docs/LOG.md)
+
+
+def fit(
+    input: Positional[str],
+    output: Positional[Path],
+    /,
+    preset: Literal["auto", "stgv", "fast", "paper"] = "auto",
+    profile: Literal["auto", "smoke", "quick", "paper"] = "auto",
+    frames: int | None = None,
+    gop_size: int | None = None,
+    gaussians: int | None = None,
+    coarse_steps: int | None = None,
+    motion_steps: int | None = None,
+    steps: int | None = None,
+    size: str | None = None,
+    mask: str | None = None,
+    huber: float | None = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit a video and write a model.
+
+    Before it starts, the fit tells what it will do and how long that takes, and what would be shorter. Every finished
+    GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
+    On K GPUs: torchrun --nproc-per-node K -m stgvlib fit ... (each process takes its share of the GoPs).
+
+    Examples:
+        stgv fit clip.mp4 clip.safetensors                 minutes, also on a CPU
+        stgv fit clip.mp4 clip.safetensors --frames 16     a first look
+        stgv fit frames/ clip.safetensors --size 720x1280 --preset stgv
+
+    Args:
+        input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
+        output: Model to write, ending in .safetensors.
+        preset: stgv is ours, fast is ours with a seventh of its deformation steps, paper is the method as published.
+            auto takes stgv on a GPU; on a CPU fast, with GoPs of 16 frames.
+        profile: How many steps, and how large: smoke (30 % of the sides), quick (40 %) or paper (all).
+            auto takes paper on a GPU and quick on a CPU.
+        frames: Fit only the first frames.
+        gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; 5, 8 or 16 for
+            stgv and fast, whichever short trials on this video find best (a tenth to a third of the time). A new scene
+            begins a new GoP.
+        gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
+        coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
+        motion_steps: Steps in which the field learns to follow optical flow, before the deformation stage; unset, the
+            preset's times the profile's part: none for paper.
+        steps: Steps of the deformation stage; unset, the preset's times the profile's part. Where trials choose the
+            length of GoPs, these are the steps for 16 frames, and shorter GoPs take fewer in proportion.
+        size: Resize frames to HEIGHTxWIDTH; unset, what the profile says.
+        mask: Folder of pictures or video, one frame for each of the input's, white where pixels are missing: they are
+            filled along optical flow before the fit or, without motion steps, left out of its loss.
+        huber: For frames with dust, dropouts or dead pixels: differences above this part of the brightness range count
+            linearly, not squared (Huber loss), so the fit leaves such pixels out; 0.1 suits most. Unset: all squared.
+        seed: Random seed.
+        resume: Go on with an interrupted fit.
+    """
+    import torch
+
+    from stgvlib.device import device_name, fallback_reason, resolve_device, select_device, use_threads
+    from stgvlib.fitting.estimate import duration, measure
+    from stgvlib.fitting.fit import fit_plans
+    from stgvlib.fitting.plan import describe, plan_fits
+    from stgvlib.fitting.processes import join_torchrun
+    from stgvlib.fitting.progress import ProgressBar
+    from stgvlib.fitting.resume import Parts
+    from stgvlib.metrics import evaluate
+    from stgvlib.model.decoder import Decoder
+    from stgvlib.model.model_file import save_model
+
+    use_threads(threads)
+    share = join_torchrun()
+    if share and device in ("auto", "cuda") and resolve_device(device).type == "cuda":
+        device = f"cuda:{share.local_rank}"
+    target = select_device(device)
+    if device == "auto" and (why := fallback_reason()):
+        say(f"fitting on the CPU: {why}")
+    if output.suffix != ".safetensors":
+        raise StgvError(f"output must end in .safetensors, got {output.name}")
+    check_output(output, (input, mask), overwrite)
+    chosen, to = _defaults(preset, profile, target.type)
+    given = {"gop_size": gop_size, "gaussians": gaussians, "huber": huber}
+    given |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
+    given = {name: value for name, value in given.items() if value is not None}
+    config = replace(chosen, **given)
+    video = _input(input, frames, size, mask, to.scale)
+    plans = plan_fits(video, config, seed)
+    first, began = share is None or share.rank == 0, time.perf_counter()
+    parts = Parts(output.with_name(output.name + ".parts"), resume or bool(share and share.restarted), first)
+    with parts:
+        expected = None
+        if first:
+            together = f", shared by {share.world} processes" if share else ""
+            say(*video.notes, *_reduced(video, to))
+            say(f"{describe(plans)}, preset {config.preset}, profile {to.name}, on {device_name(target)}{together}")
+            say("measuring ten steps of each stage ...")
+            estimate = measure(plans, target)
+            left = (1 - parts.finished / len(plans[-1].gops)) / (share.world if share else 1)
+            seconds = left * estimate.seconds(plans)
+            expected = seconds, estimate.step
+            say(f"the fit takes about {duration(seconds)}" + _shorter(estimate, plans[-1], to, seconds))
+        try:
+            with ProgressBar("fit" if first else f"fit, rank {share.rank}", expected=expected) as bar:
+                result = fit_plans(plans, target, parts, progress=bar, share=share)
+        except KeyboardInterrupt:
+            if first:
+                kept = f"{parts.finished} finished GoPs and {len(parts.trials)} trials are kept"
+                say(f"interrupted; {kept}: run the same command with --resume")
+            raise
+        if first:
+            psnr = evaluate(Decoder(result.model, dtype=torch.float32), plans[0].video, similarity=False)["psnr"]
+            about = {"seed": seed, "seconds": {k: round(v, 2) for k, v in result.seconds.items()}}
+            about |= {"device": device_name(target), "psnr": round(psnr, 2), "fps": video.fps}
+            if video.sample_aspect != 1:
+                about["sample_aspect"] = list(video.sample_aspect.as_integer_ratio())
+            save_model(result.model, output, **about)
+            parts.remove()
+    if first:
+        took, size_mb = duration(time.perf_counter() - began), output.stat().st_size / 1e6
+        say(
+            f"wrote {output}: PSNR {psnr:.2f} dB on {video.num_frames} frames of {size_text(video.size)}, "
+            f"{result.model.num_parameters():,} parameters, {size_mb:.1f} MB, in {took}"
+        )
+        names = [shlex.quote(str(name)) for name in (output, output.with_suffix(""), input)]
+        say("next: stgv render {0} {1}_fitted.mp4, or stgv encode {0} {1}.stgv --video {2}".format(*names))
+
+
+def _defaults(preset: str, profile: str, device: str) -> tuple[FitConfig, Profile]:
+    """The configuration, and the profile it was scaled to."""
+    on_cpu = device == "cpu"
+    to = profile_named(("quick" if on_cpu else "paper") if profile == "auto" else profile)
+    config = scaled_steps(preset_named(("fast" if on_cpu else "stgv") if preset == "auto" else preset), to)
+    return (replace(config, gop_size=CPU_GOP) if preset == "auto" and on_cpu else config), to
+
+
+def _reduced(video: "Video", to: Profile) -> list[str]:
+    """What is made smaller before the fit, and how to keep it."""
+    whole = replace(video, resize=None)
+    if whole.size[0] * whole.size[1] <= video.size[0] * video.size[1]:
+        return []
+    keep = f"--size {whole.size[0]}x{whole.size[1]}"
+    return [f"frames are made smaller, from {size_text(whole.size)} to {size_text(video.size)}: {keep} keeps them"]
+
+
+def _shorter(estimate: "Estimate", longest: "FitPlan", to: Profile, seconds: float) -> str:
+    """Other choices and how long they take, where the fit is no matter of seconds."""
+    from stgvlib.fitting.estimate import duration
+
+    if seconds < 60:
+        return ""
+    gops, other = len(longest.gops), "fast" if longest.config.preset != "fast" else "stgv"
+    choices = {f"--preset {other}": estimate.of(scaled_steps(PRESETS[other], to), gops)}
+    if gops > 1:
+        choices["--frames 16"] = estimate.of(longest.config, 1)
+    return "; " + ", ".join(f"{choice} about {duration(took)}" for choice, took in choices.items())
+
+
+def _input(name: str, frames: int | None, size: str | None, mask: str | None, scale: float) -> "Video":
+    """The video to fit, as the options of `fit` see it."""
+    from stgvlib.video.datasets import open_input
+    from stgvlib.video.holes import read_mask
+
+    video = open_input(name)
+    if frames is not None:
+        if frames > video.num_frames:
+            raise StgvError(f"{name} has {video.num_frames} frames, --frames asked for {frames}")
+        video = video.with_(limit=frames)
+    video = video.with_(resize=_size(size)) if size else video.scaled(scale)
+    return video.with_(missing=read_mask(mask, video, frames)) if mask else video
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text)
+    if not found or "0" in (found[1].lstrip("0") or "0", found[2].lstrip("0") or "0"):
+        raise StgvError(f"size must be HEIGHTxWIDTH such as 360x640, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,54 @@
+"""How long a fit will take, from ten steps of each stage that are measured before it starts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from stgvlib.config import FitConfig
+from stgvlib.fitting.batches import fit_gops, gops_per_batch
+from stgvlib.fitting.gop_length import trials_of
+from stgvlib.fitting.plan import FitPlan
+
+WARM_UP, MEASURED = 2, 10  # steps; the first of all compile kernels
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that a step of each stage takes on this machine, for one batch of GoPs."""
+
+    step: dict[str, float]  # coarse, motion, deformation
+    batch: int  # GoPs of one batch
+
+    def seconds(self, plans: Sequence[FitPlan]) -> float:
+        """Of the fit with the longest GoPs of these plans, and of the trials that choose between them."""
+        return sum(self.of(plan.config, len(plan.gops)) for plan in [plans[-1], *trials_of(plans)])
+
+    def of(self, config: FitConfig, gops: int) -> float:
+        """Of so many GoPs, without trials."""
+        counts = {"coarse": config.coarse_steps, "motion": config.motion_steps, "deformation": config.steps}
+        return math.ceil(gops / self.batch) * sum(self.step[stage] * count for stage, count in counts.items())
+
+
+def measure(plans: Sequence[FitPlan], device: torch.device) -> Estimate:
+    """Run a few steps of the plan with the longest GoPs on its first batch; nothing is kept."""
+    plan = plans[-1]
+    batch = min(len(plan.gops), gops_per_batch(plan, device))
+
+    def spent(steps: int) -> dict[str, float]:
+        config = plan.config
+        counts = {name: min(getattr(config, name), steps) for name in ("coarse_steps", "motion_steps", "steps")}
+        short = replace(config, **counts, additions=0, initial_part=1.0)
+        return fit_gops(replace(plan, gops=plan.gops[:batch], config=short), device).seconds
+
+    few, more = spent(WARM_UP), spent(WARM_UP + MEASURED)
+    stages = ("coarse", "motion", "deformation")
+    return Estimate({s: max(0.0, more.get(s, 0.0) - few.get(s, 0.0)) / MEASURED for s in stages}, batch)
+
+
+def duration(seconds: float) -> str:
+    """For people: 8 s, 12 minutes, 1.6 hours."""
+    if seconds < 90:
+        return f"{max(1, math.ceil(seconds))} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
