@@ -1,9 +1,13 @@
 """The render op for real sizes on a CPU: numba over all cores, the same values and gradients as the reference.
 
 Forward: Gaussians are binned into bands of rows, a band is one task, so no two threads write one pixel and the order
-of the sum is fixed. Where Gaussians reach many bands, some bands are listed at a time: memory stays within 32 bytes a
-Gaussian. Values of any kind are safe, infinities and NaN too: a Gaussian that has some may be left out. Backward: each Gaussian gathers the image gradient over its own ellipse, so there is nothing to
-race for. Both are deterministic. The row loops carry no branch and no call, so that LLVM turns them into SIMD.
+of the sum is fixed. Where Gaussians reach many bands, some bands are listed at a time: memory stays within 40 bytes a
+Gaussian. Backward: each Gaussian gathers the image gradient over its own ellipse, so there is nothing to race for. Both
+are deterministic. The row loops carry no branch and no call, so that LLVM turns them into SIMD.
+
+Values of any kind are safe, infinities and NaN too: of a Gaussian that has some, rows may be left out.
+
+Values of any kind are safe, infinities and NaN too: of a Gaussian that has some, rows may be left out.
 """
 
 import math
