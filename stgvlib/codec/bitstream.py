@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from stgvlib.codec.entropy import CodingError, decode_integers, encode_integers, pack, unpack
-from stgvlib.codec.quantize import AXIS_BITS, Group, dequantize, quantize
+from stgvlib.codec.quantize import AXIS_BITS, MOST_STEP, Group, dequantize, quantize
 from stgvlib.codec.steps import SIZES, Steps
 from stgvlib.config import FitConfig, changes
 from stgvlib.errors import StgvError
@@ -332,7 +332,7 @@ def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tup
         if len(unit) - at < STEP.size:
             raise CodingError("is cut off")
         (step,) = STEP.unpack_from(unit, at)
-        if not 0 <= step < 1e6:
+        if not 0 <= step < MOST_STEP:
             raise CodingError("has a step that is out of range")
         numbers = p.detach().numpy()[g].reshape(-1)  # a view
         _, at = decode_integers(unit, at + STEP.size, numbers.size, numbers, step)

@@ -25,6 +25,7 @@ from stgvlib.ops.splat import MIN_SCALE
 
 LOG_SCALES = (math.log(MIN_SCALE) - 1, 14.0)  # of l1 and l3, px, that a file can ask for
 AXIS_BITS = 16  # of a position on one axis
+MOST_STEP = 1e6  # of a tensor of the field
 
 
 @dataclass
@@ -95,10 +96,12 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
         moved = gaussians.motion[g].numpy()[kept][order].T.astype(np.float64)
         moved = np.round(in_steps(moved, steps.motion)).astype(np.int64)
     tensors = []
-    for k, p in enumerate(model.field.parameters()):
+    for k, (name, p) in enumerate(model.field.named_parameters()):
         values = p[g].numpy().astype(np.float64)
         step = max(np.abs(values).max(), 1e-12) / (2 ** (steps.field_bits - 1) - 1)
         step = float(np.float32(steps.field[k] if isinstance(steps, LearnedSteps) else step))
+        if not step < MOST_STEP:
+            raise StgvError(f"GoP {g}: {name} of the field has numbers too large to be coded; fit it again")
         tensors.append((step, np.round(in_steps(values, step)).astype(np.int64).ravel()))
     return Group(
         model.num_frames[g],
@@ -138,9 +141,9 @@ def adapted(model: VideoModel, steps: Steps) -> Steps:
     """Adaptive steps that change the pictures of `model` as much as `steps`, which are not, do."""
     placed = model.gaussians.mu[..., 0] != WAITING
     cholesky, rgb = model.gaussians.pixels()[1][placed], model.gaussians.rgb[placed]
-    if len(rgb) == 0:
-        return replace(steps, lowest=(0, 0))
     area, energy = cholesky[:, 0] * cholesky[:, 2], rgb.square().sum(1)
+    if not 0 < (area * energy).sum() < math.inf:  # nothing was fitted: any steps will do
+        return replace(steps, lowest=(0, 0))
     color = steps.color * area.mean().sqrt()
     return replace(
         steps,
