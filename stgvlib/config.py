@@ -4,8 +4,9 @@ Defaults are the paper's (Sec. III and App. B). Values that the paper does not p
 parent's code (D2GV, GaussianImage), [inferred] from its published numbers, [ours] chosen here.
 """
 
+import sys
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from stgvlib.errors import StgvError
 
@@ -197,13 +198,34 @@ def changes(config) -> dict:
 
 
 def from_dict(kind, values: dict):
-    """Rebuild a (nested) frozen dataclass from `asdict` output that went through JSON. Raises StgvError."""
-    known = {f.name: f for f in fields(kind)}
+    """Rebuild a (nested) frozen dataclass from `asdict` output that went through JSON. Raises StgvError for settings
+    that are unknown or of another type."""
+    if not isinstance(values, dict):
+        raise StgvError(f"settings of {kind.__name__} must be an object, got {values!r:.40}")
+    known, built = get_type_hints(kind), {}
     if unknown := set(values) - set(known):
-        raise StgvError(f"unknown settings {sorted(unknown)} for {kind.__name__}: written by another version?")
-    built = {}
+        listed = f"{sorted(unknown)!r:.100}"
+        raise StgvError(f"unknown settings {listed} for {kind.__name__}: written by another version?")
     for name, value in values.items():
-        if isinstance(value, dict) and is_dataclass(nested := known[name].default_factory):
-            value = from_dict(nested, value)
+        if is_dataclass(known[name]):
+            built[name] = from_dict(known[name], value)
+            continue
         built[name] = tuple(value) if isinstance(value, list) else value
+        if not _is(built[name], known[name]):
+            wanted = getattr(known[name], "__name__", known[name])
+            raise StgvError(f"{name} must be {str(wanted).replace('typing.', '')}, got {value!r:.40}")
     return kind(**built)
+
+
+def _is(value, kind) -> bool:
+    """Whether a value is of an annotated type. Numbers are finite, and true and false are none."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is(v, get_args(kind)[0]) for v in value)
+    if get_origin(kind) is not None:  # a union
+        return any(_is(value, one) for one in get_args(kind))
+    if kind in (int, float):
+        numbers = (int, float) if kind is float else int
+        return isinstance(value, numbers) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)

@@ -6,7 +6,6 @@ own GoP alone.
 """
 
 import json
-import math
 import os
 import struct
 import zlib
@@ -18,11 +17,12 @@ import numpy as np
 import torch
 
 from stgvlib.codec.entropy import CodingError, decode_integers, encode_integers, pack, unpack
-from stgvlib.codec.quantize import AXIS_BITS, Group, dequantize, quantize
+from stgvlib.codec.quantize import AXIS_BITS, MOST_STEP, Group, dequantize, quantize
 from stgvlib.codec.steps import SIZES, Steps
-from stgvlib.config import FieldConfig, FitConfig, changes, from_dict
+from stgvlib.config import FitConfig, changes
 from stgvlib.errors import StgvError
 from stgvlib.files import write_atomically
+from stgvlib.model import limits
 from stgvlib.model.video_model import VideoModel
 
 MAGIC, VERSION = b"\x89STGV\r\n\n", 3
@@ -32,25 +32,9 @@ HEADER, GOP = 1, 2  # kinds of section
 UNIT = struct.Struct("<HIii")  # frames, Gaussians, origin x, origin y
 STEP = struct.Struct("<f")
 MOST_HEADER = 1 << 16  # bytes
-PARAMETERS_A_BYTE = 64  # of the file: more than any large file of ours comes near
-ALWAYS_ALLOWED = 1 << 22  # parameters, 16 MiB: the field of a short video may be all zeros in hardly any bytes
-PIXELS_A_BYTE = 1 << 14
 STEPS = Steps()
 FINEST, COARSEST = -3.0, 5.0  # log2 of how far rate control scales steps
 PARTS = ("position", "shape", "color", "motion", "field")
-LIMITS = {  # settings of a field that a reader accepts
-    "levels": (1, 16),
-    "log2_table_size": (1, 22),
-    "base_resolution": (1, 4096),
-    "growth": (1, 4),
-    "spatial_features": (2, 4),
-    "temporal_features": (2, 4),
-    "time_frequencies": (0, 16),
-    "position_frequencies": (0, 16),
-    "width": (1, 1024),
-    "head_layers": (1, 2),
-    "polynomial": (0, 8),
-}
 
 
 @dataclass
@@ -62,9 +46,16 @@ class Content:
     steps: Steps
     damaged: dict[int, str]  # GoP -> why it could not be read; its frames are black
     bytes: dict[str, int]  # header, and each of PARTS over all GoPs
+    sample_aspect: tuple[int, int] | None = None  # width and height of a pixel; None: square
 
 
-def encode(model: VideoModel, path: str | Path, steps: Steps = STEPS, fps: float = 25.0) -> int:
+def encode(
+    model: VideoModel,
+    path: str | Path,
+    steps: Steps = STEPS,
+    fps: float = 25.0,
+    sample_aspect: tuple[int, int] | None = None,  # width and height of a pixel, in any unit; None: square
+) -> int:
     """Write a model as .stgv (docs/FORMAT.md), rounded to quantiser `steps`. Returns the size of the file in bytes.
 
     The file appears when it is complete. Raises StgvError for parameters that are not finite or too large for the
@@ -78,7 +69,7 @@ def encode(model: VideoModel, path: str | Path, steps: Steps = STEPS, fps: float
         >>> encode(model, path, Steps().scaled(4)) < encode(model, path)
         True
     """
-    whole = stream(model, steps, fps)
+    whole = stream(model, steps, fps, sample_aspect)
     write_atomically(path, whole)
     return len(whole)
 
@@ -102,19 +93,27 @@ def steps_for(model: VideoModel, most: int, steps: Steps = STEPS, fps: float = 2
     return steps.scaled(2.0**high)
 
 
-def stream(model: VideoModel, steps: Steps = STEPS, fps: float = 25.0) -> bytes:
+def stream(
+    model: VideoModel, steps: Steps = STEPS, fps: float = 25.0, sample_aspect: tuple[int, int] | None = None
+) -> bytes:
     """The bytes of a model's file, GoPs side by side on all cores. Raises StgvError for what cannot be coded."""
     if model.gaussians.mu.device.type != "cpu":
         there, model = model, VideoModel(model.config, model.num_frames, model.size, model.count)
         model.load_state_dict(there.state_dict())
-    if not all(torch.isfinite(p).all() for p in model.parameters()):
-        raise StgvError("the model has parameters that are not finite; fit it again")
-    header = {"size": list(model.size), "fps": fps, "frames": model.num_frames}
+    for name, p in model.named_parameters():
+        if not torch.isfinite(p).all():
+            raise StgvError(f"{name} of the model has numbers that are not finite; fit it again")
+    header = {"size": list(model.size), "fps": limits.fps_of(fps), "frames": model.num_frames}
+    if sample_aspect is not None:
+        header["sample_aspect"] = limits.sample_aspect_of(list(sample_aspect))
     header |= {"field": changes(model.config.field), "steps": _written(steps)}
 
     def unit(g: int) -> tuple[int, bytes]:
         group = quantize(model, g, steps)
-        return len(group.gaps), b"".join(_unit(group).values())
+        try:
+            return len(group.gaps), b"".join(_unit(group).values())
+        except ValueError as error:
+            raise StgvError(f"GoP {g}: {error}; take larger steps, or fit the model again") from error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts, units = zip(*pool.map(unit, range(len(model.num_frames))))
@@ -180,6 +179,15 @@ def decode(path: str | Path, threads: int | None = None) -> Content:
         raise StgvError(f"{path} {error}") from error
 
 
+def is_stream(path: str | Path) -> bool:
+    """Whether a file, whatever its name, begins as .stgv files do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def parse(data: bytes, threads: int | None = None) -> Content:
     """`decode` of a file's bytes, GoPs side by side on `threads` cores (None: all)."""
     sections, payload = _sections(data)
@@ -214,7 +222,8 @@ def parse(data: bytes, threads: int | None = None) -> Content:
     damaged |= {g: "is not in the file" for g in range(len(model.num_frames)) if g not in units}
     for g in damaged:
         _blank(model, g)
-    return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes)
+    aspect = tuple(header["sample_aspect"]) if "sample_aspect" in header else None
+    return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes, aspect)
 
 
 def _sections(data: bytes) -> tuple[list[tuple[int, int, int, int]], int]:
@@ -227,86 +236,48 @@ def _sections(data: bytes) -> tuple[list[tuple[int, int, int, int]], int]:
     end = PREFIX.size + count * SECTION.size
     table = data[PREFIX.size : end]
     if end > len(data) or zlib.crc32(table) != crc:
-        raise StgvError("is damaged: its section table is cut off or fails its checksum")
+        raise _damaged("its section table is cut off or fails its checksum")
     return [SECTION.unpack_from(table, k * SECTION.size) for k in range(count)], end
 
 
 def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, Steps]:
     """Header, an empty model of its sizes, and steps; everything in range, and the model in proportion to the file."""
     if not sections or sections[0][0] != HEADER or sections[0][2] > MOST_HEADER:
-        raise StgvError("is damaged: it does not begin with a header")
+        raise _damaged("it does not begin with a header")
     text = data[start : start + sections[0][2]]
     if len(text) < sections[0][2] or zlib.crc32(text) != sections[0][3]:
-        raise StgvError("is damaged: its header is cut off or fails its checksum")
+        raise _damaged("its header is cut off or fails its checksum")
     try:
         header = json.loads(text)
-        size, frames = tuple(map(_whole, header["size"])), list(map(_whole, header["frames"]))
-        count, fps = _whole(header["gaussians"]), float(header["fps"])
-        steps = _steps(header["steps"])
-        field = _field(header["field"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StgvError) as error:
-        raise StgvError(f"is damaged: its header makes no sense ({str(error).splitlines()[0][:100]})") from error
-    units = len(sections) - 1
-    sane = len(size) == 2 and 1 <= min(size) and max(size) < 2**AXIS_BITS and 1 <= len(frames) <= max(units, 1)
-    sane = sane and all(1 <= n < 2**16 for n in frames) and count >= 0 and 0 < fps <= 1000
-    if not sane or math.prod(size) > PIXELS_A_BYTE * len(data):
-        raise StgvError("is damaged: its header asks for sizes that such a file cannot hold")
-    config = FitConfig(preset="decoded", parametrization="pixel", field=field, steps=0)
-    allowed = max(PARAMETERS_A_BYTE * len(data), ALWAYS_ALLOWED)
-    tables = field.levels * 2**field.log2_table_size * (field.spatial_features + field.temporal_features)
-    model = VideoModel(config, frames[:1], size, 1) if tables <= allowed else None
-    each = tables if model is None else sum(p.numel() for p in model.parameters())
-    if len(frames) * (each + count * (8 + 2 * field.polynomial)) > allowed:
-        raise StgvError("is damaged: its header asks for more parameters than such a file can hold")
-    # The numbers are yet to be written: drawing, or zeroing, them would take longer than decoding does.
-    for p in model.field.parameters():
-        p.data = torch.empty(len(frames), *p.shape[1:])
-    for p in model.gaussians.parameters():
-        p.data = torch.empty(len(frames), count, p.shape[2])
-    model.num_frames, model.count = frames, count
-    return header | {"fps": fps}, model, steps
+        size, frames = limits.sides(header["size"]), limits.lengths(header["frames"])
+        count = limits.whole(header["gaussians"], "gaussians")
+        header["fps"] = float(limits.fps_of(header["fps"]))
+        if "sample_aspect" in header:
+            limits.sample_aspect_of(header["sample_aspect"])
+        steps, field = _steps(header["steps"]), limits.field_of(header["field"])
+        if len(frames) > max(len(sections) - 1, 1):
+            raise StgvError(f"{len(frames)} GoPs of which the file has {len(sections) - 1}")
+        config = FitConfig(preset="decoded", parametrization="pixel", field=field, steps=0)
+        # The numbers are yet to be written: drawing, or zeroing, them would take longer than decoding does.
+        model = limits.model_of(config, frames, size, count, len(data), lambda _, shape: torch.empty(shape))
+    except (ValueError, TypeError, KeyError, RecursionError, StgvError) as error:
+        reason = f"its header makes no sense ({limits.printable(str(error)):.150})"
+        raise _damaged(reason) from error
+    return header, model, steps
 
 
-def _whole(value) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r:.40} is no whole number")
-    return value
-
-
-def _number(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{value!r:.40} is no number")
-    return value
+def _damaged(reason: str) -> StgvError:
+    return StgvError(f"is damaged: {reason}; encode it again")
 
 
 def _steps(values: dict) -> Steps:
-    lowest = {"lowest": tuple(map(_whole, values["lowest"]))} if "lowest" in values else {}
-    return Steps(**{name: _number(value) for name, value in values.items() if name != "lowest"}, **lowest)
-
-
-def _field(values: dict) -> FieldConfig:
-    field = from_dict(FieldConfig, values)
-    for name, (least, most) in LIMITS.items():
-        value = getattr(field, name)
-        if name != "growth":
-            _whole(value)
-        if not least <= _number(value) <= most:
-            raise ValueError(f"{name} must be from {least} to {most}, got {value}")
-    if not (field.spatial_features in (2, 4) and field.temporal_features in (2, 4)):
-        raise ValueError("hash features must be 2 or 4")
-    if field.base_resolution * field.growth ** (field.levels - 1) > 2**20:
-        raise ValueError("the finest level has too many cells")
-    cells = field.time_cells
-    if cells is not None and not (len(cells) == field.levels and all(0 < _number(c) <= 2**20 for c in cells)):
-        raise ValueError("time_cells must be one number a level")
-    if field.position_scale is not None and not 0 < _number(field.position_scale) <= 2**16:
-        raise ValueError("position_scale is out of range")
-    if field.encoding not in ("hash", "positional", "planes", "none"):
-        raise ValueError(f"unknown encoding {field.encoding!r:.40}")
-    for name in ("spatial", "temporal", "zero_heads", "deform_shape"):
-        if not isinstance(getattr(field, name), bool):
-            raise ValueError(f"{name} must be true or false")
-    return field
+    if not isinstance(values, dict):
+        raise StgvError(f"steps must be an object, got {values!r:.40}")
+    values |= {"lowest": tuple(values["lowest"])} if "lowest" in values else {}
+    for name, value in values.items():
+        for one in value if name == "lowest" else (value,):
+            limits.whole(one, name, -32, 32) if name in ("lowest", "field_bits") else limits.number(one, name)
+    return Steps(**values)
 
 
 def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tuple[Group, dict[str, int]]:
@@ -361,7 +332,7 @@ def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tup
         if len(unit) - at < STEP.size:
             raise CodingError("is cut off")
         (step,) = STEP.unpack_from(unit, at)
-        if not 0 <= step < 1e6:
+        if not 0 <= step < MOST_STEP:
             raise CodingError("has a step that is out of range")
         numbers = p.detach().numpy()[g].reshape(-1)  # a view
         _, at = decode_integers(unit, at + STEP.size, numbers.size, numbers, step)

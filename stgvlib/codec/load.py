@@ -13,8 +13,8 @@ from stgvlib.model.video_model import VideoModel
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[VideoModel, dict]:
     """(the model, what its file says of it): a .safetensors file of `stgv fit`, or an .stgv file of `stgv encode`.
 
-    Of an .stgv file, `damaged` names the GoPs that could not be read, whose frames are black. Raises StgvError for a
-    missing, truncated or foreign file.
+    A file's first bytes say which it is. Of an .stgv file, `damaged` names the GoPs that could not be read, whose
+    frames are black. Raises StgvError for a missing, truncated or foreign file.
 
     Examples:
         >>> import tempfile
@@ -25,8 +25,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Vi
         >>> model.size, about["fps"]
         ((16, 24), 25)
     """
-    if Path(path).suffix != ".stgv":
+    if Path(path).suffix != ".stgv" and not bitstream.is_stream(path):
         return read_model(path, device)
     content = bitstream.decode(path)
     about = {"fps": content.fps, "bytes": content.bytes, "steps": asdict(content.steps), "damaged": content.damaged}
+    if content.sample_aspect is not None:
+        about["sample_aspect"] = list(content.sample_aspect)
     return content.model.to(device), about

@@ -25,6 +25,7 @@ from stgvlib.ops.splat import MIN_SCALE
 
 LOG_SCALES = (math.log(MIN_SCALE) - 1, 14.0)  # of l1 and l3, px, that a file can ask for
 AXIS_BITS = 16  # of a position on one axis
+MOST_STEP = 1e6  # of a tensor of the field
 
 
 @dataclass
@@ -43,9 +44,18 @@ class Group:
     tensors: list[tuple[float, np.ndarray]]  # (step, integers) of the field's parameters; none where a file was read
 
 
-def in_cells(values: np.ndarray, base: float, bits: np.ndarray) -> np.ndarray:
+def in_cells(values: np.ndarray, base: float | np.ndarray, bits: np.ndarray) -> np.ndarray:
     """The cell of each value [..., N]: 2^bits for each step of `base`, which lie around its multiples."""
-    return np.floor((values / base + 0.5) * 2.0**bits).astype(np.int64)
+    return np.floor((in_steps(values, base) + 0.5) * 2.0**bits).astype(np.int64)
+
+
+def in_steps(values: np.ndarray, base: float | np.ndarray) -> np.ndarray:
+    """Values in steps of `base`. Raises StgvError for values of which no integer of 32 bits stands for."""
+    steps = values / base
+    if not (np.abs(steps) < 2.0**31).all():
+        largest = np.abs(values).max()
+        raise StgvError(f"numbers up to {largest:.3g} are too large to be coded; take larger steps, or fit again")
+    return steps
 
 
 @torch.no_grad()
@@ -65,7 +75,7 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
     l1, l3 = (np.log(np.maximum(v, MIN_SCALE)) for v in (cholesky[0], cholesky[2]))
     first, last = (in_cells(v, shape, 0) for v in (l1, l3))
     sizes = size_classes(first, last, sizes_from)
-    red, green, blue = color = np.round(rgb / (steps.color * 0.5**sizes)).astype(np.int64)
+    red, green, blue = color = np.round(in_steps(rgb, steps.color * 0.5**sizes)).astype(np.int64)
     bits = finer_bits(color, sizes, position_from), finer_bits(color, np.zeros_like(sizes), shape_from)
     place = in_cells(mu, position, bits[0])
     coarse = place >> bits[0]
@@ -84,13 +94,15 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
     moved = np.zeros((0, len(code)), np.int64)
     if gaussians.motion is not None:
         moved = gaussians.motion[g].numpy()[kept][order].T.astype(np.float64)
-        moved = np.round(moved / steps.motion).astype(np.int64)
+        moved = np.round(in_steps(moved, steps.motion)).astype(np.int64)
     tensors = []
-    for k, p in enumerate(model.field.parameters()):
+    for k, (name, p) in enumerate(model.field.named_parameters()):
         values = p[g].numpy().astype(np.float64)
         step = max(np.abs(values).max(), 1e-12) / (2 ** (steps.field_bits - 1) - 1)
         step = float(np.float32(steps.field[k] if isinstance(steps, LearnedSteps) else step))
-        tensors.append((step, np.round(values / step).astype(np.int64).ravel()))
+        if not step < MOST_STEP:
+            raise StgvError(f"GoP {g}: {name} of the field has numbers too large to be coded; fit it again")
+        tensors.append((step, np.round(in_steps(values, step)).astype(np.int64).ravel()))
     return Group(
         model.num_frames[g],
         (int(origin[0]), int(origin[1])),
@@ -129,9 +141,9 @@ def adapted(model: VideoModel, steps: Steps) -> Steps:
     """Adaptive steps that change the pictures of `model` as much as `steps`, which are not, do."""
     placed = model.gaussians.mu[..., 0] != WAITING
     cholesky, rgb = model.gaussians.pixels()[1][placed], model.gaussians.rgb[placed]
-    if len(rgb) == 0:
-        return replace(steps, lowest=(0, 0))
     area, energy = cholesky[:, 0] * cholesky[:, 2], rgb.square().sum(1)
+    if not 0 < (area * energy).sum() < math.inf:  # nothing was fitted: any steps will do
+        return replace(steps, lowest=(0, 0))
     color = steps.color * area.mean().sqrt()
     return replace(
         steps,
@@ -150,7 +162,7 @@ def lowest_bits(cholesky: torch.Tensor, rgb: torch.Tensor, color: torch.Tensor) 
     octaves = rgb.square().sum(1).clamp(min=1e-12).log2() / 2
     larger = (cholesky[:, 0] * cholesky[:, 2]).clamp(min=1).log2() / 2
     means = torch.stack([(octaves + larger).mean(), octaves.mean()]) - color.log2()
-    return tuple(min(32, max(-32, math.floor(mean))) for mean in means.tolist())
+    return tuple(math.floor(min(32, max(-32, mean))) for mean in means.tolist())  # infinite where nothing was fitted
 
 
 def interleave(place: np.ndarray) -> np.ndarray:

@@ -4,7 +4,9 @@ On a GPU everything from the frame numbers to the finished frames is one CUDA gr
 rounding in the splat kernel. On a CPU frames are rendered one by one with numba.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from stgvlib.metrics import to_uint8
 from stgvlib.model.video_model import VideoModel
 
 BATCH = 16  # frames of one call when a whole video is decoded on a GPU
+MOST_LISTED = 1 << 28  # entries of all tiles' lists on a GPU, 1 GiB
 
 
 class Decoder:
@@ -37,12 +40,12 @@ class Decoder:
             raise ValueError(f"frames are decoded to uint8 or float32, got {dtype}")
         self.model, self.scale, self.dtype, self.batch = model, scale, dtype, batch
         self.size = model.scaled_size(scale)
-        self.places = [(g, i) for g, count in enumerate(model.num_frames) for i in range(count)]
+        self.ends = list(accumulate(model.num_frames))  # one past the last frame of each GoP
         self._alone: tuple[int, VideoModel | None] = (-1, None)  # the GoP that was decoded last
         self._graphs: dict[int, _Graph] = {}
 
     def __len__(self) -> int:
-        return len(self.places)
+        return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, number: int) -> Tensor:
         return self.frames([number])[0]
@@ -58,12 +61,17 @@ class Decoder:
             if not 0 <= number < len(self):
                 raise IndexError(f"frame {number} was asked for, the video has frames 0 to {len(self) - 1}")
         if not numbers or kernels_for(self.model.gaussians.mu) != "cuda":
-            shown = [self._render(*self.places[number]) for number in numbers]
+            shown = [self._render(*self.place(number)) for number in numbers]
             return torch.stack(shown) if shown else torch.empty(0, *self.size, 3, dtype=self.dtype)
         if len(numbers) not in self._graphs:
             with torch.cuda.device(self.model.gaussians.mu.device):
                 self._graphs[len(numbers)] = _Graph(self, len(numbers))
         return self._graphs[len(numbers)](numbers)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """GoP and number within it of a frame."""
+        gop = bisect_right(self.ends, number)
+        return gop, number - self.ends[gop] + self.model.num_frames[gop]
 
     def _render(self, gop: int, index: int) -> Tensor:
         if self._alone[0] != gop:
@@ -82,10 +90,12 @@ class _Graph:
 
         model, self.decoder = decoder.model, decoder
         device = model.gaussians.mu.device
-        gops, frames = zip(*decoder.places)
-        lengths = torch.tensor([model.num_frames[g] for g in gops])
-        self.gop_of = torch.tensor(gops, dtype=torch.int32, device=device)
-        self.t_of = ((torch.tensor(frames) + 1) / lengths).to(device)
+        model.check_pairs(*model.gaussians.pixels())
+        lengths = torch.tensor(model.num_frames)
+        gops = torch.arange(len(lengths)).repeat_interleave(lengths)
+        frames = torch.arange(len(decoder)) - (lengths.cumsum(0) - lengths)[gops]
+        self.gop_of = gops.int().to(device)
+        self.t_of = ((frames + 1) / lengths[gops]).to(device)
         self.numbers = torch.zeros(count, dtype=torch.int64, device=device)
         self.gops = torch.zeros(count, dtype=torch.int32, device=device)
         self.mu = self.field = self.own = None
@@ -108,7 +118,8 @@ class _Graph:
         torch.cuda.current_stream().wait_stream(side)
         longest = int(self.projection.counts.max())
         if longest > self.projection.capacity:  # later frames may still overflow: slower, and just as right
-            self.projection = Projection.empty(count, model.count, decoder.size, device, longest * 5 // 4)
+            most = max(self.projection.capacity, MOST_LISTED // self.projection.counts.numel())
+            self.projection = Projection.empty(count, model.count, decoder.size, device, min(longest * 5 // 4, most))
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.run()

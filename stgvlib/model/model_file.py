@@ -5,11 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from stgvlib.config import FitConfig, from_dict
 from stgvlib.errors import StgvError
 from stgvlib.files import write_atomically
+from stgvlib.model import limits
 from stgvlib.model.video_model import VideoModel
+
+NO_MODEL = "no model that `stgv fit` wrote"
 
 
 def save_model(model: VideoModel, path: str | Path, **extra) -> None:
@@ -29,7 +33,7 @@ def save_model(model: VideoModel, path: str | Path, **extra) -> None:
 
     about = {"config": asdict(model.config), "size": model.size, "num_frames": model.num_frames, "count": model.count}
     metadata = {"format": "stgv-model", "version": "1", "about": json.dumps(about | extra)}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.detach().cpu().float().contiguous() for name, value in model.state_dict().items()}
     write_atomically(path, save(tensors, metadata))
 
 
@@ -41,18 +45,45 @@ def read_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Vi
     if not path.is_file():
         raise StgvError(f"{path} does not exist; expected a model that `stgv fit` wrote")
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "pt") as file:  # checks that the tensors fill the file
             metadata = file.metadata() or {}
+            version = limits.printable(metadata.get("version", "none"))
             if metadata.get("format") != "stgv-model":
-                raise StgvError(f"{path} is a safetensors file, but no model that `stgv fit` wrote")
-            if metadata.get("version") != "1":
-                raise StgvError(f"{path} has model format {metadata.get('version')}, this stgvlib reads 1: update it")
-            state = {name: file.get_tensor(name) for name in file.keys()}
-        about = json.loads(metadata["about"])
-        config = from_dict(FitConfig, about["config"])
-        model = VideoModel(config, about["num_frames"], tuple(about["size"]), about["count"])
-        model.load_state_dict(state)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise StgvError(f"{path} is damaged or no model that `stgv fit` wrote ({reason}); fit it again") from error
+                raise StgvError(f"is a safetensors file, but {NO_MODEL}")
+            if version != "1":
+                raise StgvError(f"has model format {version:.20}, this stgvlib reads 1: update it")
+            try:
+                about = limits.about_of(json.loads(metadata.get("about", "null")))
+                model = _model(file, about, path.stat().st_size)
+            except (ValueError, RecursionError, StgvError) as error:
+                raise StgvError(f"is damaged or {NO_MODEL} ({str(error):.200}); fit it again") from error
+    except (SafetensorError, OSError) as error:
+        raise StgvError(
+            f"{path} is damaged or {NO_MODEL} ({limits.printable(str(error)):.200}); fit it again"
+        ) from error
+    except StgvError as error:
+        raise StgvError(f"{path} {error}") from error
     return model.to(device), about
+
+
+def _model(file, about: dict, size: int) -> VideoModel:
+    """The model of an open file of `size` bytes. Names, shapes and types in its head are compared before it is read."""
+    config = from_dict(FitConfig, about.get("config"))
+    frames, count = limits.lengths(about.get("num_frames")), limits.whole(about.get("count"), "count")
+    expected = limits.shapes(limits.checked(config.field), len(frames), count)
+    found = {name: file.get_slice(name) for name in file.keys()}
+    for what, names in (("lacks", expected.keys() - found.keys()), ("has unexpected", found.keys() - expected.keys())):
+        if names:
+            raise StgvError(f"it {what} {limits.printable(', '.join(sorted(names)[:4])):.150}")
+    for name, shape in expected.items():
+        there = tuple(found[name].get_shape()), found[name].get_dtype()
+        if there != (shape, "F32"):
+            raise StgvError(f"{name} must be {shape} of F32, got {there[0]} of {there[1]}")
+
+    def read(name: str, shape: tuple[int, ...]) -> Tensor:
+        tensor = file.get_tensor(name)
+        if not torch.isfinite(tensor).all():
+            raise StgvError(f"{name} has numbers that are not finite")
+        return tensor
+
+    return limits.model_of(config, frames, limits.sides(about.get("size")), count, size, read)

@@ -4,6 +4,7 @@ Every parameter has a leading GoP axis, so a batch of GoPs trains in one pass. `
 paper reports: 8 numbers a Gaussian, the hash tables, and the MLP.
 """
 
+import math
 from itertools import accumulate
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from stgvlib.config import FitConfig
 from stgvlib.device import kernels_for
+from stgvlib.errors import StgvError
 from stgvlib.model.field import DeformationField
 from stgvlib.model.gaussians import CanonicalGaussians
-from stgvlib.ops.splat import splat
+from stgvlib.ops.splat import splat, splat_pairs
 
 
 class VideoModel(nn.Module):
@@ -48,6 +50,7 @@ class VideoModel(nn.Module):
         self.count = count
         self.gaussians = CanonicalGaussians(gops, self.count, size, config.parametrization, config.field.polynomial)
         self.field = DeformationField(config.field, gops, size, generator)
+        self.most_pairs = math.inf  # of a pixel and a Gaussian, in a frame; a reader sets what its file may ask for
         self._fused = None  # buffers of `deform` on a GPU
 
     def deform(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,11 +86,18 @@ class VideoModel(nn.Module):
             rgb = self.gaussians.rgb
         else:
             mu, cholesky, rgb = self.deform(self.times(frame))
+        if not mu.is_cuda:  # the test would wait for the GPU, which takes a hundredth of the time for as many
+            self.check_pairs(mu, cholesky)
         size = self.scaled_size(scale)
         if scale != 1:
             ratio = self.size_ratio(size)
             mu, cholesky = mu * ratio, cholesky * ratio[[0, 1, 1]]  # l1 follows x; l2, l3 follow y
         return splat(mu, cholesky, rgb, size)
+
+    def check_pairs(self, mu: Tensor, cholesky: Tensor) -> None:
+        """Raise StgvError where Gaussians cover more than the model's file can ask for."""
+        if self.most_pairs < math.inf and splat_pairs(mu, cholesky, self.size) > self.most_pairs:
+            raise StgvError("the model is damaged: its Gaussians cover more pixels than a file of its size can hold")
 
     def scaled_size(self, scale: float) -> tuple[int, int]:
         """Height and width at `scale` times the fitted size."""
@@ -107,6 +117,7 @@ class VideoModel(nn.Module):
         """GoP g alone, as a copy."""
         alone = VideoModel(self.config, self.num_frames[g : g + 1], self.size, self.count)
         alone.load_state_dict({name: value[g : g + 1] for name, value in self.state_dict().items()})
+        alone.most_pairs = self.most_pairs
         return alone.to(self.gaussians.mu.device)
 
     @staticmethod

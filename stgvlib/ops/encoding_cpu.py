@@ -34,7 +34,8 @@ def _entry(cell, corner, table, dims):
 @numba.njit(inline="always")
 def _locate(x, scales, level, dims, cell, fraction):
     for d in range(dims):
-        position = min(max(x[d], np.float32(0)), _ONE) * scales[level, d] + np.float32(0.5)
+        inside = min(x[d], _ONE) if x[d] > 0 else np.float32(0)  # NaN lies at 0
+        position = inside * scales[level, d] + np.float32(0.5)
         cell[d] = int(position)
         fraction[d] = position - np.float32(cell[d])
 

@@ -19,6 +19,9 @@ from stgvlib.device import kernels_for
 from stgvlib.errors import StgvError
 from stgvlib.ops.constants import CUT, MIN_SCALE
 
+MOST_SIDE = 2**15 - 1  # px of an image
+ROW_COST = 8  # pairs that take as long as finding the ellipse's columns in a row
+
 
 def splat(
     mu: Tensor,  # [G, N, 2] px, x then y, pixel (0, 0) has its centre at (0.5, 0.5)
@@ -173,11 +176,23 @@ def splat_gsplat(mu: Tensor, cholesky: Tensor, rgb: Tensor, size: tuple[int, int
     return out.view(len(mu), height, width, 3)
 
 
+def splat_pairs(mu: Tensor, cholesky: Tensor, size: tuple[int, int]) -> float:
+    """How much there is to render: pairs of a pixel and a Gaussian that reaches it, of the GoP that has most of them.
+    Arguments as for `splat`, of any values."""
+    l1, l3 = cholesky[..., 0].clamp(min=MIN_SCALE), cholesky[..., 2].clamp(min=MIN_SCALE)
+    reach = math.sqrt(2 * CUT) * torch.stack([l1, torch.hypot(cholesky[..., 1], l3)], -1)
+    extent = mu.new_tensor([size[1], size[0]])
+    columns, rows = (torch.minimum(mu + reach, extent) - (mu - reach).clamp(min=0)).clamp(min=0).unbind(-1)
+    inside = torch.minimum(2 * CUT * torch.pi * l1 * l3, columns * rows)
+    pairs = inside.nan_to_num() + ROW_COST * rows.nan_to_num()
+    return pairs.double().sum(1).max().item() if pairs.numel() else 0.0
+
+
 def _check(mu: Tensor, cholesky: Tensor, rgb: Tensor, size: tuple[int, int]) -> None:
     if mu.dim() != 3 or mu.shape[-1] != 2:
         raise ValueError(f"mu must be [G, N, 2], got {tuple(mu.shape)}")
     for name, tensor in (("cholesky", cholesky), ("rgb", rgb)):
         if tensor.shape != (*mu.shape[:2], 3):
             raise ValueError(f"{name} must be {(*mu.shape[:2], 3)} to go with mu, got {tuple(tensor.shape)}")
-    if not (0 < size[0] < 2**15 and 0 < size[1] < 2**15):
-        raise ValueError(f"size must be (height, width) between 1 and 32767, got {tuple(size)}")
+    if not (0 < size[0] <= MOST_SIDE and 0 < size[1] <= MOST_SIDE):
+        raise ValueError(f"size must be (height, width) between 1 and {MOST_SIDE}, got {tuple(size)}")

@@ -1,8 +1,13 @@
 """The render op for real sizes on a CPU: numba over all cores, the same values and gradients as the reference.
 
 Forward: Gaussians are binned into bands of rows, a band is one task, so no two threads write one pixel and the order
-of the sum is fixed. Backward: each Gaussian gathers the image gradient over its own ellipse, so there is nothing to
-race for. Both are deterministic. The row loops carry no branch and no call, so that LLVM turns them into SIMD.
+of the sum is fixed. Where Gaussians reach many bands, some bands are listed at a time: memory stays within 40 bytes a
+Gaussian. Backward: each Gaussian gathers the image gradient over its own ellipse, so there is nothing to race for. Both
+are deterministic. The row loops carry no branch and no call, so that LLVM turns them into SIMD.
+
+Values of any kind are safe, infinities and NaN too: of a Gaussian that has some, rows may be left out.
+
+Values of any kind are safe, infinities and NaN too: of a Gaussian that has some, rows may be left out.
 """
 
 import math
@@ -14,6 +19,7 @@ import torch
 from stgvlib.ops import constants
 
 BAND = 8  # rows a task
+LISTED = 8  # entries a Gaussian that the bands' lists may have at a time
 MIN_SCALE, CUT = np.float32(constants.MIN_SCALE), np.float32(constants.CUT)
 _FAST = {"contract", "reassoc", "nsz", "arcp"}  # not nnan / ninf: a NaN must stay one
 _ONE = np.float32(1)
@@ -37,16 +43,19 @@ def _exp_minus(s):
 
 @numba.njit(fastmath=_FAST, inline="always")
 def _row_span(x, l1, l2, l3, dy, width):
-    """First and one-past-last column of the ellipse at offset dy, a column of slack each side (the cut is exact)."""
+    """First and one-past-last column of the ellipse at offset dy, a column of slack each side (the cut is exact).
+
+    Compared before it is converted: infinite centre and width make a NaN, which no integer stands for."""
     syy = l2 * l2 + l3 * l3
     room = np.float32(2) * CUT - dy * dy / syy
     if not room > 0:
         return 0, 0
     centre = x + l1 * l2 / syy * dy
     half = l1 * l3 / math.sqrt(syy) * math.sqrt(room)
-    low = min(max(centre - half - np.float32(1.5), np.float32(0)), np.float32(width))
-    high = min(max(centre + half + np.float32(1.5), np.float32(0)), np.float32(width))
-    return int(low), int(high)
+    low, high = centre - half - np.float32(1.5), centre + half + np.float32(1.5)
+    if not (low < width and high > 0):
+        return 0, 0
+    return int(max(low, np.float32(0))), int(min(high, np.float32(width)))
 
 
 @numba.njit(fastmath=_FAST, inline="always")
@@ -59,7 +68,7 @@ def _rows(y, l2, l3, height):
     return int(math.ceil(max(low, np.float32(0)))), int(min(high, np.float32(height - 1)))
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_FAST)
+@numba.njit(cache=True, fastmath=_FAST)
 def _forward(mu, cholesky, rgb, height, width, image):
     bands = (height + BAND - 1) // BAND
     count = len(mu)
@@ -72,16 +81,28 @@ def _forward(mu, cholesky, rgb, height, width, image):
             starts[band + 1] += 1
     for band in range(bands):
         starts[band + 1] += starts[band]
-    fill = starts[:-1].copy()
-    order = np.empty(starts[bands], np.int32)
-    for i in range(count):
-        for band in range(rows[i, 0] // BAND, rows[i, 1] // BAND + 1):
-            order[fill[band]] = i
-            fill[band] += 1
-    for band in numba.prange(bands):
+    order = np.empty(min(starts[bands], LISTED * count), np.int32)
+    begin = end = 0  # bands that are listed together: nearly always all of them
+    while end < bands:
+        begin, end = end, end + 1
+        while end < bands and starts[end + 1] - starts[begin] <= len(order):
+            end += 1
+        fill = starts[begin:end] - starts[begin]
+        for i in range(count):
+            for band in range(max(begin, rows[i, 0] // BAND), min(end, rows[i, 1] // BAND + 1)):
+                order[fill[band - begin]] = i
+                fill[band - begin] += 1
+        _draw(mu, cholesky, rgb, height, width, begin, starts[begin : end + 1], order, rows, image)
+
+
+@numba.njit(parallel=True, cache=True, fastmath=_FAST)
+def _draw(mu, cholesky, rgb, height, width, begin, starts, order, rows, image):
+    """The bands from `begin`: band begin + k takes order[starts[k] - starts[0] : starts[k + 1] - starts[0]]."""
+    for k in numba.prange(len(starts) - 1):
+        band = begin + k
         top, bottom = band * BAND, min(height, (band + 1) * BAND)
         planes = np.zeros((BAND, 3, width), np.float32)
-        for j in range(starts[band], starts[band + 1]):
+        for j in range(starts[k] - starts[0], starts[k + 1] - starts[0]):
             i = order[j]
             x, y = mu[i, 0], mu[i, 1]
             l1, l2, l3 = max(cholesky[i, 0], MIN_SCALE), cholesky[i, 1], max(cholesky[i, 2], MIN_SCALE)
@@ -92,10 +113,10 @@ def _forward(mu, cholesky, rgb, height, width, image):
                 low, high = _row_span(x, l1, l2, l3, dy, width)
                 plane = planes[row - top]
                 red, green, blue = plane[0, low:high], plane[1, low:high], plane[2, low:high]
-                x0, t, k = np.float32(low) + np.float32(0.5) - x, dy * i3, l2 * i3
+                x0, t, slant = np.float32(low) + np.float32(0.5) - x, dy * i3, l2 * i3
                 for c in range(high - low):
                     z1 = (np.float32(c) + x0) * i1
-                    z2 = t - k * z1
+                    z2 = t - slant * z1
                     s = np.float32(0.5) * (z1 * z1 + z2 * z2)
                     e = _exp_minus(min(s, np.float32(6)))
                     e = e if s <= CUT else np.float32(0)

@@ -38,7 +38,7 @@ def pictures_of(
     pictures = {name: cut(image) for name, image in frames.items()}
     if coarse is None or model.field.hidden is None:
         return pictures, ranges
-    gop, index = decoder.places[number]
+    gop, index = decoder.place(number)
     alone = model.gop(gop)
     for name, motion in motion_maps(alone, torch.tensor([index], device=alone.gaussians.mu.device)).items():
         ranges[name] = round(float(motion.max()), 3)

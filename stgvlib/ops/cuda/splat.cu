@@ -84,10 +84,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK) project_bin(
 
     // A hair wider than the ellipse: the exact test is made pixel by pixel.
     float hx = RADIUS * l1 * 1.00001f + 1e-3f, hy = RADIUS * sqrtf(l2 * l2 + l3 * l3) * 1.00001f + 1e-3f;
-    int x0 = max(0, (int)ceilf(x - hx - 0.5f)), x1 = min(width - 1, (int)floorf(x + hx - 0.5f));
-    int y0 = max(0, (int)ceilf(y - hy - 0.5f)), y1 = min(height - 1, (int)floorf(y + hy - 0.5f));
-    bool finite = fabsf(x) + fabsf(y) + hx + hy < 1e9f;  // false for a NaN
-    if (x1 < x0 || y1 < y0 || !finite) {
+    // Only what this comparison lets through has integers; it is false for a NaN.
+    bool finite = fabsf(x) + fabsf(y) + hx + hy < 1e9f;
+    int x0 = finite ? max(0, (int)ceilf(x - hx - 0.5f)) : 0;
+    int x1 = finite ? min(width - 1, (int)floorf(x + hx - 0.5f)) : -1;
+    int y0 = finite ? max(0, (int)ceilf(y - hy - 0.5f)) : 0;
+    int y1 = finite ? min(height - 1, (int)floorf(y + hy - 0.5f)) : -1;
+    if (x1 < x0 || y1 < y0) {
       boxes[o] = make_short4(32767, 32767, -1, -1);
     } else {
       boxes[o] = make_short4(x0, y0, x1, y1);
@@ -298,7 +301,8 @@ __device__ __forceinline__ void gather(
       low = fminf(low, __shfl_xor_sync(FULL, low, d));
       high = fmaxf(high, __shfl_xor_sync(FULL, high, d));
     }
-    int y0 = max((int)box.y, (int)ceilf(low - 1e-3f)), y1 = min((int)box.w, (int)floorf(high + 1e-3f));
+    int y0 = (int)ceilf(fminf(fmaxf(low - 1e-3f, box.y), box.w + 1));  // compared before it is an integer
+    int y1 = (int)floorf(fmaxf(fminf(high + 1e-3f, box.w), box.y - 1));
     float w0 = 0, w2 = 0, w22 = 0;
     for (int y = y0 + (lane >> 3); y <= y1; y += 4) {
       float dr, dg, db;
