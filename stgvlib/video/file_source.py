@@ -41,8 +41,8 @@ def reason(error: Exception) -> str:
 class Pass:
     """One pass over the frames of a file's video track, from its start or from a key frame."""
 
-    def __init__(self, path: Path):
-        self.path, self.damaged = path, 0  # packets that cannot be decoded
+    def __init__(self, path: Path, threads: int):
+        self.path, self.damaged = path, 0  # packets that cannot be decoded, frames that show it
         try:
             self._file = open(path, "rb")  # PyAV takes names in UTF-8 only, and reads a colon as a protocol
         except OSError as error:
@@ -58,7 +58,7 @@ class Pass:
         except StgvError:
             self.close()
             raise
-        self.stream.codec_context.thread_count = min(THREADS, os.cpu_count() or 1)
+        self.stream.codec_context.thread_count = threads
         self.stream.thread_type = "AUTO"
 
     def _track(self):
@@ -94,7 +94,9 @@ class Pass:
                 self.damaged += 1
                 packet = None
             try:
-                yield from self.stream.decode(packet)
+                for frame in self.stream.decode(packet):
+                    self.damaged += frame.is_corrupt
+                    yield frame
             except EOFError:
                 return
             except av.FFmpegError:
@@ -130,21 +132,29 @@ class FileSource:
         self._pass: Pass | None = None  # opened by `read`
         self._next = 0  # frame that it gives next
         self._jumps, self._jumped = True, False  # whether jumps are exact so far; whether `_pass` began with one
+        self._threads = min(THREADS, os.cpu_count() or 1)
         self._convert = Converter()
-        scan = Pass(path)
+        self._scan()
+        if self._damaged:  # what decoders put there depends on threads, and on the frames before
+            self._threads, self._jumps = 1, False
+            self._scan()
+
+    def _scan(self) -> None:
+        scan = Pass(self.path, self._threads)
         try:
-            self._scan(scan)
+            self._count(scan)
         finally:
             scan.close()
+        self._damaged = scan.damaged
 
-    def _scan(self, scan: Pass) -> None:
+    def _count(self, scan: Pass) -> None:
         path, stream = self.path, scan.stream
         self._stamps, self._keys, self._sums = [], [], []
         first, interlaced, sizes = None, False, set()
         for frame in scan.frames():
             if first is None:
                 first, self.size = frame, self._rgb(frame).shape[:2]
-            if frame.key_frame:
+            if frame.key_frame or not self._sums:
                 self._keys.append(len(self._sums))
             self._stamps.append(frame.pts)
             self._sums.append(checksum(frame))
@@ -186,14 +196,14 @@ class FileSource:
         if self._cut_short(stream):
             notes.append(f"the header says {stream.frames} frames, {self.num_frames} can be decoded")
         elif scan.damaged:
-            notes.append(f"{scan.damaged} damaged packets are left out, {self.num_frames} frames can be decoded")
+            notes.append(f"the file is damaged: {scan.damaged} frames are wrong or left out of {self.num_frames}")
         if colours["transfer"] in HDR.values():
             notes.append(f"HDR ({colours['transfer']}): frames are not tone-mapped, and look flat on a usual screen")
         if interlaced:
             notes.append("interlaced: both fields of a frame are woven, not deinterlaced")
         if len(sizes) > 1:
             notes.append(f"the size changes in the video: all frames are resized to {self.size[1]}x{self.size[0]}")
-        if any(component.is_alpha for component in first.format.components):
+        if any(part.is_alpha for part in first.format.components) and scan.container.format.name != "gif":
             notes.append("transparency is ignored")
         if turn(first) is None:
             notes.append("the display matrix turns by no multiple of 90 degrees: frames are not turned")
@@ -228,9 +238,9 @@ class FileSource:
         return frames
 
     def _frame(self, index: int) -> VideoFrame:
-        key = self._keys[at - 1] if (at := bisect.bisect_right(self._keys, index)) else 0
-        if self._pass is None or index < self._next or (self._jumps and key - self._next > FAR):
-            self._go_to(key)
+        at = bisect.bisect_right(self._keys, index) - 1  # the key frame before
+        if self._pass is None or index < self._next or (self._jumps and self._keys[at] - self._next > FAR):
+            self._go_to(at)
         frame = self._advance(index)
         if self._jumped and (frame is None or checksum(frame) != self._sums[index]):
             self._jumps = False
@@ -241,24 +251,25 @@ class FileSource:
             raise StgvError(f"{self.path}: frame {index} cannot be decoded; the file changed since it was opened")
         return frame
 
-    def _go_to(self, key: int) -> None:
-        """To a key frame, or some frames before it where the file's index says so; else to the start."""
-        self._jumped = self._jumps and key > 0 and self._stamps[key] is not None
-        if self._jumped:
+    def _go_to(self, at: int) -> None:
+        """To key frame number `at` or some frames before it; to the start where the file has no index for that."""
+        key = self._keys[at] if self._jumps and at > 0 else 0
+        for earlier in (0, 1, 3) if key else ():  # MPEG-TS lands a little late
             try:
-                self._pass = self._pass or Pass(self.path)
-                self._pass.seek(self._stamps[key])
+                self._pass = self._pass or Pass(self.path, self._threads)
+                self._pass.seek(self._stamps[self._keys[max(0, at - earlier)]])
                 self._frames = self._pass.frames()
                 first = next(self._frames)
                 self._next = self._stamps.index(first.pts, 0, key + 1)
-                self._frames = itertools.chain([first], self._frames)
+                self._frames, self._jumped = itertools.chain([first], self._frames), True
                 return
-            except (av.FFmpegError, OSError, ValueError, StopIteration):
-                self._jumps = self._jumped = False
+            except (av.FFmpegError, OSError, TypeError, ValueError, StopIteration):
+                continue
+        self._jumps &= not key
         if self._pass is not None:
             self._pass.close()
-        self._pass = Pass(self.path)
-        self._frames, self._next = self._pass.frames(), 0
+        self._pass = Pass(self.path, self._threads)
+        self._frames, self._next, self._jumped = self._pass.frames(), 0, False
 
     def _advance(self, index: int) -> VideoFrame | None:
         """Frame `index`, which is the next one or comes after it."""

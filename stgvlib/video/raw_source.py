@@ -15,12 +15,15 @@ import numpy as np
 from stgvlib.errors import StgvError
 from stgvlib.video.pixels import Converter
 
-SHAPES = {"420": (2, 2), "422": (2, 1), "444": (1, 1), "nv12": (2, 2), "gray": None}  # luma samples a chroma sample
-# What a name says, between other letters and digits than its own.
-CHROMA = r"(?<![0-9])(420|422|444|411|440|410|400)(?![0-9])|(nv\d\d|p0\d\d|yuyv|yvyu|uyvy|v210|yv12|i420|gray|grey)"
-DEPTH = r"(?<![0-9])(\d\d?)[ _-]?bits?(?![a-z])|(?:420|422|444|[^a-z]|gr[ae]y|^)p?(\d\d)(le|be)(?![a-z0-9])"
-RATE = r"(?<![0-9.])(\d+(?:\.\d+)?)[ _-]?fps"
-ALIASES = {"grey": "gray", "400": "gray", "i420": "420"}
+SHAPES = {"420": (2, 2), "422": (2, 1), "444": (1, 1), "nv12": (2, 2), "gray": (1, 1)}  # luma samples a chroma sample
+RATE = r"([0-9]+(?:\.[0-9]+)?)[ _-]?fps"
+WORDS = (  # of a name, that say a format
+    r"(?:yuvj?|i)?(?P<kind>400|410|411|420|422|440|444)p?(?P<bits>[0-9]{2})?(?P<order>le|be)?",
+    r"(?P<bits>[0-9]{1,2})bits?",
+    r"p?(?P<bits>[0-9]{2})(?P<order>le|be)",
+    r"(?P<kind>gr[ae]y|nv[0-9]{2}|p[024]1[026]|yuyv|uyvy|yvyu|[vy][24]1[0-6]|yv12|yv16|rgb|bgr|gbrp|rgba|bgra)"
+    r"(?:422|24|p)?(?P<bits>[0-9]{1,2})?(?P<order>le|be)?",
+)
 
 
 def layout_of(name: str) -> tuple[int, int, str, int, float]:
@@ -33,35 +36,35 @@ def layout_of(name: str) -> tuple[int, int, str, int, float]:
         >>> layout_of("Beauty_3840x2160_120fps_420_10bit_YUV.yuv")
         (3840, 2160, '420', 10, 120.0)
     """
-    size = re.search(r"(\d+)x(\d+)", name, re.ASCII)
+    size = re.search(r"([0-9]+)x([0-9]+)", name)
     if not size:
         raise StgvError(f"{name}: a raw yuv file needs its size in its name, such as name_1920x1080.yuv")
     width, height = int(size[1]), int(size[2])
     if width < 1 or height < 1:
         raise StgvError(f"{name}: width and height in the name must be at least 1")
     rest = (name[: size.start()] + "_" + name[size.end() :]).lower()
-    fps = float(found[1]) if (found := re.search(RATE, rest, re.ASCII)) else 25.0
-    rest = re.sub(RATE, "_", rest, flags=re.ASCII)
-    chroma = {ALIASES.get(word, word) for groups in re.findall(CHROMA, rest, re.ASCII) for word in groups if word}
-    depths = re.findall(DEPTH, rest, re.ASCII)
-    bits = {int(number) for groups in depths for number in groups[:2] if number}
-    big = any(groups[2] == "be" for groups in depths)
-    kind, depth = (chroma or {"420"}), (bits or {8})
-    if (
-        len(kind) > 1
-        or len(depth) > 1
-        or big
-        or not depth <= {8, 10}
-        or fps == 0
-        or (not kind <= SHAPES.keys() or kind | depth == {"nv12", 10})
-    ):
-        said = " ".join([*sorted(kind), *(f"{bit} bits" for bit in sorted(depth)), *["big-endian"] * big])
+    rate = re.search(RATE, rest)
+    fps = float(rate[1]) if rate else 25.0
+    rest = re.sub(r"([0-9])[ _-]+bit", r"\1bit", re.sub(RATE, "_", rest))
+    kinds, depths, big, said = set(), set(), False, []
+    for i, word in enumerate(re.split(r"[^a-z0-9]+", rest)):
+        found = next(filter(None, (re.fullmatch(pattern, word) for pattern in WORDS)), None)
+        if found is None or (i == 0 and word in ("gray", "grey")):  # gray_64x48: what it shows
+            continue
+        parts = found.groupdict()
+        kinds |= {{"grey": "gray", "400": "gray"}.get(kind, kind) for kind in [parts.get("kind")] if kind}
+        depths |= {int(parts["bits"])} if parts["bits"] else set()
+        big |= parts.get("order") == "be" or word.startswith("yuvj")
+        said.append(word)
+    kind, bits = (kinds or {"420"}), (depths or {8})
+    readable = len(kind) == len(bits) == 1 and kind <= SHAPES.keys() and bits <= {8, 10} and kind | bits != {"nv12", 10}
+    if not readable or big or fps == 0:
         raise StgvError(
-            f"{name} says {said} at {fps:g} frames/s; raw files are read as 420, 422, 444, nv12 or gray, 8 or 10 bits "
-            f"(le); convert it: ffmpeg -f rawvideo -pixel_format FORMAT -video_size {width}x{height} "
+            f"{name} says {' '.join(said)} at {fps:g} frames/s; raw files are read as 420, 422, 444, nv12, gray, 8 or "
+            f"10 bits (le); convert it: ffmpeg -f rawvideo -pixel_format FORMAT -video_size {width}x{height} "
             f"-framerate {fps or 25:g} -i {name} -c:v ffv1 {Path(name).stem}.mkv"
         )
-    return width, height, kind.pop(), depth.pop(), fps
+    return width, height, kind.pop(), bits.pop(), fps
 
 
 class RawSource:
@@ -74,7 +77,7 @@ class RawSource:
         width, height, self.layout, bits, self.fps = layout_of(path.name)
         self.size, self._convert = (height, width), Converter()
         self.even = (height + height % 2, width + width % 2)
-        across, down = SHAPES[self.layout] or (1, 1)
+        across, down = SHAPES[self.layout]
         planes = 0 if self.layout == "gray" else 2
         self.bytes = (height * width + planes * -(-height // down) * -(-width // across)) * (bits + 7 >> 3)
         name = self.layout if planes == 0 or self.layout == "nv12" else f"yuv{self.layout}p"
