@@ -1,21 +1,50 @@
 """A video as uint8 RGB frames [T, H, W, 3], seen through a lazy view: `open_video` of files, raw yuv and folders.
 
-Frames are decoded, cropped and resized when sliced, so a long video never has to fit in memory. Sources are in
-sources.py, writing in write.py.
+Frames are decoded, cropped and resized when sliced, so a long video never has to fit in memory. Where they come from:
+file_source.py (video files), raw_source.py (yuv), picture_source.py (folders), an array. Writing is in write.py.
+
+Conventions of all sources: frames are as players show them, upright (display matrix, EXIF), by the tagged colour matrix
+and range (BT.601, limited, where nothing is tagged). HDR is not tone-mapped, interlaced frames are woven, the pixels'
+shape (`sample_aspect`) is told but not applied. `notes` has a line for each such thing that a user should know.
 """
 
 import math
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
-import cv2
+try:
+    import cv2
+except ImportError as error:
+    raise ImportError(
+        f"{error}: where the system has no libGL, replace opencv-python by opencv-python-headless"
+    ) from error
 import numpy as np
 
 from stgvlib.errors import StgvError
-from stgvlib.video.sources import ArraySource, FileSource, FolderSource, YuvSource
+from stgvlib.video.file_source import EXPECTED, FileSource
+from stgvlib.video.picture_source import FolderSource
+from stgvlib.video.raw_source import RawSource
 
+SHAPE_KEPT = 0.01  # change of a frame's shape up to which a resize is taken to keep it: sides are rounded
 HELD, AT_ONCE = 2**31, 16  # bytes of frames that `Video.in_memory` keeps at most; frames that it decodes at once
+
+
+class ArraySource:
+    """Frames in memory, uint8 [T, H, W, 3]."""
+
+    facts = {"format": "array"}
+
+    def __init__(self, frames: np.ndarray, fps: float, sample_aspect: Fraction = Fraction(1), notes: tuple = ()):
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+            raise StgvError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {frames.shape}")
+        self.frames, self.fps, self.sample_aspect, self.notes = frames, fps, sample_aspect, notes
+        self.num_frames, self.size = len(frames), frames.shape[1:3]
+
+    def read(self, indices: list[int]) -> list[np.ndarray]:
+        return [self.frames[index] for index in indices]
 
 
 @dataclass(frozen=True)
@@ -38,7 +67,7 @@ class Video:
         (2, 18, 32, 3)
     """
 
-    source: "FileSource | YuvSource | FolderSource | ArraySource"
+    source: FileSource | RawSource | FolderSource | ArraySource
     crop: tuple[int, int] | None = None  # first row, one past the last row
     resize: tuple[int, int] | None = None  # height, width
     stride: int = 1
@@ -55,14 +84,52 @@ class Video:
     @property
     def size(self) -> tuple[int, int]:
         """Height, width of the frames that come out."""
-        if self.resize:
-            return self.resize
+        return self.resize or self._cropped
+
+    @property
+    def _cropped(self) -> tuple[int, int]:
         rows = self.source.size[0] if self.crop is None else self.crop[1] - self.crop[0]
         return rows, self.source.size[1]
 
     @property
     def fps(self) -> float:
+        """Frames a second: of a file, what its time stamps say where its header says otherwise."""
         return self.source.fps / self.stride
+
+    @property
+    def sample_aspect(self) -> Fraction:
+        """Width to height of a pixel that comes out, as it is to be shown; 1: square. A resize keeps the picture's
+        shape on the screen."""
+        (rows, columns), (height, width) = self._cropped, self.size
+        change = Fraction(columns * height, rows * width)
+        return self.source.sample_aspect * (1 if abs(change - 1) <= SHAPE_KEPT else change)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should be told about the source, a line each: truncated, HDR, interlaced, a doubtful header."""
+        return tuple(self.source.notes)
+
+    def about(self) -> dict:
+        """What was understood of the source, and what comes out of it: text, numbers, lists of text.
+
+        Examples:
+            >>> import numpy as np
+            >>> from stgvlib import video_of
+            >>> about = video_of(np.zeros((10, 36, 64, 3), np.uint8), fps=4).about()
+            >>> about["width"], about["frames"], about["seconds"], about["sample_aspect"]
+            (64, 10, 2.5, '1:1')
+        """
+        aspect = self.sample_aspect.limit_denominator(1000)
+        return {
+            **self.source.facts,
+            "width": self.size[1],
+            "height": self.size[0],
+            "sample_aspect": f"{aspect.numerator}:{aspect.denominator}",
+            "frames": self.num_frames,
+            "fps": self.fps,
+            "seconds": self.num_frames / self.fps,
+            "notes": list(self.notes),
+        }
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames start .. stop - 1 as uint8 [T, H, W, 3] RGB. Raises StgvError where one cannot be decoded."""
@@ -107,7 +174,8 @@ class Video:
         frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
         for start in range(0, len(frames), AT_ONCE):  # the source's frames may be much larger
             frames[start : start + AT_ONCE] = self.read(start, start + AT_ONCE)
-        return video_of(frames, self.fps).with_(missing=self.missing, filling=self.filling, cuts=self.cuts)
+        source = ArraySource(frames, self.fps, self.sample_aspect, self.notes)
+        return Video(source, missing=self.missing, filling=self.filling, cuts=self.cuts)
 
     def scaled(self, scale: float) -> "Video":
         """Both sides times `scale`, rounded."""
@@ -132,10 +200,12 @@ def video_of(frames: np.ndarray, fps: float = 25.0) -> Video:
 
 
 def open_video(path: str | Path) -> Video:
-    """Open a video file, a raw .yuv file (8-bit 4:2:0, its size in its name: clip_1920x1080.yuv), or a folder of PNG or
-    JPEG frames in the order of their names. Frames are decoded when they are read.
+    """Open a video file (all that FFmpeg decodes), a raw .yuv file that says in its name what it holds
+    (clip_1920x1080_50fps_422_10bit.yuv; 8-bit 4:2:0 at 25 frames/s otherwise), or a folder of PNG or JPEG frames in the
+    order of their names. Frames are decoded when they are read.
 
-    Raises StgvError for a missing, foreign or incomplete file, and for frames of different sizes.
+    Of several video tracks the largest is read. Raises StgvError, one line, for a missing, foreign or encrypted file,
+    for a pipe, and for pictures of different sizes; what else a user should know is in `Video.notes`.
 
     Examples:
         >>> import tempfile
@@ -147,10 +217,20 @@ def open_video(path: str | Path) -> Video:
         >>> video = open_video(folder)
         >>> video.num_frames, video.size  # height, width in px
         (3, (16, 24))
+        >>> video.about()["format"], video.notes
+        ('folder of pictures', ())
     """
     path = Path(path)
-    if not path.exists():
-        raise StgvError(f"{path} does not exist; expected a video file or a folder of PNG or JPEG frames")
-    if path.is_dir():
+    try:
+        info = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise StgvError(f"{path} does not exist; {EXPECTED}") from error
+    except OSError as error:
+        raise StgvError(f"{path} cannot be opened: {error.strerror}; {EXPECTED}") from error
+    if stat.S_ISDIR(info.st_mode):
         return Video(FolderSource(path))
-    return Video(YuvSource(path) if path.suffix.lower() == ".yuv" else FileSource(path))
+    if not stat.S_ISREG(info.st_mode):
+        raise StgvError(f"{path} is a pipe or device; expected a file, which can be read twice: save it to one first")
+    if info.st_size == 0:
+        raise StgvError(f"{path} is empty (0 bytes); {EXPECTED}")
+    return Video(RawSource(path) if path.suffix.lower() == ".yuv" else FileSource(path))

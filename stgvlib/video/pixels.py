@@ -1,0 +1,104 @@
+"""From a decoded frame to RGB as it is to be shown: colour matrix, range, rotation and mirror, as the file tags them.
+
+A frame without tags is BT.601, limited range, which ffmpeg assumes too. 8-bit 4:2:0 and 4:2:2 of even height go through
+swscale's fast path, as in ffmpeg and OpenCV: the nearest chroma sample, values at most 3 of 255 off. All others
+interpolate chroma (bicubic), at most 1 off. HDR (PQ, HLG) and wide gamut keep their curve and primaries: only the
+matrix is applied.
+"""
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from stgvlib.errors import StgvError
+
+# The number in the stream (ITU-T H.273) -> name, swscale's matrix. 0, 2 and 3: not tagged.
+MATRICES = {
+    1: ("BT.709", Colorspace.ITU709),
+    4: ("FCC", Colorspace.FCC),
+    5: ("BT.601", Colorspace.ITU601),
+    6: ("BT.601", Colorspace.ITU601),
+    7: ("SMPTE 240M", Colorspace.SMPTE240M),
+    9: ("BT.2020", Colorspace.BT2020),
+} | {untagged: ("BT.601 (not tagged)", Colorspace.ITU601) for untagged in (0, 2, 3)}
+TRANSFERS = {1: "BT.709", 6: "BT.601", 7: "SMPTE 240M", 8: "linear", 13: "sRGB", 14: "BT.2020", 15: "BT.2020"}
+HDR = {16: "PQ", 18: "HLG"}
+NEAR = 0.02  # sine of the angle by which a display matrix may miss a right angle
+
+
+def without_matrix(frame: VideoFrame) -> bool:
+    """Whether a frame holds RGB, a palette or grey, not YUV."""
+    name = frame.format.name
+    return frame.format.is_rgb or name.startswith(("gray", "ya", "mono", "pal8"))
+
+
+def full_range(frame: VideoFrame) -> bool:
+    return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+
+
+def colour(frame: VideoFrame) -> dict[str, str]:
+    """How a frame's colours are understood: names of matrix, range and transfer."""
+    curve = TRANSFERS | HDR
+    transfer = curve.get(frame.color_trc, "not tagged" if frame.color_trc in (0, 2) else f"number {frame.color_trc}")
+    if without_matrix(frame):
+        return {"matrix": "none (RGB or grey)", "range": "full", "transfer": transfer}
+    matrix = MATRICES.get(frame.colorspace, (f"number {frame.colorspace}", None))[0]
+    return {"matrix": matrix, "range": "full" if full_range(frame) else "limited", "transfer": transfer}
+
+
+def turn(frame: VideoFrame) -> tuple[bool, int, int] | None:
+    """The display matrix as (transpose, step down, step across): transpose first, then walk rows and columns by 1 or
+    -1. None where it turns by another angle than a multiple of 90 degrees."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            # A pixel (x, y) is shown at (a x + c y, b x + d y), with y downwards.
+            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float)
+            straight, crossed = np.hypot(a, d), np.hypot(b, c)
+            if crossed <= NEAR * straight and a and d:
+                return False, int(np.sign(d)), int(np.sign(a))
+            if straight <= NEAR * crossed and b and c:
+                return True, int(np.sign(b)), int(np.sign(c))
+            return None
+    return False, 1, 1
+
+
+TURNS = {  # what a display matrix does, in words
+    (False, 1, 1): "none",
+    (False, 1, -1): "mirrored left to right",
+    (False, -1, 1): "mirrored top to bottom",
+    (False, -1, -1): "180 degrees",
+    (True, 1, -1): "90 degrees clockwise",
+    (True, -1, 1): "90 degrees counter-clockwise",
+    (True, 1, 1): "90 degrees clockwise, then mirrored left to right",
+    (True, -1, -1): "90 degrees counter-clockwise, then mirrored left to right",
+    None: "none (the file's angle is no multiple of 90 degrees)",
+}
+
+
+class Converter:
+    """Decoded frames to uint8 RGB [H, W, 3], rotated and mirrored. Raises StgvError for a matrix that is unknown."""
+
+    def __init__(self):
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
+        if without_matrix(frame):
+            rgb = self._reformatter.reformat(frame, format="rgb24")
+        else:
+            if frame.colorspace not in MATRICES:
+                raise StgvError(f"its colour matrix (number {frame.colorspace} of ITU-T H.273) is not supported")
+            matrix = MATRICES[frame.colorspace][1]
+            rgb = self._reformatter.reformat(
+                frame,
+                format="rgb24",
+                src_colorspace=matrix,
+                dst_colorspace=matrix,
+                src_color_range=ColorRange.JPEG if full_range(frame) else ColorRange.MPEG,
+                dst_color_range=ColorRange.JPEG,
+                interpolation=Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT,
+            )
+        rgb = rgb.to_ndarray()
+        transpose, down, across = turn(frame) or (False, 1, 1)
+        if transpose:
+            rgb = rgb.transpose(1, 0, 2)
+        return np.ascontiguousarray(rgb[::down, ::across])
