@@ -212,7 +212,7 @@ def from_dict(kind, values: dict):
             continue
         built[name] = tuple(value) if isinstance(value, list) else value
         if not _is(built[name], known[name]):
-            wanted = getattr(known[name], "__name__", known[name])
+            wanted = known[name].__name__ if isinstance(known[name], type) else known[name]
             raise StgvError(f"{name} must be {str(wanted).replace('typing.', '')}, got {value!r:.40}")
     return kind(**built)
 

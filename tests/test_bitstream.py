@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scenes import FIELDS, TINY, random_model
 
 from stgvlib.codec import bitstream
-from stgvlib.codec.bitstream import PREFIX, SECTION, decode, encode, parse, steps_for, stream
+from stgvlib.codec.bitstream import PREFIX, SECTION, decode, encode, parse, steps_for
 from stgvlib.codec.entropy import CodingError, decode_integers, encode_integers
 from stgvlib.codec.quantize import adapted, dequantize, interleave, quantize
 from stgvlib.codec.quantize_cpu import deinterleave
@@ -151,6 +151,10 @@ def with_header(data: bytes, change) -> bytes:
     [
         ("size", [60000, 60000]),
         ("size", [24]),
+        ("size", [40_000, 40]),
+        ("size", {"height": 24}),
+        ("sample_aspect", [4, 0]),
+        ("sample_aspect", None),
         ("size", [0, 40]),
         ("size", [True, 40]),
         ("size", [24.5, 40]),
@@ -160,7 +164,9 @@ def with_header(data: bytes, change) -> bytes:
         ("frames", [2, 3, 4]),
         ("frames", [2, 10**7]),
         ("fps", 1e400),
-        ("fps", "fast"),
+        ("fps", "25"),
+        ("fps", True),
+        ("frames", [True, 3]),
         ("steps", {"position": 0}),
         ("steps", {"color": float("nan")}),
         ("steps", []),
@@ -218,19 +224,6 @@ def mutations(data: bytes, count: int, seed: int):
             changed[: PREFIX.size] = PREFIX.pack(bitstream.MAGIC, bitstream.VERSION, len(sections), zlib.crc32(table))
             changed[PREFIX.size : start] = table
         yield bytes(changed)
-
-
-def test_ten_thousand_mutated_files():
-    """Each is decoded or refused: no crash, no hang, and no memory beyond what the file's size allows."""
-    model = small(count=12)
-    files = stream(model), stream(model, adapted(model, Steps()))
-    refused = damaged = 0
-    for changed in (changed for k, data in enumerate(files) for changed in mutations(data, 5_000, seed=k)):
-        try:
-            damaged += bool(parse(changed).damaged)
-        except StgvError:
-            refused += 1
-    assert refused > 300 and damaged > 3000
 
 
 def test_memory_stays_in_proportion_to_the_file(tmp_path):

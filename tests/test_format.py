@@ -23,6 +23,7 @@ from stgvlib.codec.entropy import decode_integers
 from stgvlib.codec.quantize import Group, adapted, quantize
 from stgvlib.codec.steps import Steps
 from stgvlib.config import STGV, FieldConfig, changes
+from stgvlib.errors import StgvError
 from stgvlib.model.gaussians import WAITING
 
 FOLDER = Path(__file__).parent / "golden"
@@ -183,6 +184,18 @@ def test_the_second_decoder_agrees_on_any_model(field, count, part, seed, coarse
     model = spread_model(field, count, round(part * count), seed)
     steps = Steps().scaled(2.0**coarser)
     assert_decoders_agree(model, adapted(model, steps) if adaptive else steps)
+
+
+def test_pixels_need_not_be_square():
+    """The shape of a pixel is an optional key of the header; without it a file's bytes are as before."""
+    model = random_model(replace(STGV, motion_steps=0, field=TABLES))
+    data = stream(model, Steps(), sample_aspect=(64, 45))
+    header, _ = format_decoder.decode(data)
+    assert header["sample_aspect"] == [64, 45] and parse(data).sample_aspect == (64, 45)
+    assert parse(stream(model)).sample_aspect is None
+    for bad in ((0, 1), (1,), (65_536, 1), (1.5, 1)):
+        with pytest.raises(StgvError, match="sample_aspect must be"):
+            stream(model, Steps(), sample_aspect=bad)
 
 
 def test_the_second_decoder_refuses_what_is_damaged(golden):

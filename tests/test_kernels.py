@@ -1,10 +1,16 @@
 """What the check of a launch refuses beyond dtypes, and which kernels it finds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install '.[cuda]'")
 
+from stgvlib.config import STGV, FieldConfig  # noqa: E402
+from stgvlib.fitting.optimizer import FlatOptimizer  # noqa: E402
+from stgvlib.fitting.stage import segments  # noqa: E402
+from stgvlib.model.video_model import VideoModel  # noqa: E402
 from stgvlib.ops.cuda import compiler  # noqa: E402
 from stgvlib.ops.cuda.signatures import check_arguments, kernels  # noqa: E402
 
@@ -34,6 +40,16 @@ def test_what_a_kernel_cannot_read_is_refused(changes, reason):
     check_arguments(compiler.source("positional"), "positional_forward", positional_forward())
     with pytest.raises(TypeError, match=reason):
         check_arguments(compiler.source("positional"), "positional_forward", positional_forward(**changes))
+
+
+def test_tables_begin_where_kernels_can_read_them():
+    """hash_blend reads entries of 16 bytes, also beside an odd number of Gaussians with motion of their own."""
+    field = FieldConfig(polynomial=1)
+    model = VideoModel(replace(STGV, motion_steps=0, field=field), [2, 2, 2], (24, 40), 7)
+    FlatOptimizer(segments(model, "deformation"))
+    assert model.gaussians.motion.numel() % 4 == 2
+    for table, size in ((model.field.spatial.table, 8), (model.field.temporal.table, 16)):
+        assert table.data_ptr() % size == 0
 
 
 def test_kernels_that_a_macro_declares_are_found():

@@ -185,7 +185,7 @@ def segments(model: VideoModel, name: Name) -> list[Segment]:
         Segment("rgb", [gaussians.rgb], rates(config.color_rate)),
     ]
     if name == "deformation":
+        parts += field_segments(model, "exponential", steps)  # after 8 numbers a Gaussian: at multiples of 16 bytes
         if gaussians.motion is not None:
             parts.append(Segment("motion", [gaussians.motion], rates(config.position_rate)))
-        parts += field_segments(model, "exponential", steps)
     return parts

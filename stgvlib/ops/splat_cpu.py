@@ -82,7 +82,7 @@ def _forward(mu, cholesky, rgb, height, width, image):
     for band in range(bands):
         starts[band + 1] += starts[band]
     order = np.empty(min(starts[bands], LISTED * count), np.int32)
-    begin = end = 0  # bands that are listed together: nearly always all of them
+    begin = end = np.int64(0)  # bands that are listed together: nearly always all of them
     while end < bands:
         begin, end = end, end + 1
         while end < bands and starts[end + 1] - starts[begin] <= len(order):
