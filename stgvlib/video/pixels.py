@@ -80,6 +80,7 @@ class Converter:
 
     def __init__(self):
         self._reformatter = VideoReformatter()
+        self._turns = {}  # by angle: a frame whose side data were looked at stays in memory until the next collection
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         if without_matrix(frame):
@@ -98,7 +99,9 @@ class Converter:
                 interpolation=Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT,
             )
         rgb = rgb.to_ndarray()
-        transpose, down, across = turn(frame) or (False, 1, 1)
+        if frame.rotation not in self._turns:
+            self._turns[frame.rotation] = turn(frame) or (False, 1, 1)
+        transpose, down, across = self._turns[frame.rotation]
         if transpose:
             rgb = rgb.transpose(1, 0, 2)
         return np.ascontiguousarray(rgb[::down, ::across])
