@@ -49,19 +49,23 @@ def colour(frame: VideoFrame) -> dict[str, str]:
 def turn(frame: VideoFrame) -> tuple[bool, int, int] | None:
     """The display matrix as (transpose, step down, step across): transpose first, then walk rows and columns by 1 or
     -1. None where it turns by another angle than a multiple of 90 degrees."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            # A pixel (x, y) is shown at (a x + c y, b x + d y), with y downwards.
-            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float)
-            straight, crossed = np.hypot(a, d), np.hypot(b, c)
-            if crossed <= NEAR * straight and a and d:
-                return False, int(np.sign(d)), int(np.sign(a))
-            if straight <= NEAR * crossed and b and c:
-                return True, int(np.sign(b)), int(np.sign(c))
-            return None
-    return False, 1, 1
+    try:
+        matrices = [np.frombuffer(d, np.int32) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"]
+    except ValueError:  # PyAV does not know a kind of side data: without its matrix, a mirror cannot be seen
+        return ROTATIONS.get(frame.rotation % 360)
+    if not matrices:
+        return ROTATIONS[0]
+    # A pixel (x, y) is shown at (a x + c y, b x + d y), with y downwards.
+    a, b, _, c, d = matrices[0][:5].astype(float)
+    straight, crossed = np.hypot(a, d), np.hypot(b, c)
+    if crossed <= NEAR * straight and a and d:
+        return False, int(np.sign(d)), int(np.sign(a))
+    if straight <= NEAR * crossed and b and c:
+        return True, int(np.sign(b)), int(np.sign(c))
+    return None
 
 
+ROTATIONS = {0: (False, 1, 1), 90: (True, -1, 1), 180: (False, -1, -1), 270: (True, 1, -1)}  # by degrees, to the left
 TURNS = {  # what a display matrix does, in words
     (False, 1, 1): "none",
     (False, 1, -1): "mirrored left to right",
