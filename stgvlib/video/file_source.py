@@ -163,7 +163,7 @@ class FileSource:
             self._sums.append(checksum(frame))
             sizes.add((frame.width, frame.height))
             interlaced |= frame.interlaced_frame
-        self.num_frames, codec = len(self._sums), stream.codec_context.codec.name
+        self.num_frames, codec = len(self._sums), stream.codec_context.codec.canonical_name
         if not self.num_frames:
             encrypted = "encrypted" if stream.codec_tag.startswith(("enc", "drm")) else "encrypted or incomplete"
             raise StgvError(

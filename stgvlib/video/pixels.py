@@ -79,6 +79,17 @@ TURNS = {  # what a display matrix does, in words
 }
 
 
+def unflagged(frame: VideoFrame) -> VideoFrame:
+    """The frame without its interlaced flag. By it swscale converts field by field, but reads chroma past the end where
+    fields have no whole number of chroma rows."""
+    plain = VideoFrame(frame.width, frame.height, frame.format.name)
+    for to, plane in zip(plain.planes, frame.planes):
+        size = min(to.line_size, plane.line_size)
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        np.frombuffer(to, np.uint8).reshape(-1, to.line_size)[: plane.height, :size] = rows[: plane.height, :size]
+    return plain
+
+
 class Converter:
     """Decoded frames to uint8 RGB [H, W, 3], rotated and mirrored. Raises StgvError for a matrix that is unknown."""
 
@@ -87,14 +98,15 @@ class Converter:
         self._turns = {}  # by angle: a frame whose side data were looked at stays in memory until the next collection
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
+        source = unflagged(frame) if frame.interlaced_frame and frame.height % 4 else frame
         if without_matrix(frame):
-            rgb = self._reformatter.reformat(frame, format="rgb24")
+            rgb = self._reformatter.reformat(source, format="rgb24")
         else:
             if frame.colorspace not in MATRICES:
                 raise StgvError(f"its colour matrix (number {frame.colorspace} of ITU-T H.273) is not supported")
             matrix = MATRICES[frame.colorspace][1]
             rgb = self._reformatter.reformat(
-                frame,
+                source,
                 format="rgb24",
                 src_colorspace=matrix,
                 dst_colorspace=matrix,
