@@ -26,6 +26,7 @@ from stgvlib.video.timing import frame_rate
 THREADS = 4  # of the decoder at most: each holds a frame more
 FAR = 16  # frames: a jump to a key frame nearer than that is slower than decoding on
 NO_VIDEO = ("tty", "hls", "concat", "dash", "sdp")  # FFmpeg renders text as video, and playlists name other files
+UNKNOWN = "its video track is encrypted, or of a codec that is not known"
 EXPECTED = "expected a video file or a folder of PNG or JPEG frames"
 
 
@@ -52,7 +53,9 @@ class Pass:
             self.container = av.open(self._file, container_options=options, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             self._file.close()
-            raise StgvError(f"{path} is not a video that can be decoded ({reason(error)}); {EXPECTED}") from error
+            raise StgvError(
+                f"{path} is not a video that can be decoded, or is incomplete ({reason(error)}); {EXPECTED}"
+            ) from error
         try:
             self.stream, self.others = self._track()
         except StgvError:
@@ -73,7 +76,7 @@ class Pass:
             raise StgvError(f"{path} has no video track (format {name}: {kinds}); {EXPECTED}")
         known = [s for s in tracks if s.codec_context is not None]
         if not known:
-            raise StgvError(f"{path}: no decoder for its video track (format {name}); {convert_hint(path)}")
+            raise StgvError(f"{path}: {UNKNOWN} (format {name}); {convert_hint(path)}")
         if name == "webp_pipe" and not known[0].width:  # FFmpeg reads WebP pictures, no animations
             raise StgvError(
                 f"{path} is an animated WebP, which FFmpeg cannot decode; make a folder of PNGs of it: "
@@ -115,9 +118,9 @@ class Pass:
 def checksum(frame: VideoFrame) -> int:
     """Of every fourth row of the first plane: sees each kind of wrong frame, and costs little."""
     plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
-    used = min(plane.line_size, plane.width * max(1, frame.format.components[0].bits + 7 >> 3))
-    return zlib.crc32(np.ascontiguousarray(rows[::4, :used]))
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, abs(plane.line_size))
+    used = plane.width * max(1, frame.format.components[0].bits + 7 >> 3)  # the rest of a row is not defined
+    return zlib.crc32(np.ascontiguousarray(rows[: plane.height : 4, :used]))
 
 
 class FileSource:
@@ -160,7 +163,7 @@ class FileSource:
             self._sums.append(checksum(frame))
             sizes.add((frame.width, frame.height))
             interlaced |= frame.interlaced_frame
-        self.num_frames, codec = len(self._sums), stream.codec_context.codec.name
+        self.num_frames, codec = len(self._sums), stream.codec_context.codec.canonical_name
         if not self.num_frames:
             encrypted = "encrypted" if stream.codec_tag.startswith(("enc", "drm")) else "encrypted or incomplete"
             raise StgvError(

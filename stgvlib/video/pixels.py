@@ -49,19 +49,23 @@ def colour(frame: VideoFrame) -> dict[str, str]:
 def turn(frame: VideoFrame) -> tuple[bool, int, int] | None:
     """The display matrix as (transpose, step down, step across): transpose first, then walk rows and columns by 1 or
     -1. None where it turns by another angle than a multiple of 90 degrees."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            # A pixel (x, y) is shown at (a x + c y, b x + d y), with y downwards.
-            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(float)
-            straight, crossed = np.hypot(a, d), np.hypot(b, c)
-            if crossed <= NEAR * straight and a and d:
-                return False, int(np.sign(d)), int(np.sign(a))
-            if straight <= NEAR * crossed and b and c:
-                return True, int(np.sign(b)), int(np.sign(c))
-            return None
-    return False, 1, 1
+    try:
+        matrices = [np.frombuffer(d, np.int32) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"]
+    except ValueError:  # PyAV does not know a kind of side data: without its matrix, a mirror cannot be seen
+        return ROTATIONS.get(frame.rotation % 360)
+    if not matrices:
+        return ROTATIONS[0]
+    # A pixel (x, y) is shown at (a x + c y, b x + d y), with y downwards.
+    a, b, _, c, d = matrices[0][:5].astype(float)
+    straight, crossed = np.hypot(a, d), np.hypot(b, c)
+    if crossed <= NEAR * straight and a and d:
+        return False, int(np.sign(d)), int(np.sign(a))
+    if straight <= NEAR * crossed and b and c:
+        return True, int(np.sign(b)), int(np.sign(c))
+    return None
 
 
+ROTATIONS = {0: (False, 1, 1), 90: (True, -1, 1), 180: (False, -1, -1), 270: (True, 1, -1)}  # by degrees, to the left
 TURNS = {  # what a display matrix does, in words
     (False, 1, 1): "none",
     (False, 1, -1): "mirrored left to right",
@@ -75,21 +79,34 @@ TURNS = {  # what a display matrix does, in words
 }
 
 
+def unflagged(frame: VideoFrame) -> VideoFrame:
+    """The frame without its interlaced flag. By it swscale converts field by field, but reads chroma past the end where
+    fields have no whole number of chroma rows."""
+    plain = VideoFrame(frame.width, frame.height, frame.format.name)
+    for to, plane in zip(plain.planes, frame.planes):
+        size = min(to.line_size, plane.line_size)
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        np.frombuffer(to, np.uint8).reshape(-1, to.line_size)[: plane.height, :size] = rows[: plane.height, :size]
+    return plain
+
+
 class Converter:
     """Decoded frames to uint8 RGB [H, W, 3], rotated and mirrored. Raises StgvError for a matrix that is unknown."""
 
     def __init__(self):
         self._reformatter = VideoReformatter()
+        self._turns = {}  # by angle: a frame whose side data were looked at stays in memory until the next collection
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
+        source = unflagged(frame) if frame.interlaced_frame and frame.height % 4 else frame
         if without_matrix(frame):
-            rgb = self._reformatter.reformat(frame, format="rgb24")
+            rgb = self._reformatter.reformat(source, format="rgb24")
         else:
             if frame.colorspace not in MATRICES:
                 raise StgvError(f"its colour matrix (number {frame.colorspace} of ITU-T H.273) is not supported")
             matrix = MATRICES[frame.colorspace][1]
             rgb = self._reformatter.reformat(
-                frame,
+                source,
                 format="rgb24",
                 src_colorspace=matrix,
                 dst_colorspace=matrix,
@@ -98,7 +115,9 @@ class Converter:
                 interpolation=Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT,
             )
         rgb = rgb.to_ndarray()
-        transpose, down, across = turn(frame) or (False, 1, 1)
+        if frame.rotation not in self._turns:
+            self._turns[frame.rotation] = turn(frame) or (False, 1, 1)
+        transpose, down, across = self._turns[frame.rotation]
         if transpose:
             rgb = rgb.transpose(1, 0, 2)
         return np.ascontiguousarray(rgb[::down, ::across])

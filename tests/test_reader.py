@@ -1,0 +1,545 @@
+"""What the reader makes of videos from the field: each case that gave wrong pixels, times, crashes or messages.
+
+| case | reported as | test |
+|---|---|---|
+| interlaced y4m, H.264, MPEG-2 | A: noise, stale memory | test_interlaced_frames_are_woven, test_interlaced_y4m |
+| raw 10 bits, 4:2:2, 4:4:4, nv12, grey | A: read as 8-bit 4:2:0 | test_raw_files_are_read_as_named, ..._refused |
+| display matrix: rotations and mirrors | A: turned by 180 degrees, or ignored | test_frames_are_shown_upright |
+| BT.601, 709, 2020, SMPTE 240M; range; 10 bit | A: BT.601 for all | test_matrix_and_range_are_those_tagged |
+| HDR (PQ, HLG) | A: nothing said | test_hdr_is_noted |
+| cut JPEG or PNG in a folder | A: lower half grey | test_damaged_pictures_are_named |
+| names with a leading dot; 1.png beside 1.jpg | A: extra frames | test_names_of_pictures |
+| header says 1000 or 60000 frames/s | B: believed | test_frame_rate_from_time_stamps |
+| below 0.0005 frames/s; _120fps_ in a name | B: 24; ignored | test_slow_rates, test_raw_files_are_read_as_named |
+| variable frame rate, lost frames | stays right | test_variable_rates_and_gaps |
+| truncated mp4, index in front | B: short without a word | test_a_truncated_file_is_noted |
+| not UTF-8, Cyrillic under LC_ALL=C, a colon | C, FAULTS 11: crash | test_any_name |
+| 10²1.png | C: ValueError | test_names_of_pictures |
+| AV1, animated WebP | D: "is the file complete?" | test_codecs, test_files_that_are_refused |
+| pipe, empty, text, playlist, encrypted, audio | D: wrong reason | test_files_that_are_refused |
+| sample aspect ratio | E: lost | test_sample_aspect |
+| two video tracks | E: the first, a preview | test_the_largest_track_is_read |
+| size or pixel format changes, cover art, GIF, cut y4m, edit list | stays right | test_what_was_right_stays |
+| jumps back and forward; memory | (ours) | test_any_order_gives_the_same_frames, test_frames_are_not_held |
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from stgvlib.errors import StgvError
+from stgvlib.video import file_source
+from stgvlib.video.raw_source import layout_of
+from stgvlib.video.video import open_video, video_of
+
+WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 2: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}  # Kr, Kb
+
+
+def rgb_of(yuv, matrix=2, full=False, bits=8):
+    """ITU-R BT.601, 709, 2020: code values Y, Cb, Cr [..., 3] to 8-bit RGB."""
+    one, scale = 2**bits - 1, 2 ** (bits - 8)
+    low, luma, chroma = (0, one, one) if full else (16 * scale, 219 * scale, 224 * scale)
+    y, cb, cr = np.moveaxis(np.asarray(yuv, float), -1, 0)
+    y, cb, cr = (y - low) / luma, (cb - 128 * scale) / chroma, (cr - 128 * scale) / chroma
+    red, blue = WEIGHTS[matrix]
+    r, b = y + 2 * (1 - red) * cr, y + 2 * (1 - blue) * cb
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    return np.clip(np.rint(255 * np.stack([r, g, b], -1)), 0, 255)
+
+
+def frame_of(planes, pix_fmt, width, height):
+    """A frame from the raw bytes of its planes."""
+    decoder = av.CodecContext.create("rawvideo", "r")
+    decoder.width, decoder.height, decoder.pix_fmt = width, height, pix_fmt
+    return decoder.decode(av.Packet(planes))[0]
+
+
+def encode(path, frames, codec="libx264", pix_fmt="yuv420p", rate=25, stamps=None, prepare=None, muxer=None, **options):
+    """Write av frames, or uint8 RGB arrays. `stamps`: time of each frame in 1/1000 s."""
+    with av.open(str(path), "w", options=muxer or {}) as file:
+        stream = file.add_stream(codec, rate=rate)
+        frames = [f if isinstance(f, av.VideoFrame) else av.VideoFrame.from_ndarray(f, format="rgb24") for f in frames]
+        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, pix_fmt
+        stream.options = {name.replace("_", "-"): value for name, value in options.items()}
+        if stamps:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if prepare:
+            prepare(stream)
+        for i, frame in enumerate(frames):
+            frame.pts = stamps[i] if stamps else None
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def scene(count=12, height=48, width=64):
+    """Frames of soft blobs that move, all different."""
+    y, x = np.mgrid[:height, :width] / 8
+    phases = np.arange(3) * 2
+    waves = [np.sin(x[..., None] + t / 3 + phases) + np.cos(y[..., None] * 1.5 - t / 5 - phases) for t in range(count)]
+    return [np.uint8(127 + 60 * wave) for wave in waves]
+
+
+def colours(height=48, width=64):
+    """Code values of 8 bits, [H, W, 3]: 2 x 4 blocks from dark to bright, grey, and of strong colours."""
+    blocks = [[(40, 128, 128), (126, 128, 128), (210, 128, 128), (81, 90, 240)]]
+    blocks += [[(145, 54, 34), (41, 240, 110), (120, 150, 100), (100, 110, 160)]]
+    return np.kron(np.array(blocks), np.ones((height // 2, width // 4, 1), int))
+
+
+def refusal(path):
+    with pytest.raises(StgvError) as error:
+        open_video(path).read()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv444p10le"])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", [1, 2, 6, 7, 9])
+def test_matrix_and_range_are_those_tagged(tmp_path, matrix, full, pix_fmt):
+    bits = 10 if pix_fmt.endswith("10le") else 8
+    yuv = colours() * 2 ** (bits - 8)
+    planes = np.moveaxis(yuv, -1, 0).astype("<u2" if bits == 10 else np.uint8).tobytes()
+
+    def tag(stream):
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full else 1
+
+    encode(tmp_path / "a.mkv", [frame_of(planes, pix_fmt, 64, 48)], "ffv1", pix_fmt, prepare=tag)
+    video = open_video(tmp_path / "a.mkv")
+    assert np.abs(video.read()[0] - rgb_of(yuv, matrix, full, bits)).max() <= 1
+    about = video.about()
+    names = {1: "BT.709", 2: "BT.601 (not tagged)", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
+    assert (about["matrix"], about["range"]) == (names[matrix], "full" if full else "limited")
+
+
+@pytest.mark.parametrize("height", [48, 47])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "nv12"])
+def test_subsampled_colours(tmp_path, pix_fmt, height):
+    """8 bits through the fast path (even heights) and the other: the middle of each block has its colour."""
+    yuv, down = colours()[:height], 1 if pix_fmt == "yuv422p" else 2
+    chroma = yuv[::down, ::2, 1:].astype(np.uint8)
+    chroma = chroma.tobytes() if pix_fmt == "nv12" else np.moveaxis(chroma, -1, 0).tobytes()
+    frame = frame_of(yuv[..., 0].astype(np.uint8).tobytes() + chroma, pix_fmt, 64, height)
+    encode(tmp_path / "a.mkv", [frame], "rawvideo", pix_fmt)
+    difference = np.abs(open_video(tmp_path / "a.mkv").read()[0] - rgb_of(yuv))
+    assert max(difference[r : r + 12, c : c + 8].max() for r in (6, 30) for c in (4, 20, 36, 52)) <= 3
+
+
+def test_a_matrix_that_is_unknown_is_refused(tmp_path):
+    def tag(stream):
+        stream.codec_context.colorspace = 8  # YCgCo
+
+    encode(tmp_path / "a.mkv", scene(2), "ffv1", "yuv444p", prepare=tag)
+    assert "matrix (number 8 of ITU-T H.273) is not supported; convert it: ffmpeg" in refusal(tmp_path / "a.mkv")
+
+
+@pytest.mark.parametrize("transfer, name", [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_noted(tmp_path, transfer, name):
+    """BT.2020 red of 10 bits is red, not (255, 65, 43)."""
+    red = np.full((48, 64, 3), [294, 387, 960], int)
+    planes = red[..., 0].astype("<u2").tobytes() + np.moveaxis(red[::2, ::2, 1:], -1, 0).astype("<u2").tobytes()
+
+    def tag(stream):
+        context = stream.codec_context
+        context.colorspace, context.color_trc, context.color_primaries, context.color_range = 9, transfer, 9, 1
+
+    frames = [frame_of(planes, "yuv420p10le", 64, 48) for _ in range(2)]
+    video = open_video(encode(tmp_path / "a.mkv", frames, "ffv1", "yuv420p10le", prepare=tag))
+    assert rgb_of(red[0, 0], 9, False, 10).tolist() == [255, 0, 0]
+    assert np.abs(video.read() - rgb_of(red, 9, False, 10)).max() <= 1
+    assert [note.startswith(f"HDR ({name}): frames are not tone-mapped") for note in video.notes] == [True]
+    assert video.about()["transfer"] == name and video.about()["matrix"] == "BT.2020"
+
+
+@pytest.mark.parametrize("codec, name", [("libx264", "a.mp4"), ("mpeg2video", "a.mpg")])
+def test_interlaced_frames_are_woven(tmp_path, codec, name):
+    """Even rows from one field, odd rows from the other: as they are, and the same at each opening."""
+    luma = np.full((48, 64), 180, np.uint8)
+    luma[1::2] = 60
+    planes = luma.tobytes() + bytes([128]) * (48 * 32)
+    options = {"x264_params": "tff=1:qp=1"} if codec == "libx264" else {"flags": "+ildct+ilme", "qmin": "1"}
+    path = encode(tmp_path / name, [frame_of(planes, "yuv420p", 64, 48) for _ in range(4)], codec, **options)
+    video = open_video(path)
+    expected = rgb_of(np.stack([luma, luma * 0 + 128, luma * 0 + 128], -1))
+    assert video.num_frames == 4 and np.abs(video.read() - expected).max() <= 8
+    assert video.notes == ("interlaced: both fields of a frame are woven, not deinterlaced",)
+    assert video.about()["interlaced"] == "yes" and np.array_equal(open_video(path).read(), video.read())
+
+
+@pytest.mark.parametrize("width, height", [(64, 48), (64, 46), (7, 47), (64, 2), (5, 1)])
+def test_interlaced_y4m(tmp_path, width, height):
+    """Constant Y 180 is grey 190.96, at heights too that fields do not share evenly."""
+    planes = bytes([180]) * (width * height) + bytes([128]) * (2 * -(-width // 2) * -(-height // 2))
+    header = f"YUV4MPEG2 W{width} H{height} F25:1 It A1:1 C420jpeg\n".encode()
+    (tmp_path / "a.y4m").write_bytes(header + (b"FRAME\n" + planes) * 3)
+    video = open_video(tmp_path / "a.y4m")
+    assert video.num_frames == 3 and set(np.unique(video.read())) <= {190, 191}
+    assert video.notes == ("interlaced: both fields of a frame are woven, not deinterlaced",)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_frames_are_shown_upright(tmp_path, degrees, mirror):
+    """Turned counter-clockwise, then mirrored left to right: all eight orientations."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32], picture[:24, 32:], picture[24:, :32] = (200, 30, 30), (30, 200, 30), (30, 30, 200)
+
+    def prepare(stream):
+        stream.set_display_rotation(degrees, hflip=mirror)
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+
+    encode(tmp_path / "a.mp4", [picture] * 2, prepare=prepare, crf="1")
+    expected = np.rot90(picture, degrees // 90)
+    expected = expected[:, ::-1] if mirror else expected
+    video = open_video(tmp_path / "a.mp4")
+    assert video.size == expected.shape[:2]
+    assert np.median(np.abs(video.read()[1].astype(int) - expected)) <= 3  # chroma is subsampled
+    assert video.sample_aspect == (Fraction(3, 4) if degrees in (90, 270) else Fraction(4, 3))
+    assert (video.about()["rotation"] == "none") == (degrees == 0 and not mirror)
+
+
+def test_an_angle_that_is_not_right_is_noted(tmp_path):
+    encode(tmp_path / "a.mp4", scene(2), prepare=lambda stream: stream.set_display_rotation(30))
+    video = open_video(tmp_path / "a.mp4")
+    assert video.size == (48, 64) and "no multiple of 90 degrees" in video.notes[0]
+
+
+@pytest.mark.parametrize("header, step, rate", [(1000, 33, 30.303), (1000, 40, 25), (24, 40, 25), (1000, 42, 23.8095)])
+def test_frame_rate_from_time_stamps(tmp_path, header, step, rate):
+    encode(tmp_path / "a.mkv", scene(), "libvpx-vp9", rate=header, stamps=[step * i for i in range(12)])
+    video = open_video(tmp_path / "a.mkv")
+    assert video.fps == pytest.approx(rate, rel=1e-5) and video.num_frames == 12
+    assert video.notes == (f"the header says {header} frames/s, the time stamps {rate:g}",)
+
+
+def test_a_header_of_60000_frames_a_second(tmp_path):
+    """As DV in a mov has it: the time base taken for a rate."""
+    encode(tmp_path / "a.mov", scene(), "mpeg4", rate=60000, stamps=[40 * i for i in range(12)])
+    assert open_video(tmp_path / "a.mov").fps == 25
+
+
+def test_rounded_time_stamps_are_a_standard_rate(tmp_path):
+    """Matroska's 1 ms: 29.97 frames/s stay what they are, with a wrong header too."""
+    stamps = [round(i * 1001 / 30) for i in range(60)]
+    encode(tmp_path / "a.mkv", scene(60), rate=500, stamps=stamps)
+    assert open_video(tmp_path / "a.mkv").fps == 30000 / 1001
+    encode(tmp_path / "b.mkv", scene(2), rate=Fraction(24000, 1001))
+    video = open_video(tmp_path / "b.mkv")
+    assert video.fps == 24000 / 1001 and video.notes == ()
+
+
+def test_slow_rates(tmp_path):
+    encode(tmp_path / "a.mp4", scene(3), rate=Fraction(1, 4000))
+    assert open_video(tmp_path / "a.mp4").fps == 1 / 4000
+
+
+def test_variable_rates_and_gaps(tmp_path):
+    """Of a variable rate the mean counts; a few lost frames do not change the rate."""
+    encode(tmp_path / "a.mkv", scene(), stamps=[i * i * 10 for i in range(12)])
+    video = open_video(tmp_path / "a.mkv")
+    assert video.fps == pytest.approx(11 / 1.21) and "variable frame rate (0.01 to 0.21 s a frame)" in video.notes[0]
+    encode(tmp_path / "b.mkv", scene(), stamps=[40 * i + (400 if i > 5 else 0) for i in range(12)])
+    video = open_video(tmp_path / "b.mkv")
+    assert video.fps == 25 and "variable frame rate (0.04 to 0.44 s a frame)" in video.notes[0]
+
+
+def test_a_truncated_file_is_noted(tmp_path):
+    whole = encode(tmp_path / "a.mp4", scene(), muxer={"movflags": "faststart"}, g="1", bf="0", crf="1")
+    assert open_video(whole).notes == ()
+    data = whole.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    video = open_video(tmp_path / "cut.mp4")
+    assert 0 < video.num_frames < 12 and np.array_equal(video.read(), open_video(whole).read(0, video.num_frames))
+    assert video.notes == (f"the header says 12 frames, {video.num_frames} can be decoded",)
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.mp4", "фильм.mp4".encode(), b"10:30.mp4", b"a%03d[1].mp4", b"-x.mp4"], ids=ascii
+)
+def test_any_name(tmp_path, name):
+    """Read by a relative name, in another process, under a locale without such letters."""
+    os.rename(encode(tmp_path / "a.mp4", scene(3)), os.path.join(os.fsencode(tmp_path), name))
+    code = "import os; from stgvlib import open_video as o; print(o(os.fsdecode(os.listdir(b'.')[0])).read().shape)"
+    env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert ran.stdout.strip() == "(3, 48, 64, 3)", ran.stderr
+
+
+@pytest.mark.parametrize("codec, name", [("libsvtav1", "a.mp4"), ("libsvtav1", "a.webm"), ("libvpx-vp9", "a.webm")])
+def test_codecs(tmp_path, codec, name):
+    frames = scene(8)
+    video = open_video(encode(tmp_path / name, frames, codec, crf="10"))
+    assert video.num_frames == 8 and np.abs(video.read().astype(int) - frames).mean() < 6
+
+
+@pytest.mark.parametrize(
+    "name, options", [("a.mp4", {}), ("a.ts", {}), ("a.mkv", {"x264_params": "open-gop=1"}), ("a.h264", {})]
+)
+def test_any_order_gives_the_same_frames(tmp_path, name, options):
+    path = encode(tmp_path / name, scene(60), g="12", **options)
+    frames, video = open_video(path).read(), open_video(path)
+    assert len(frames) == 60
+    for index in (50, 3, 0, 59, 30, 31, 12, 11, 48):
+        assert np.array_equal(video.read(index, index + 1)[0], frames[index])
+    assert np.array_equal(video.with_(stride=7).read(), frames[::7])
+
+
+def test_a_jump_that_is_not_exact_is_undone(tmp_path):
+    path = encode(tmp_path / "a.mkv", scene(60), g="12", bf="0")
+    frames, video = open_video(path).read(), open_video(path)
+    keys, stamps = video.source._keys, video.source._stamps
+    assert keys[:4] == [0, 12, 24, 36]
+    stamps[24], stamps[36] = stamps[36], stamps[24]  # as an index that points to another key frame
+    assert np.array_equal(video.read(40, 41)[0], frames[40])
+
+
+def test_frames_are_not_held(tmp_path):
+    """Without the garbage collector, which may come late, decoded frames do not add up."""
+    video = open_video(encode(tmp_path / "a.mp4", scene(30), prepare=lambda stream: stream.set_display_rotation(90)))
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(1 for _ in video) == 30
+        assert sum(type(thing) is av.VideoFrame for thing in gc.get_objects()) <= 5
+    finally:
+        gc.enable()
+
+
+def test_the_largest_track_is_read(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        streams = [file.add_stream("libx264", rate=25) for _ in range(3)]
+        for stream, (width, height) in zip(streams, [(32, 20), (64, 48), (48, 32)]):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for stream in streams:
+            for frame in scene(4, stream.height, stream.width):
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for stream in streams:
+            file.mux(stream.encode())
+    video = open_video(tmp_path / "a.mkv")
+    assert video.size == (48, 64) and video.num_frames == 4
+    assert video.notes == ("3 video tracks: track 1 (64x48) is read, the largest; left out: 0 (32x20), 2 (48x32)",)
+    assert video.about()["ignored"] == ["video track 0", "video track 2"]
+
+
+def test_sample_aspect(tmp_path):
+    def prepare(stream):
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 11)
+
+    video = open_video(encode(tmp_path / "a.mp4", scene(2), prepare=prepare))
+    assert video.sample_aspect == Fraction(16, 11) and video.about()["sample_aspect"] == "16:11"
+    assert video.with_(resize=(24, 32)).sample_aspect == Fraction(16, 11)
+    assert video.with_(resize=(38, 51)).sample_aspect == Fraction(16, 11)  # sides are rounded
+    assert video.with_(resize=(48, 93)).sample_aspect == Fraction(16, 11) * Fraction(64, 93)  # nearly square pixels
+    assert video.with_(crop=(0, 24)).sample_aspect == Fraction(16, 11)
+    assert video.with_(resize=(48, 32)).in_memory().sample_aspect == Fraction(32, 11)
+    assert video_of(np.zeros((1, 4, 4, 3), np.uint8)).sample_aspect == 1
+
+
+def test_about_is_json(tmp_path):
+    video = open_video(encode(tmp_path / "a.mp4", scene(4))).with_(stride=2, resize=(24, 32))
+    about = json.loads(json.dumps(video.about()))
+    expected = {"format": "QuickTime / MOV", "codec": "h264", "pixel_format": "yuv420p", "width": 32, "height": 24}
+    expected |= {"sample_aspect": "1:1", "frames": 2, "fps": 12.5, "seconds": 0.16, "range": "limited", "notes": []}
+    expected |= {"matrix": "BT.601 (not tagged)", "transfer": "not tagged", "rotation": "none", "interlaced": "no"}
+    assert about == expected | {"ignored": []}
+
+
+def test_what_was_right_stays(tmp_path):
+    small, large = scene(4, 32, 48), scene(4)
+    data = [encode(tmp_path / f"{i}.h264", frames).read_bytes() for i, frames in enumerate((large, small))]
+    (tmp_path / "size.h264").write_bytes(b"".join(data))
+    video = open_video(tmp_path / "size.h264")
+    assert video.num_frames == 8 and video.size == (48, 64)
+    assert video.notes == ("the size changes in the video: all frames are resized to 64x48",)
+    resized = [cv2.resize(frame, (64, 48), interpolation=cv2.INTER_CUBIC) for frame in small]
+    assert np.abs(video.read().astype(int) - [*large, *resized]).mean() < 8
+
+    other = encode(tmp_path / "2.h264", large, pix_fmt="yuv444p").read_bytes()
+    (tmp_path / "format.h264").write_bytes(data[0] + other)
+    assert np.abs(open_video(tmp_path / "format.h264").read().astype(int) - [*large, *large]).mean() < 8
+
+    planes = bytes([180]) * (64 * 48) + bytes([128]) * (64 * 24)
+    whole = b"YUV4MPEG2 W64 H48 F30000:1001 Ip A1:1 C420jpeg\n" + (b"FRAME\n" + planes) * 3
+    (tmp_path / "cut.y4m").write_bytes(whole[:-100])
+    video = open_video(tmp_path / "cut.y4m")
+    assert video.num_frames == 2 and video.fps == 30000 / 1001 and np.unique(video.read()).tolist() == [190]
+
+    flat = [np.full((48, 64, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    video = open_video(encode(tmp_path / "a.gif", flat, "gif", "rgb8"))
+    assert np.abs(video.read().astype(int) - flat).mean() < 6 and video.notes == ()
+
+
+def test_files_that_are_refused(tmp_path):
+    def write(name, data):
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    film = encode(tmp_path / "a.mp4", scene(4))
+    encode(tmp_path / "a.webp", scene(3), "libwebp_anim", "bgra")
+    with av.open(str(tmp_path / "a.wav"), "w") as file:
+        stream = file.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        sound.sample_rate = 8000
+        file.mux(stream.encode(sound))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_bytes(b"0")
+    assert "animated WebP, which FFmpeg cannot decode; make a folder of PNGs" in refusal(tmp_path / "a.webp")
+    assert "pipe.mp4 is a pipe or device; expected a file" in refusal(tmp_path / "pipe.mp4")
+    assert "empty.mp4 is empty (0 bytes)" in refusal(write("empty.mp4", b""))
+    assert "no video track (format wav: audio)" in refusal(tmp_path / "a.wav")
+    assert "a.txt is not a video (format tty)" in refusal(write("a.txt", b"some words\n" * 99))
+    assert "is not a video that can be decoded" in refusal(write("b.mp4", film.read_bytes()[:200]))
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{film}\n#EXT-X-ENDLIST\n".encode()
+    assert "is not a video that can be decoded" in refusal(write("list.m3u8", playlist))
+    assert "films holds no PNG or JPEG frames but 1 .mp4" in refusal(tmp_path / "films")
+    assert "does not exist; expected a video file or a folder" in refusal(tmp_path / "none" / "a.mp4")
+    assert "cannot be opened: File name too long" in refusal(tmp_path / ("x" * 300))
+    key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "76" * 16, "encryption_kid": "a7" * 16}
+    assert "encrypted" in refusal(encode(tmp_path / "c.mp4", scene(4), muxer=key))
+    assert "encrypted" in refusal(write("d.mp4", film.read_bytes().replace(b"avc1", b"encv")))
+
+
+@pytest.mark.parametrize(
+    "name, bits, planes, yuv, fps",
+    [
+        ("a_8x6_120fps_420_8bit.yuv", 8, [(6, 8), (3, 4), (3, 4)], True, 120),
+        ("a_8x6_420_10bit_30fps.yuv", 10, [(6, 8), (3, 4), (3, 4)], True, 30),
+        ("a_8x6_yuv422p.yuv", 8, [(6, 8), (6, 4), (6, 4)], True, 25),
+        ("a_8x6_yuv422p10le_23.976fps.yuv", 10, [(6, 8), (6, 4), (6, 4)], True, 23.976),
+        ("a_7x5_444.yuv", 8, [(5, 7), (5, 7), (5, 7)], True, 25),
+        ("a_7x5_p10le.yuv", 10, [(5, 7), (3, 4), (3, 4)], True, 25),
+        ("a_8x6_nv12.yuv", 8, [(6, 8), (3, 4, 2)], True, 25),
+        ("a_8x6_gray.yuv", 8, [(6, 8)], False, 25),
+        ("a_8x6_grey10le.yuv", 10, [(6, 8)], False, 25),
+    ],
+)
+def test_raw_files_are_read_as_named(tmp_path, name, bits, planes, yuv, fps):
+    values, kind = (np.array([81, 90, 200]) << (bits - 8)), "<u2" if bits == 10 else np.uint8
+    if len(planes) == 2:
+        parts = [np.full(planes[0], values[0]), np.full(planes[1], values[1:])]
+    else:
+        parts = [np.full(shape, value) for shape, value in zip(planes, values)]
+    frame = b"".join(part.astype(kind).tobytes() for part in parts)
+    (tmp_path / name).write_bytes(frame * 3)
+    video = open_video(tmp_path / name)
+    assert (video.num_frames, video.size, video.fps) == (3, planes[0][:2], fps)
+    expected = rgb_of(values, bits=bits) if yuv else np.full(3, 81)
+    assert np.abs(video.read() - expected).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a_8x6_12bit.yuv",
+        "a_8x6_yuv420p10be.yuv",
+        "p010_8x6.yuv",
+        "a_8x6_yuyv422.yuv",
+        "a_8x6_422_420.yuv",
+        "a_8x6_0fps.yuv",
+    ],
+)
+def test_raw_files_are_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(8 * 6 * 12))
+    message = refusal(tmp_path / name)
+    assert "raw files are read as 420, 422, 444, nv12" in message
+    assert f"ffmpeg -f rawvideo -pixel_format FORMAT -video_size 8x6 -framerate 25 -i {name} -c:v ffv1" in message
+
+
+def test_words_in_a_raw_file_s_name():
+    """Only whole words say a format; a first word "gray" says what is shown."""
+    assert layout_of("gray_mybelle10be_scene422_420x240.yuv") == (420, 240, "420", 8, 25.0)
+    assert layout_of("Clip 10-bit 444 1920x1080.yuv") == (1920, 1080, "444", 10, 25.0)
+
+
+def test_damaged_pictures_are_named(tmp_path):
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8), (0, 0), 2)
+    for suffix in (".jpg", ".png"):
+        folder = tmp_path / suffix[1:]
+        folder.mkdir()
+        data = cv2.imencode(suffix, picture)[1].tobytes()
+        for i in range(3):
+            (folder / f"{i}{suffix}").write_bytes(data + b"trailing \xff\xda bytes" * (i == 0))
+        assert open_video(folder).num_frames == 3 and len(open_video(folder).read()) == 3
+        for share in (0.5, 0.9, 0.999):
+            (folder / f"1{suffix}").write_bytes(data[: int(len(data) * share)])
+            assert f"1{suffix} is damaged: the file is cut off" in refusal(folder)
+    (folder / "1.png").write_bytes(data[:200] + b"\0\0" + data[202:])
+    assert "1.png is damaged: the checksum" in refusal(folder)
+    (folder / "1.png").write_bytes(b"")
+    assert "1.png is not an image" in refusal(folder)
+
+
+def test_names_of_pictures(tmp_path):
+    values = {"10²1.png": 30, "9.png": 20, "2.png": 10, "x.png": 40}
+    for name, value in values.items():
+        (tmp_path / name).write_bytes(cv2.imencode(".png", np.full((4, 4, 3), value, np.uint8))[1])
+    (tmp_path / "._2.png").write_bytes(b"a resource fork")
+    (tmp_path / ".x.png").write_bytes((tmp_path / "x.png").read_bytes())
+    os.rename(tmp_path / "x.png", os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))
+    (tmp_path / "notes.txt").write_text("")
+    video = open_video(tmp_path)
+    assert video.read()[:, 0, 0, 0].tolist() == [10, 20, 30, 40] and video.about()["ignored"] == ["notes.txt"]
+    (tmp_path / "2.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1])
+    assert "holds 2.jpg and 2.png: a frame may be there once" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32], picture[:24, 32:], picture[24:, :32] = (200, 30, 30), (30, 200, 30), (30, 30, 200)
+    jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation, 0, 0, 0]) + bytes(4)
+    exif = b"\xff\xe1" + (len(tiff) + 8).to_bytes(2) + b"Exif\0\0" + tiff
+    (tmp_path / "0.jpg").write_bytes(jpeg[:2] + exif + jpeg[2:])
+    turned = [picture, picture[:, ::-1], picture[::-1, ::-1], picture[::-1]]
+    turned += [np.rot90(p, 3) for p in (picture[::-1], picture, picture[:, ::-1][::-1][::-1], picture[::-1, ::-1])]
+    video = open_video(tmp_path)
+    assert video.size == turned[orientation - 1].shape[:2]
+    assert np.median(np.abs(video.read()[0].astype(int) - turned[orientation - 1])) <= 6
+
+
+def test_side_data_of_a_kind_that_pyav_does_not_know(tmp_path):
+    """A TIFF carries EXIF, which PyAV cannot name: it is read all the same."""
+    picture = scene(1)[0]
+    cv2.imwrite(str(tmp_path / "a.tif"), picture[..., ::-1])
+    assert np.array_equal(open_video(tmp_path / "a.tif").read()[0], picture)
+
+
+def test_what_a_file_holds_besides(tmp_path):
+    """Cover art is no video; an edit list that leaves frames out is no truncation."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as file:
+        film, cover = file.add_stream("libx264", rate=25), file.add_stream("mjpeg", rate=1)
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        film.options = {"bf": "0"}
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 300, 300, "yuvj420p", 1 << 10
+        for frame in scene(12):
+            file.mux(film.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(cover.encode(av.VideoFrame.from_ndarray(scene(1, 300, 300)[0], format="rgb24")))
+        for stream in (film, cover):
+            file.mux(stream.encode())
+    video = open_video(tmp_path / "a.mp4")
+    assert video.size == (48, 64) and video.num_frames == 12 and video.notes == ()
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = data.find(b"elst") + 12  # of the film's one entry: duration in 1/1000 s, start in 1/12800 s
+    assert data[at : at + 8] == (480).to_bytes(4) + bytes(4)
+    data[at : at + 8] = (240).to_bytes(4) + (3 * 512).to_bytes(4)
+    (tmp_path / "b.mp4").write_bytes(data)
+    shown = open_video(tmp_path / "b.mp4")
+    assert np.array_equal(shown.read(), video.read(3, 9)) and shown.notes == ()
+
+
+def test_the_decoder_s_threads_are_few(tmp_path, monkeypatch):
+    """Each thread holds a frame more: on a machine of many cores too."""
+    monkeypatch.setattr(file_source.os, "cpu_count", lambda: 128)
+    video = open_video(encode(tmp_path / "a.mp4", scene(2)))
+    assert video.read().shape[0] == 2 and video.source._pass.stream.codec_context.thread_count <= 4
