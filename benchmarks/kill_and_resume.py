@@ -76,20 +76,22 @@ def main(kills: int, shared: bool) -> None:
         if run.wait():
             sys.exit((folder / "said").read_text())
         duration, whole = time.perf_counter() - began, load_model(output)[0].state_dict()
-        while killed < kills or not output.exists():
-            output.unlink(missing_ok=True)
-            run = begin(folder, shared)
+        output.unlink()
+        landed = True
+        while killed < kills or landed:
+            run, landed = begin(folder, shared), False
             if killed < kills:
                 time.sleep(draw.uniform(0, duration))
-                if run.poll() is None and kill(run, shared, draw):
-                    killed += 1
-                    continue
-            if run.wait():
+                landed = run.poll() is None and kill(run, shared, draw)
+                killed += landed
+            if not landed and run.wait():
                 sys.exit((folder / "said").read_text())
-            resumed = load_model(output)[0].state_dict()
-            if not all(torch.equal(resumed[name], whole[name]) for name in whole):
-                sys.exit(f"after {killed} kills the model differs")
-            fits += 1
+            if output.exists():
+                resumed = load_model(output)[0].state_dict()
+                if not all(torch.equal(resumed[name], whole[name]) for name in whole):
+                    sys.exit(f"after {killed} kills the model differs")
+                output.unlink()
+                fits += 1
     about = f"{'torchrun, 2 processes' if shared else '1 process'}, {fits} fits"
     report("kills -9, resumed bit-equal", about, torch.device("cpu"), killed, "kills")
 

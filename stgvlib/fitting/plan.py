@@ -78,13 +78,18 @@ def describe(plans: Sequence[FitPlan]) -> str:
 def identity(video: Video, config, seed: int, **more) -> dict:
     """What decides a fit's result, for an interrupted one to go on: code, settings (a dataclass), seed, every frame as
     the fit sees it, cuts and missing pixels."""
-    pixels = hashlib.blake2b(digest_size=16)
+    pixels = hashlib.sha256()
     for start in range(0, video.num_frames, AT_ONCE):
         pixels.update(np.ascontiguousarray(video.read(start, start + AT_ONCE)))
         if video.missing is not None:
             pixels.update(np.packbits(video.weights(start, start + AT_ONCE)))
     about = {"stgvlib": __version__, "code": code_hash(), "config": asdict(config), "seed": seed}
-    about |= {"size": video.size, "frames": video.num_frames, "pixels": pixels.hexdigest(), "cuts": video.cuts} | more
+    about |= {
+        "size": video.size,
+        "frames": video.num_frames,
+        "pixels": pixels.hexdigest()[:32],
+        "cuts": video.cuts,
+    } | more
     return json.loads(json.dumps(about))
 
 
@@ -98,13 +103,13 @@ def plans_identity(plans: Sequence[FitPlan], device: torch.device) -> dict:
 @cache
 def code_hash() -> str:
     """Of the source files that decide what a fit gives."""
-    root, digest = Path(__file__).parents[1], hashlib.blake2b(digest_size=16)
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
     paths = [root / "config.py", root / "device.py", root / "metrics.py"]
     paths += [path for room in ("video", "ops", "model", "fitting") for path in sorted((root / room).rglob("*.*"))]
     for path in paths:
         if path.suffix in (".py", ".cu", ".cuh"):
             digest.update(b"%d" % path.stat().st_size + path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def with_gop_size(config: FitConfig, gop_size: int) -> FitConfig:

@@ -70,7 +70,7 @@ class Parts:
     @property
     def key(self) -> str:
         """The identity's hash, which every part carries."""
-        return hashlib.blake2b(json.dumps(self.identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:32]
 
     @property
     def finished(self) -> int:
@@ -188,6 +188,7 @@ class Parts:
                 flock(file, LOCK_EX | LOCK_NB)
             except OSError as error:
                 if error.errno not in NO_LOCKS:
+                    file.close()
                     output = str(self.folder).removesuffix(".parts")
                     who = f"process {owner.decode(errors='replace')}" if owner else "it has just started"
                     raise StgvError(f"another `stgv fit` is writing {output} ({who})") from error
@@ -206,7 +207,7 @@ class Parts:
 def _checksum(model: VideoModel, label: dict) -> str:
     """Of tensors, settings and label: 32 hexadecimal digits."""
     about = {"config": asdict(model.config), "size": model.size, "num_frames": model.num_frames, "count": model.count}
-    digest = hashlib.blake2b(json.dumps(about | label, sort_keys=True).encode(), digest_size=16)
+    digest = hashlib.sha256(json.dumps(about | label, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
