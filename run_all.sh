@@ -50,11 +50,13 @@ stamp=$(cat requirements.lock pyproject.toml | cksum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
   echo "installing into .venv (once, a few minutes) ..."
   install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$@"; }
+  part() {  # of the lock file, which has a marker that pip skips
+    sed -n "/extra == \"$1\"/,/[^\\]$/p" requirements.lock | sed "s/extra == \"$1\"/python_version > \"3\"/" > ".venv/$1"
+    install --require-hashes -r ".venv/$1"
+  }
+  part cpu-build 2>/dev/null || true  # most machines find none
   install --require-hashes -r requirements.lock
-  if .venv/bin/python -m pip show torch | grep -q '^Requires:.*nvidia'; then  # a CUDA build
-    sed 's/ and extra == "cuda-build"//' requirements.lock > .venv/cuda.lock
-    install --require-hashes -r .venv/cuda.lock
-  fi
+  if .venv/bin/python -m pip show torch | grep '^Requires:.*nvidia' >/dev/null; then part cuda-build; fi
   install --no-build-isolation -e .
   .venv/bin/python -m pip check --disable-pip-version-check || fail "requirements.lock lacks what pip check names"
   echo "$stamp" > .venv/installed
