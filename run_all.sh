@@ -37,7 +37,7 @@ done
 case $profile in smoke|quick|paper) ;; *) fail "--profile must be smoke, quick or paper, got $profile" ;; esac
 case $device in auto|cpu|cuda|cuda:[0-9]*) ;; *) fail "--device must be auto, cpu or cuda, got $device" ;; esac
 
-# Environment: .venv, installed from the lock file, again whenever the lock file or pyproject.toml changes.
+# Environment: .venv, installed from the lock file alone (hashes checked), again whenever the lock file or pyproject.toml changes.
 python=""
 for candidate in python3 python3.13 python3.12 python3.11; do
   if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -49,8 +49,16 @@ done
 stamp=$(cat requirements.lock pyproject.toml | cksum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
   echo "installing into .venv (once, a few minutes) ..."
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+  install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$@"; }
+  part() {  # of the lock file, which has a marker that pip skips
+    sed -n "/extra == \"$1\"/,/[^\\]$/p" requirements.lock | sed "s/extra == \"$1\"/python_version > \"3\"/" > ".venv/$1"
+    install --require-hashes -r ".venv/$1"
+  }
+  part cpu-build 2>/dev/null || true  # most machines find none
+  install --require-hashes -r requirements.lock
+  if .venv/bin/python -m pip show torch | grep '^Requires:.*nvidia' >/dev/null; then part cuda-build; fi
+  install --no-build-isolation -e .
+  .venv/bin/python -m pip check --disable-pip-version-check || fail "requirements.lock lacks what pip check names"
   echo "$stamp" > .venv/installed
 fi
 export PATH="$PWD/.venv/bin:$PATH" PYTHONWARNINGS="${PYTHONWARNINGS:-ignore::DeprecationWarning}"

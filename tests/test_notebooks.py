@@ -1,3 +1,15 @@
+"""Notebooks are picked, executed and interrupted as one command.
+
+| case | source | test |
+|---|---|---|
+| Ctrl-C in the batch run: 20 lines of traceback | CASES D, FAULTS 10 | test_an_interruption_is_one_line |
+| a typo in `profile` leaves results/papr | CASES D | test_an_unknown_profile_leaves_no_folder |
+"""
+
+import os
+import subprocess
+import sys
+
 import pytest
 
 from stgvlib.errors import StgvError
@@ -34,3 +46,69 @@ def test_an_executed_copy_is_the_same_file_every_time(tmp_path, monkeypatch):
     parameters.source = "profile = 'smoke'"
     nbformat.write(new_notebook(cells=[parameters], metadata=kernel), path)
     assert "lacks device, refresh" in notebooks.execute(path, tmp_path / "copies", "quick", "cpu", False)
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+os.write(2, b"Traceback of a kernel\\n")
+os.kill({parent}, signal.SIGINT)
+time.sleep(60)
+"""
+BATCH = """
+import sys
+from pathlib import Path
+from stgvlib.repro import notebooks, __main__
+notebooks.repository = lambda: Path(sys.argv[1])
+__main__.main(["notebooks", "--device", "cpu", *sys.argv[2:]])
+"""
+
+
+def batch(folder, *arguments):
+    environment = os.environ | {"STGV_RESULTS": str(folder / "results")}
+    command = [sys.executable, "-c", BATCH, str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+
+
+def test_an_interruption_is_one_line(tmp_path):
+    """Within a cell, where kernels and their clients have much to say, and in the first second."""
+    pytest.importorskip("papermill")
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    parameters = new_code_cell("profile = 'smoke'\ndevice = 'cpu'\nrefresh = False", metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    (tmp_path / "notebooks").mkdir()
+    stop = new_code_cell(INTERRUPTED.format(parent="os.getppid()"))
+    nbformat.write(new_notebook(cells=[parameters, stop], metadata=kernel), tmp_path / "notebooks" / "01_tiny.ipynb")
+    ended = batch(tmp_path)
+    assert ended.returncode == 130 and ended.stderr == ""
+    assert ended.stdout.splitlines()[1] == "  01_tiny ... "
+    assert ended.stdout.splitlines()[2:] == [
+        f"interrupted; finished runs are kept in {tmp_path / 'results/smoke/runs'}: run the same command to go on"
+    ]
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")  # where the first second goes
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', os.getcwd())}"}
+    early = [sys.executable, "-m", "stgvlib.repro", "notebooks"]
+    ended = subprocess.run(early, capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
+def test_an_unknown_profile_leaves_no_folder(tmp_path, monkeypatch):
+    """Whether a command, papermill -p or a cell of a notebook has the typo."""
+    from stgvlib.repro import figures, fits, tables, tasks, work
+
+    ended = batch(tmp_path, "--profile", "papr")
+    assert ended.returncode == 2 and "papr" in ended.stderr and not (tmp_path / "results").exists()
+    monkeypatch.setenv("STGV_RESULTS", str(tmp_path / "results"))
+    for ask in (
+        lambda: notebooks.execute_all("papr", "cpu", "", False),
+        lambda: figures.method_figure("papr"),
+        lambda: tables.audit_table("papr"),
+        lambda: tables.report("papr"),
+        lambda: fits.systems("bunny", "papr", "cpu"),
+        lambda: tasks.records("inpaint_random", "papr", "cpu", False),
+        lambda: work.missing("papr"),
+    ):
+        with pytest.raises(StgvError, match="profile must be one of smoke, quick, paper, got 'papr'"):
+            ask()
+    assert list(tmp_path.iterdir()) == []

@@ -9,11 +9,14 @@ what was trained.
 """
 
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from stgvlib.codec.bitstream import stream
 from stgvlib.codec.rate_optimizer import SETTLED, RateOptimizer
@@ -150,7 +153,7 @@ def _fine_tune(
     device, original = model.gaussians.mu.device, model
     bits = UNAIMED if bpp is None else bpp * video.num_frames * math.prod(video.size) / max(1, model.num_parameters())
     model = to_pixels(model, fine_tuning, rate_part(bits))
-    frames, _ = load_gops(video, model.spans, device)
+    frames = _frames_of(video, model.spans, device)
     pixels = video.num_frames * video.size[0] * video.size[1]
     name = "coarse" if model.field.hidden is None else "deformation"
     trained, kind, betas = segments(model, name), model.config.optimizer, model.config.betas
@@ -204,6 +207,20 @@ def _fine_tune(
     steps = optimizer.steps() if bpp is None else optimizer.fit_into(int(bpp * pixels / 8), reached if prune else None)
     kept = optimizer.alive.sum().item() / max(before, 1)
     return Compressed(model, steps, optimizer.slope.item(), kept, time.perf_counter() - began, quality)
+
+
+def _frames_of(video: Video, gops: list[tuple[int, int]], device: torch.device) -> Tensor:
+    """Frames of all GoPs as `load_gops` gives them. All GoPs share the steps that are learned, so each is seen at every
+    step; on a CPU their frames lie in a temporary file, of which the system keeps in memory what there is room for."""
+    if device.type != "cpu":
+        return load_gops(video, gops, device)[0]
+    shape = (len(gops), max(stop - start for start, stop in gops), *video.size, 4)
+    with tempfile.TemporaryFile() as file:
+        for g, gop in enumerate(gops):
+            file.seek(g * math.prod(shape[1:]))
+            file.write(load_gops(video, [gop], device)[0].numpy())
+        file.truncate(math.prod(shape))  # a last GoP that is shorter is padded with zeros
+        return torch.from_numpy(np.memmap(file, np.uint8, "c", shape=shape))
 
 
 @torch.no_grad()

@@ -114,6 +114,8 @@ def splat_mse(
         from stgvlib.ops.cuda.splat import SplatMSE
 
         return SplatMSE.apply(mu.contiguous(), cholesky.contiguous(), rgb.contiguous(), frames, frame_index, huber)
+    if len(mu) > 1:
+        return _OneByOne.apply(mu, cholesky, rgb, frames, frame_index, huber)
     target = frames[torch.arange(len(frames), device=frames.device), frame_index.long()].to(mu.dtype) / 255
     difference = splat(mu, cholesky, rgb, (height, width)) - target[..., :3]
     squares = difference.square()
@@ -121,6 +123,30 @@ def splat_mse(
         near = difference.clamp(-huber, huber)
         squares = near * (2 * difference - near)
     return (squares * target[..., 3:]).mean(dim=(1, 2, 3))
+
+
+class _OneByOne(torch.autograd.Function):
+    """`splat_mse` on a CPU, a GoP at a time with its gradients at once: what it needs is a few frames, not some of each
+    GoP."""
+
+    @staticmethod
+    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber):
+        inputs, losses = (mu, cholesky, rgb), []
+        grads = [torch.zeros_like(t) for t in inputs]
+        for g in range(len(mu)):
+            with torch.enable_grad():
+                own = [t[g : g + 1].detach().requires_grad_() for t in inputs]
+                loss = splat_mse(*own, frames[g : g + 1], frame_index[g : g + 1], huber)
+            losses.append(loss.detach())
+            if any(ctx.needs_input_grad):
+                for grad, of_one in zip(grads, torch.autograd.grad(loss, own)):
+                    grad[g : g + 1] = of_one
+        ctx.save_for_backward(*grads)
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (*(grad[:, None, None] * of_one for of_one in ctx.saved_tensors), None, None, None)
 
 
 def splat_reference(mu: Tensor, cholesky: Tensor, rgb: Tensor, size: tuple[int, int]) -> Tensor:

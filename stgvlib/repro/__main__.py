@@ -5,9 +5,13 @@ import sys
 from collections import defaultdict
 from typing import Annotated, Literal
 
-import tyro
+try:
+    import tyro
 
-from stgvlib.errors import StgvError
+    from stgvlib.errors import StgvError
+except KeyboardInterrupt:  # in the first second
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 ProfileName = Literal["smoke", "quick", "paper"]
 Names = tyro.conf.Positional[tuple[str, ...]]
@@ -98,8 +102,10 @@ def status(profile: ProfileName = "paper") -> None:
     for record in records:
         if not record and record.path.exists():
             print(f"not valid: {record.name}: {record.reason}")
-    outdated = sum(map(len, old.values()))
+    outdated, unsigned = sum(map(len, old.values())), sum("checksum" not in record.data for record in made)
     print(f"{len(made)} valid records: {len(made) - outdated} of today's code, {outdated} of other code")
+    if unsigned:
+        print(f"{unsigned} of them are older than checksums: numbers changed by hand are not noticed there")
 
 
 def report(profile: ProfileName = "smoke") -> None:

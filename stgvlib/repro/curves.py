@@ -31,12 +31,12 @@ from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
 from stgvlib.model.video_model import VideoModel
 from stgvlib.repro.fits import JUDGED_BY, digest_of, fitted, frames_of, some, sources_of
-from stgvlib.repro.records import How, Job, NotRun, Record, load_record, recorded, save_record
+from stgvlib.repro.records import HOLDS_DATA, How, Job, NotRun, Record, load_record, recorded, save_record
 from stgvlib.repro.registry import Run, named
 from stgvlib.video.video import Video
 
 VERSION = 2  # raised when a change of the code changes what a curve's figures mean
-HOLDS = {"points": list, "dataset": dict, "device": str}
+HOLDS = {"points": list, **HOLDS_DATA, "device": str}
 BITS_A_PARAMETER = (9.0, 5.5, 3.15, 2.0, 1.2, 0.6)  # of the fitted model: 0.23 to 0.016 bits a pixel on Bunny
 LOW_BITS = (3.15, 2.0, 1.2, 0.6, 0.3)  # down to 0.008 bits a pixel: where longer GoPs may pay
 PART_BITS = BITS_A_PARAMETER[1:5]  # of our recipe without a part: enough for a BD-rate

@@ -20,7 +20,6 @@ a table a value without a record is empty.
 
 import ast
 import csv
-import json
 import operator
 import re
 import shlex
@@ -37,6 +36,7 @@ import numpy as np
 from stgvlib.errors import StgvError
 from stgvlib.files import repository
 from stgvlib.metrics import bd_rate
+from stgvlib.repro.records import escaped, load_record
 
 DOCUMENTS = ("README.md", "data/README.md", "docs/*.md")
 REFERENCE = re.compile(r"[\w*][\w*/-]*(?:\.csv|\.seed\d)?:(?:[\w.-]|(?<=\.)\*|,_|:|%)+")
@@ -127,7 +127,8 @@ def value(expression: str, empty: bool = False) -> str:
 
     try:
         tree = ast.parse(REFERENCE.sub(refer, formula).strip(), mode="eval").body
-        return format(_evaluate(tree, found), form.strip() or ".2f")
+        made = _evaluate(tree, found)
+        return format(escaped(made) if isinstance(made, str) else made, form.strip() or ".2f")
     except NoRecord:
         if empty:
             return ""
@@ -165,10 +166,10 @@ def _items(value, keys: list[str]) -> list:
 
 @lru_cache
 def _read(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise StgvError(f"{file.name} is no JSON: restore it") from error
+    record, damage = load_record(file)
+    if damage:
+        raise StgvError(damage)
+    return record
 
 
 def _cell(name: str, row: str, column: str) -> float:

@@ -11,8 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from stgvlib.baselines.block_codecs import BLOCK_CODECS
-from stgvlib.files import results_folder
-from stgvlib.repro.records import Record
+from stgvlib.repro.records import Record, results
 from stgvlib.repro.tasks import LABELS
 
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
@@ -248,7 +247,7 @@ def _log_ticks(axis) -> None:
 
 
 def _save_figure(figure, name: str, profile: str, suffix: str = ".png") -> Path:
-    folder = results_folder(profile) / "figures"
+    folder = results(profile) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{suffix}"
     small = {"dpi": 80, "pil_kwargs": {"quality": 60}} if suffix == ".jpg" else {}  # notebooks hold them too

@@ -4,10 +4,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from stgvlib.device import device_name, resolve_device
 from stgvlib.errors import StgvError
-from stgvlib.files import repository, results_folder
+from stgvlib.files import repository
+from stgvlib.repro.records import results
 
 
 def notebooks(only: str) -> list[Path]:
@@ -39,6 +41,8 @@ def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool) 
         )
     except papermill.PapermillExecutionError as error:
         failure = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    except RuntimeError as error:  # nbclient's: out of memory, or killed
+        failure = f"no cell: {error}"
     _reproducible(folder / path.name)
     return failure
 
@@ -62,27 +66,35 @@ def _reproducible(copy: Path) -> None:
 def execute_all(profile: str, device: str, only: str, refresh: bool) -> int:
     """Execute the notebooks and list what they made; returns the exit status. Raises StgvError for bad arguments."""
     chosen, name = notebooks(only), device_name(resolve_device(device))
-    results = results_folder(profile)
-    copies = results / "notebooks"
+    folder = results(profile)
+    copies = folder / "notebooks"
     copies.mkdir(parents=True, exist_ok=True)
-    print(f"profile {profile} on {name}, into {results}")
-    began = time.time()
+    print(f"profile {profile} on {name}, into {folder}")
+    began, terminal = time.time(), os.dup(2)
     for path in chosen:
         started = time.perf_counter()
         print(f"  {path.stem} ...", end=" ", flush=True)
-        try:
-            error = execute(path, copies, profile, device, refresh)
-        except KeyboardInterrupt:
-            print(f"\ninterrupted; finished runs are kept in {results / 'runs'}: run the same command to go on")
-            return 130
+        with TemporaryFile() as noise:  # what kernels say beside their cells, tracebacks when they are interrupted
+            os.dup2(noise.fileno(), 2)
+            try:
+                error = execute(path, copies, profile, device, refresh)
+            except KeyboardInterrupt:
+                print(f"\ninterrupted; finished runs are kept in {folder / 'runs'}: run the same command to go on")
+                terminal = noise.fileno()  # also for what is said while this process ends
+                return 130
+            finally:
+                sys.stderr.flush()
+                os.dup2(terminal, 2)
+            noise.seek(0)
+            sys.stderr.write(noise.read().decode(errors="replace"))
         if error:
             print(f"FAILED\n\n{path.name} failed in {error}\nthe executed copy: {copies / path.name}", file=sys.stderr)
             return 1
         print(f"{time.perf_counter() - started:.0f} s")
     print(f"\n{'made':52} {'when':>8}")
-    for file in sorted(f for f in results.rglob("*") if f.suffix in (".csv", ".md", ".png", ".jpg", ".ipynb", ".json")):
+    for file in sorted(f for f in folder.rglob("*") if f.suffix in (".csv", ".md", ".png", ".jpg", ".ipynb", ".json")):
         if "runs" in file.parts and file.suffix == ".png":
             continue
         fresh = "now" if file.stat().st_mtime >= began else "before"
-        print(f"{str(file.relative_to(results)):52} {fresh:>8}")
+        print(f"{str(file.relative_to(folder)):52} {fresh:>8}")
     return 0

@@ -9,6 +9,7 @@ commit, the libraries, and a hash of the sources that decide its result: a recor
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from stgvlib.video.video import Video
 
 SHARED = ("truth", "given", "key")  # pictures that do not depend on the system: one for all records in a folder
 NOT_MADE = "not run yet"
+HOLDS_DATA = {"dataset.name": str, "dataset.frames": int, "dataset.size": list, "dataset.sha256": str}
 Frames = Callable[[dict | None], tuple[Video | None, dict | None, str]]
 
 
@@ -134,50 +136,71 @@ def recorded(
     if not how.make:
         return Record(name, path, None, NOT_MADE)
     path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"name": name, "profile": how.profile_name, **says, **required, "record_version": version}
     try:
         made = make(Job(name, path, video, device, how, digest, says))
+        return save_record(name, path, record | {"sources": today, **stamp(device), **made})
     except NotRun as why:
         return Record(name, path, None, str(why))
-    record = {"name": name, "profile": how.profile_name, **says, **required, "record_version": version}
-    record |= {"sources": today, **stamp(device), **made}
-    return save_record(name, path, record)
+
+
+def results(profile_name: str) -> Path:
+    """The results folder of a profile. Raises StgvError for an unknown one, before anything makes the folder."""
+    return results_folder(profile(profile_name).name)
 
 
 def record_path(name: str, profile_name: str) -> Path:
-    return results_folder(profile_name) / "runs" / f"{name}.json"
+    return results(profile_name) / "runs" / f"{name}.json"
 
 
 def load_record(path: Path, holds: dict[str, type] | None = None) -> tuple[dict | None, str]:
-    """(a record, "") or (None, what is wrong with it); (None, "") where there is none."""
-    try:
-        text = path.read_text()
-    except OSError:
-        return None, ""
+    """(a record, "") or (None, what is wrong with it); (None, "") where there is none. `holds`: the types of what it
+    must have, "dataset.size" being what "dataset" has. Whether it was edited shows where it has a checksum."""
     again = "restore it, or run it again with refresh"
     try:
-        record = json.loads(text)
+        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+        if not isinstance(record, dict):
+            return None, f"{path.name} holds a {type(record).__name__}, expected an object: {again}"
+        for name, kind in (holds or {}).items():
+            value = record
+            for key in name.split("."):
+                if not isinstance(value, dict) or key not in value:
+                    return None, f"{path.name} lacks {name}: {again}"
+                value = value[key]
+            if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+                return None, f"{path.name} has {value!r:.20} as {name}, expected {kind.__name__}: {again}"
+        if "checksum" in record and record["checksum"] != _checksum(record):
+            return None, f"{path.name} was edited, its checksum differs: {again}"
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, f"{path.name} cannot be read ({error.strerror}): {again}"
     except (ValueError, RecursionError) as error:
         return None, f"{path.name} is no JSON ({str(error)[:60]}): {again}"
-    if not isinstance(record, dict):
-        return None, f"{path.name} holds a {type(record).__name__}, expected an object: {again}"
-    for name, kind in (holds or {}).items():
-        value = record.get(name)
-        if name not in record:
-            return None, f"{path.name} lacks {name}: {again}"
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-            return None, f"{path.name} has {value!r:.20} as {name}, expected {kind.__name__}: {again}"
-    if "checksum" in record and record["checksum"] != _checksum(record):
-        return None, f"{path.name} was edited, its checksum differs: {again}"
     return record, ""
 
 
+def _refuse(constant: str):
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def save_record(name: str, path: Path, record: dict) -> Record:
-    """Write a record with the checksum of its contents."""
-    record = json.loads(json.dumps(record))
+    """Write a record with the checksum of its contents. Raises NotRun where a number is not finite, as after a fit that
+    diverged: JSON has no such numbers."""
+    try:
+        record = json.loads(json.dumps(record, allow_nan=False))
+    except ValueError as error:
+        raise NotRun(f"not kept: a number of its result is not finite ({error})") from error
     record["checksum"] = _checksum(record)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     return Record(name, path, record)
+
+
+def escaped(text: str) -> str:
+    """Free text of a record, such as a device's name, as Markdown shows it letter by letter, on one line."""
+    text = re.sub(r"([\\`*~\[\]|])", r"\\\1", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def save_pictures(record: Record, pictures: dict[str, np.ndarray]) -> None:

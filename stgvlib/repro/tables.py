@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from stgvlib.baselines.system import SYSTEMS
-from stgvlib.files import results_folder, write_atomically
+from stgvlib.files import write_atomically
 from stgvlib.ops.encoding import HashGrid
 from stgvlib.repro import paper
 from stgvlib.repro.fits import own_records, run, some
-from stgvlib.repro.records import Record
+from stgvlib.repro.records import Record, escaped, results
 from stgvlib.repro.registry import RUNS, named, system_runs
 from stgvlib.video import datasets
 
@@ -214,7 +214,7 @@ def outdated(record: Record) -> str:
 
 
 def save_table(frame: pd.DataFrame, name: str, profile: str, digits: int = 2) -> pd.DataFrame:
-    folder = results_folder(profile) / "tables"
+    folder = results(profile) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     rounded = frame.copy()
     for column in rounded.select_dtypes("float"):
@@ -234,10 +234,10 @@ def markdown(frame: pd.DataFrame) -> str:
     """A table as GitHub Markdown; empty where there is no value; cells of outdated records have a dagger."""
     old = frame["outdated"] if "outdated" in frame else pd.Series("", frame.index)
     frame = frame.drop(columns="outdated", errors="ignore")
-    lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
+    lines = [[escaped(str(c)) for c in frame.columns], ["---"] * len(frame.columns)]
     for (_, row), which in zip(frame.astype(object).iterrows(), old):
         marked = _measured(frame) if which == "all" else which.split(", ")
-        cells = {c: "" if pd.isna(v) else str(v).replace("|", "\\|") for c, v in row.items()}
+        cells = {c: "" if pd.isna(v) else escaped(str(v)) for c, v in row.items()}
         lines.append([f"{cell} {DAGGER}" if cell and c in marked else cell for c, cell in cells.items()])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
     return text + (f"\n{FOOTNOTE}\n" if old.any() else "")

@@ -25,14 +25,14 @@ from stgvlib.repro import classical
 from stgvlib.repro.classical import Spoiled, spoil
 from stgvlib.repro.fits import NEEDS_GPU, configured, frames_of, some, sources_of
 from stgvlib.repro.pictures import PICTURED
-from stgvlib.repro.records import How, Job, Record, recorded, save_pictures
+from stgvlib.repro.records import HOLDS_DATA, How, Job, Record, recorded, save_pictures
 from stgvlib.repro.registry import Run
 from stgvlib.video import datasets, holes
 from stgvlib.video.holes import OUTLIER, composited
 from stgvlib.video.video import Video, open_video
 
 VERSION = 2  # raised when a change of the code changes what a task gives
-HOLDS = {"psnr": float, "psnr_frames": list, "seconds": dict, "dataset": dict, "device": str, "frames": int}
+HOLDS = {"psnr": float, "psnr_frames": list, "seconds": dict, **HOLDS_DATA, "device": str, "frames": int}
 CLASSICAL = ("stgvlib.repro.classical", "stgvlib.video.holes")  # modules that decide how frames are spoiled and judged
 ROBUST = replace(STGV, preset="stgv_robust", huber=OUTLIER)
 SMOOTH = replace(STGV, preset="stgv_smooth", field_decay=1e-6)

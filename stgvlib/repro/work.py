@@ -4,7 +4,6 @@ A worker is a process with a GPU of its own. They are those of a cluster on this
 exists, so that dask-jobqueue or Kubernetes can give the machines; all must see the same results folder.
 """
 
-import json
 import math
 import sys
 import time
@@ -16,11 +15,10 @@ import torch
 
 from stgvlib.device import resolve_device
 from stgvlib.errors import StgvError
-from stgvlib.files import results_folder
 from stgvlib.repro import curves, fits, tasks
 from stgvlib.repro.fits import some
 from stgvlib.repro.paper import DAVIS_VIDEOS, UVG_VIDEOS
-from stgvlib.repro.records import NOT_MADE, Record
+from stgvlib.repro.records import NOT_MADE, Record, load_record, results
 from stgvlib.repro.registry import RUNS, system_runs
 from stgvlib.video.datasets import DATASETS
 
@@ -98,15 +96,15 @@ class Costs:
     def __init__(self, profile_name: str):
         self.of_last: dict[str, list[float]] = {}
         self.sizes: dict[str, float] = {}
-        root = results_folder(profile_name) / "runs"
+        root = results(profile_name) / "runs"
         for path in sorted(root.rglob("*.json")):
+            record, _ = load_record(path)
             try:
-                record = json.loads(path.read_text())
                 data, name = record["dataset"], str(path.relative_to(root).with_suffix(""))
                 pixels = data["frames"] * math.prod(data["size"])
                 spent = record["seconds"]["total"] if "seconds" in record else None
                 spent = sum(p["encode_seconds"] for p in record["points"]) if spent is None else spent
-            except (OSError, ValueError, KeyError, TypeError):
+            except (KeyError, TypeError):  # damaged, or of another version
                 continue
             self.sizes[data["name"]] = pixels
             self.of_last.setdefault(_like(name), []).append(spent / pixels)
