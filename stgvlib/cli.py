@@ -223,7 +223,6 @@ def info(file: Positional[str | None] = None, /, system: bool = False, json_outp
     """
     from stgvlib.device import system_info
     from stgvlib.video.datasets import open_input
-    from stgvlib.video.video import about
 
     if system == (file is not None):
         raise StgvError("info takes a model, a video or --system")
@@ -232,7 +231,7 @@ def info(file: Positional[str | None] = None, /, system: bool = False, json_outp
     elif file.endswith((".safetensors", ".stgv")):
         result = _about_model(Path(file))
     else:
-        result = about(open_input(file))
+        result = open_input(file).about()
     if json_output:
         print(json.dumps(result))
         return

@@ -16,7 +16,7 @@ import numpy as np
 
 from stgvlib.errors import StgvError
 from stgvlib.video.flow import SIDE, dense_flow, grey, sample
-from stgvlib.video.sources import FolderSource
+from stgvlib.video.picture_source import FolderSource
 from stgvlib.video.video import Video, open_video
 
 OUTLIER = 0.1  # difference from a fit, of 0 to 1, beyond which a given value is taken for an outlier
