@@ -235,7 +235,7 @@ def test_memory_stays_in_proportion_to_the_file(tmp_path):
             parse(changed)
         except StgvError:
             pass
-    peak = tracemalloc.get_traced_memory()[1]  # numpy and Python; torch's share is PARAMETERS_A_BYTE
+    peak = tracemalloc.get_traced_memory()[1]  # numpy and Python; torch's share is limits.BOUNDS["parameters"]
     tracemalloc.stop()
     assert peak < 1e6 + 4000 * len(data)
 
