@@ -143,6 +143,9 @@ def encode(
     use_threads(threads)
     target = resolve_device(device if video else "cpu")
     fitted, about = load_model(model, target)
+    _tell_damage(model, about)
+    if "steps" in about and steps == STEPS and video is None and target_bpp is None:
+        steps = Steps(**about["steps"])  # those of the file that it was read from
     fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
     if video is not None:
         clip = as_fitted(video, sum(fitted.num_frames), fitted.size)

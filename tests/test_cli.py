@@ -129,7 +129,7 @@ def test_bad_input_is_one_line(model, clip, tmp_path):
     assert "the mask is 9x7, expected" in refused("fit", clip, out, "--mask", mask, "--device", "cpu")
     assert "must end in .mp4" in refused("render", model, tmp_path / "a.gif")
     assert "the model 5" in refused("eval", model, _short(clip, tmp_path))
-    assert "takes a model file or --system" in refused("info")
+    assert "takes a model, a video or --system" in refused("info")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     assert "damaged" in refused("info", tmp_path / "junk.safetensors")
     assert list(tmp_path.glob("*.parts")) == [] and not out.exists()
@@ -177,7 +177,7 @@ def test_ctrl_c_keeps_finished_gops_and_resume_goes_on(tmp_path):
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 130 and "are kept: 1;" in said and "--resume" in said, said
+    assert running.returncode == 130 and "1 finished GoPs and 0 trials are kept" in said and "--resume" in said, said
     assert not out.exists()
     again = subprocess.run([*fit, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0 and out.exists() and not parts.exists(), again.stderr
