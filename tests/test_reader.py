@@ -139,7 +139,9 @@ def test_a_matrix_that_is_unknown_is_refused(tmp_path):
         stream.codec_context.colorspace = 8  # YCgCo
 
     encode(tmp_path / "a.mkv", scene(2), "ffv1", "yuv444p", prepare=tag)
-    assert "matrix (number 8 of ITU-T H.273) is not supported; convert it: ffmpeg" in refusal(tmp_path / "a.mkv")
+    assert "matrix (number 8 of ITU-T H.273) is not supported; convert it: ffmpeg -i a.mkv -vf zscale" in refusal(
+        tmp_path / "a.mkv"
+    )
 
 
 @pytest.mark.parametrize("transfer, name", [(16, "PQ"), (18, "HLG")])
@@ -262,16 +264,28 @@ def test_a_truncated_file_is_noted(tmp_path):
     assert video.notes == (f"the header says 12 frames, {video.num_frames} can be decoded",)
 
 
+def test_a_truncated_mkv_is_noted(tmp_path):
+    whole = encode(tmp_path / "a.mkv", scene(), g="1", bf="0", crf="1")
+    assert open_video(whole).notes == ()
+    data = whole.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 6 // 10])
+    video = open_video(tmp_path / "cut.mkv")
+    assert 0 < video.num_frames < 12
+    assert video.notes == (f"the header says 0.48 s, {video.num_frames / 25:.4g} s of video can be decoded",)
+
+
 @pytest.mark.parametrize(
     "name", [b"caf\xe9.mp4", "фильм.mp4".encode(), b"10:30.mp4", b"a%03d[1].mp4", b"-x.mp4"], ids=ascii
 )
 def test_any_name(tmp_path, name):
     """Read by a relative name, in another process, under a locale without such letters."""
     os.rename(encode(tmp_path / "a.mp4", scene(3)), os.path.join(os.fsencode(tmp_path), name))
-    code = "import os; from stgvlib import open_video as o; print(o(os.fsdecode(os.listdir(b'.')[0])).read().shape)"
+    code = (
+        "import os; from stgvlib import open_video as o; [print(o(os.listdir(x)[0]).read().shape) for x in ('.', b'.')]"
+    )
     env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert ran.stdout.strip() == "(3, 48, 64, 3)", ran.stderr
+    assert ran.stdout == "(3, 48, 64, 3)\n" * 2, ran.stderr
 
 
 @pytest.mark.parametrize("codec, name", [("libsvtav1", "a.mp4"), ("libsvtav1", "a.webm"), ("libvpx-vp9", "a.webm")])
@@ -393,6 +407,9 @@ def test_files_that_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "a.mp4").write_bytes(b"0")
+    picture = encode(tmp_path / "one.webp", scene(1), "libwebp", "bgra").read_bytes()
+    assert open_video(tmp_path / "one.webp").num_frames == 1
+    assert "complete" in refusal(write("cut.webp", picture[:40]))
     assert "animated WebP, which FFmpeg cannot decode; make a folder of PNGs" in refusal(tmp_path / "a.webp")
     assert "pipe.mp4 is a pipe or device; expected a file" in refusal(tmp_path / "pipe.mp4")
     assert "empty.mp4 is empty (0 bytes)" in refusal(write("empty.mp4", b""))

@@ -25,14 +25,19 @@ from stgvlib.video.timing import frame_rate
 
 THREADS = 4  # of the decoder at most: each holds a frame more
 FAR = 16  # frames: a jump to a key frame nearer than that is slower than decoding on
-NO_VIDEO = ("tty", "hls", "concat", "dash", "sdp")  # FFmpeg renders text as video, and playlists name other files
+TEXT = ("tty", "bin", "xbin", "adf", "idf")  # formats by which FFmpeg renders text as a video
 UNKNOWN = "its video track is encrypted, or of a codec that is not known"
 EXPECTED = "expected a video file or a folder of PNG or JPEG frames"
 
 
 def convert_hint(path: Path, options: str = "") -> str:
     """The command that makes a file of this one which can be read."""
-    return f"convert it: ffmpeg {options}-i {path.name} -c:v ffv1 {path.stem}.mkv"
+    return f"convert it: ffmpeg -i {path.name} {options}-c:v ffv1 {path.stem}_ffv1.mkv"
+
+
+def head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(64)
 
 
 def reason(error: Exception) -> str:
@@ -68,7 +73,7 @@ class Pass:
         """The largest video track that is no attached picture, and the other ones."""
         path, container = self.path, self.container
         name = container.format.name
-        if name in NO_VIDEO:
+        if name in TEXT:
             raise StgvError(f"{path} is not a video (format {name}); {EXPECTED}")
         tracks = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not tracks:
@@ -77,7 +82,7 @@ class Pass:
         known = [s for s in tracks if s.codec_context is not None]
         if not known:
             raise StgvError(f"{path}: {UNKNOWN} (format {name}); {convert_hint(path)}")
-        if name == "webp_pipe" and not known[0].width:  # FFmpeg reads WebP pictures, no animations
+        if name == "webp_pipe" and b"ANIM" in head(path):  # FFmpeg reads WebP pictures, no animations
             raise StgvError(
                 f"{path} is an animated WebP, which FFmpeg cannot decode; make a folder of PNGs of it: "
                 f"magick {path.name} -coalesce {path.stem}/%05d.png"
@@ -196,8 +201,8 @@ class FileSource:
                 f"{len(scan.others) + 1} video tracks: track {stream.index} ({stream.width}x{stream.height}) is read, "
                 f"the largest; left out: {left or 'unknown codecs'}"
             )
-        if self._cut_short(stream):
-            notes.append(f"the header says {stream.frames} frames, {self.num_frames} can be decoded")
+        if short := self._cut_short(scan):
+            notes.append(short)
         elif scan.damaged:
             notes.append(f"the file is damaged: {scan.damaged} frames are wrong or left out of {self.num_frames}")
         if colours["transfer"] in HDR.values():
@@ -212,23 +217,28 @@ class FileSource:
             notes.append("the display matrix turns by no multiple of 90 degrees: frames are not turned")
         return notes
 
-    def _cut_short(self, stream) -> bool:
-        """Whether fewer frames came than the header promises, edit lists apart: those shorten the duration too."""
-        if not stream.frames or self.num_frames >= stream.frames or None in (stream.duration, self._stamps[-1]):
-            return False
-        step = 1 / (self.fps * stream.time_base)
-        return self._stamps[-1] - (stream.start_time or 0) + 1.5 * step < stream.duration
+    def _cut_short(self, scan: Pass) -> str | None:
+        """A note where fewer frames came than the header promises, edit lists apart: those shorten the duration too."""
+        stream, container, last = scan.stream, scan.container, self._stamps[-1]
+        if last is None:
+            return None
+        seconds = float((last - (stream.start_time or 0)) * stream.time_base) + 1.5 / self.fps
+        if stream.frames > self.num_frames and stream.duration and seconds < stream.duration * stream.time_base:
+            return f"the header says {stream.frames} frames, {self.num_frames} can be decoded"
+        promised = (container.duration or 0) / av.time_base  # of all tracks; Matroska's header says no more
+        if "matroska" in container.format.name and seconds < 0.95 * promised:
+            return f"the header says {promised:.4g} s, {self.num_frames / self.fps:.4g} s of video can be decoded"
+        return None
 
     def _rgb(self, frame: VideoFrame) -> np.ndarray:
         try:
             return self._convert(frame)
         except StgvError as error:
-            raise StgvError(f"{self.path}: {error}; {convert_hint(self.path)} with -vf zscale=matrix=709") from error
+            raise StgvError(f"{self.path}: {error}; {convert_hint(self.path, '-vf zscale=matrix=709 ')}") from error
         except (av.FFmpegError, ValueError) as error:
-            name = frame.format.name
             raise StgvError(
-                f"{self.path}: pixel format {name} cannot be converted to RGB ({reason(error)}); "
-                f"{convert_hint(self.path)} with -pix_fmt yuv444p"
+                f"{self.path}: pixel format {frame.format.name} cannot be converted to RGB ({reason(error)}); "
+                f"{convert_hint(self.path, '-pix_fmt yuv444p ')}"
             ) from error
 
     def read(self, indices: list[int]) -> list[np.ndarray]:

@@ -100,7 +100,7 @@ class Converter:
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         source = unflagged(frame) if frame.interlaced_frame and frame.height % 4 else frame
         if without_matrix(frame):
-            rgb = self._reformatter.reformat(source, format="rgb24")
+            rgb = self._reformatter.reformat(source, format="rgb24", threads=1)
         else:
             if frame.colorspace not in MATRICES:
                 raise StgvError(f"its colour matrix (number {frame.colorspace} of ITU-T H.273) is not supported")
@@ -113,6 +113,7 @@ class Converter:
                 src_color_range=ColorRange.JPEG if full_range(frame) else ColorRange.MPEG,
                 dst_color_range=ColorRange.JPEG,
                 interpolation=Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT,
+                threads=1,
             )
         rgb = rgb.to_ndarray()
         if frame.rotation not in self._turns:

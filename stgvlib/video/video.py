@@ -9,6 +9,7 @@ shape (`sample_aspect`) is told but not applied. `notes` has a line for each suc
 """
 
 import math
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -199,7 +200,7 @@ def video_of(frames: np.ndarray, fps: float = 25.0) -> Video:
     return Video(ArraySource(frames, fps))
 
 
-def open_video(path: str | Path) -> Video:
+def open_video(path: str | bytes | Path) -> Video:
     """Open a video file (all that FFmpeg decodes), a raw .yuv file that says in its name what it holds
     (clip_1920x1080_50fps_422_10bit.yuv; 8-bit 4:2:0 at 25 frames/s otherwise), or a folder of PNG or JPEG frames in the
     order of their names. Frames are decoded when they are read.
@@ -220,7 +221,7 @@ def open_video(path: str | Path) -> Video:
         >>> video.about()["format"], video.notes
         ('folder of pictures', ())
     """
-    path = Path(path)
+    path = Path(os.fsdecode(path))
     try:
         info = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
