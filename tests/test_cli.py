@@ -1,5 +1,15 @@
-"""The `stgv` command as a user runs it: in a process of its own, good input and bad."""
+"""The `stgv` command as a user runs it, good input and bad.
 
+| case | source | test |
+|---|---|---|
+| output is the input, or exists | FAULTS 2, 10 | test_nothing_is_overwritten_unasked |
+| closed standard error, long names, SIGTERM and SIGHUP while rendering | FAULTS 10 | test_streams_and_signals |
+| read-only installation and home | FAULTS 11, CASES C | test_a_read_only_home_only_costs_the_cache |
+| no estimate, PSNR or next step; `--steps 5`; `--size ²x4` | FAULTS 13, CASES C | test_a_first_fit_says_what_it_takes_and_made |
+| `info FOLDER`, a video, `encode x.stgv` | CASES D | test_info_of_a_video, test_encode_and_decode |
+"""
+
+import io
 import json
 import os
 import resource
@@ -7,10 +17,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pytest
 
+from stgvlib.cli import main
 from stgvlib.config import STGV
 from stgvlib.model.budget import field_parameters
 from stgvlib.video.video import open_video
@@ -20,8 +32,17 @@ FAST = "--gaussians 50 --coarse-steps 20 --motion-steps 10 --steps 30 --device c
 
 
 def stgv(*arguments, **options):
-    command = [sys.executable, "-m", "stgvlib", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    """In this process, which has its imports behind it; with options of `subprocess.run` in one of its own."""
+    if options:
+        command = [sys.executable, "-m", "stgvlib", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as stop:
+            status = stop.code or 0
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def refused(*arguments, **options):
@@ -154,10 +175,12 @@ def test_a_full_disk_loses_nothing_and_leaves_nothing(model, clip, tmp_path):
     small = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))}
     out = tmp_path / "x.safetensors"
     out.write_bytes(b"what was there before")
-    line = refused("fit", clip, out, *FAST, **small)
+    line = refused("fit", clip, out, *FAST, "--overwrite", **small)
     assert "cannot write" in line and out.read_bytes() == b"what was there before"
     assert [p.name for p in (tmp_path / "x.safetensors.parts").iterdir()] == ["fit.json"]
-    line = refused("fit", clip, out, *FAST, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}, **small)
+    line = refused(
+        "fit", clip, out, *FAST, "--overwrite", env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}, **small
+    )
     assert "cannot be read or written" in line  # compiled code cannot be cached either
 
 
@@ -195,6 +218,8 @@ def test_encode_and_decode(model, clip, tmp_path):
     for name in ("out.mp4", "out.y4m", "frames"):
         assert stgv("decode", small, tmp_path / name, "--device", "cpu").returncode == 0
         assert open_video(tmp_path / name).num_frames == 5
+    assert stgv("encode", small, tmp_path / "again.stgv").returncode == 0  # with the steps that it was written with
+    assert (tmp_path / "again.stgv").read_bytes() == small.read_bytes()
     coarse = tmp_path / "coarse.stgv"
     assert stgv("encode", model, coarse, "--field-bits", "4", "--color", "0.05").returncode == 0
     assert coarse.stat().st_size < small.stat().st_size
@@ -202,7 +227,9 @@ def test_encode_and_decode(model, clip, tmp_path):
     target = 0.8 * 8 * small.stat().st_size / (24 * 32 * 5)
     assert stgv("encode", model, limited, "--target-bpp", str(target)).returncode == 0
     assert 0.6 * small.stat().st_size < limited.stat().st_size <= 0.8 * small.stat().st_size
-    assert "target_bpp must be above 0, got -1.0" in refused("encode", model, small, "--target-bpp", "-1")
+    assert "target_bpp must be above 0, got -1.0" in refused(
+        "encode", model, small, "--target-bpp", "-1", "--overwrite"
+    )
     damaged = bytearray(small.read_bytes())
     damaged[-5] ^= 1
     (tmp_path / "bad.stgv").write_bytes(damaged)
@@ -210,10 +237,12 @@ def test_encode_and_decode(model, clip, tmp_path):
         "decode", tmp_path / "bad.stgv", tmp_path / "b"
     )
     assert len(list((tmp_path / "b").iterdir())) == 5
+    assert "fails its checksum" in refused("encode", tmp_path / "bad.stgv", tmp_path / "worse.stgv")
     tuned = tmp_path / "tuned.stgv"
     done = stgv("encode", model, tuned, "--video", clip, "--target-bpp", str(target), "--fine-tuning", "40")
     assert done.returncode == 0 and tuned.stat().st_size * 8 <= target * 5 * 24 * 32, done.stderr
     assert stgv("decode", tuned, tmp_path / "tuned").returncode == 0
+    small = tmp_path / "other.stgv"
     assert "quality needs --video" in refused("encode", model, small, "--quality", "30")
     video = ("--video", clip)
     assert "with --video steps are learned" in refused("encode", model, small, *video, "--color", "0.1")
@@ -222,6 +251,85 @@ def test_encode_and_decode(model, clip, tmp_path):
     assert "output must end in .stgv" in refused("encode", model, tmp_path / "m.mp4")
     assert "field_bits must be from 2 to 16, got 40" in refused("encode", model, small, "--field-bits", "40")
     assert "no .stgv file" in refused("decode", _renamed(model, tmp_path / "x.stgv"), tmp_path / "c")
+
+
+def test_nothing_is_overwritten_unasked(model, clip, tmp_path):
+    video = tmp_path / "clip.mp4"
+    write_video(video, open_video(clip).read())
+    before = video.read_bytes()
+    (tmp_path / "link.mp4").symlink_to(video)
+    for over in ((), ("--over", video), ("--over", video, "--overwrite")):
+        for name in ("clip.mp4", "link.mp4"):
+            told = refused("render", model, tmp_path / name, *over)
+            assert "is the input itself" in told if over else "add --overwrite" in told
+    frames = sorted((f.name, f.read_bytes()) for f in clip.iterdir())
+    assert "is the input itself" in refused("render", model, clip, "--over", clip, "--overwrite")
+    assert "add --overwrite" in refused("render", model, clip)
+    assert "add --overwrite" in refused("fit", clip, model, *FAST)
+    assert video.read_bytes() == before and sorted((f.name, f.read_bytes()) for f in clip.iterdir()) == frames
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "00000.png").write_bytes((clip / "00000.png").read_bytes().replace(b"stgvlib", b"gimp-2 "))
+    assert "pictures that stgvlib did not write (00000.png)" in refused("render", model, mine, "--overwrite")
+    assert stgv("render", model, video, "--overwrite").returncode == 0 and video.read_bytes() != before
+    assert "no regular file" in refused("render", model, _fifo(tmp_path / "pipe.mp4"), "--overwrite")
+
+
+def _fifo(path):
+    os.mkfifo(path)
+    return path
+
+
+def test_streams_and_signals(model, tmp_path):
+    """A closed standard error, a name that leaves no room for a partial file's, and an end in the middle."""
+    run = f"{sys.executable} -m stgvlib render {model} {tmp_path}/a.mp4 2>&-"
+    assert subprocess.run(run, shell=True).returncode == 0 and open_video(tmp_path / "a.mp4").num_frames == 5
+    assert stgv("render", model, tmp_path / ("n" * 236 + ".mp4")).returncode == 0
+    assert "longer than 240 bytes" in refused("render", model, tmp_path / ("n" * 237 + ".mp4"))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        command = [sys.executable, "-m", "stgvlib", "render", model, tmp_path / "large.mp4", "--scale", "40"]
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for _ in range(2400):
+            if running.poll() is not None or list(tmp_path.glob(".stgv-*")):
+                break
+            time.sleep(0.05)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == 128 + number and "stopped" in said and "Traceback" not in said, said
+        assert not list(tmp_path.glob(".stgv-*")) and not (tmp_path / "large.mp4").exists()
+
+
+def test_a_read_only_home_only_costs_the_cache(tmp_path):
+    """Compiled code is cached beside the package, else in a folder of the user; where neither can be written, in a
+    temporary one. A package that cannot be written is stood for by os.access, since root may write everywhere."""
+    code = "import os; os.access = lambda path, mode: False; import stgvlib; print(os.environ['NUMBA_CACHE_DIR'])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert os.path.basename(told).startswith("stgvlib-") and os.path.isdir(told)
+    os.rmdir(told)
+
+
+def test_a_first_fit_says_what_it_takes_and_made(clip, tmp_path):
+    out = tmp_path / "m.safetensors"
+    done = stgv("fit", clip, out, "--device", "cpu", "--gaussians", "50", "--steps", "5", "--threads", "1")
+    said = done.stderr.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert "frames are made smaller, from 32x24 to" in said[0] and "--size 24x32 keeps them" in said[0]
+    assert "800 + 2,400 + 5 steps each, preset fast, profile quick" in said[1]
+    assert any(line.startswith("the fit takes about ") for line in said)
+    psnr = json.loads(stgv("eval", out, clip, "--json").stdout)["psnr"]
+    assert f"wrote {out}: PSNR {psnr:.2f} dB on 5 frames of " in done.stderr
+    assert said[-1].startswith("next: stgv render ")
+    assert json.loads(stgv("info", out, "--json").stdout)["psnr"] == round(psnr, 2)
+    for size in ("²x4", "0x4", "12", "4x", "x"):
+        assert "HEIGHTxWIDTH" in refused("fit", clip, tmp_path / "x.safetensors", "--size", size)
+    assert "threads must be at least 1" in refused("fit", clip, tmp_path / "x.safetensors", "--threads", "0")
+
+
+def test_info_of_a_video(clip):
+    about = json.loads(stgv("info", clip, "--json").stdout)
+    assert (about["width"], about["height"], about["frames"], about["fps"]) == (32, 24, 5, 25.0)
+    assert "folder of pictures" in stgv("info", clip).stdout
+    assert "does not exist" in refused("info", clip / "nothing.mp4")
 
 
 def _renamed(path, to):

@@ -1,6 +1,8 @@
 """Readers, writers and their error messages, on files made here and on the real clip."""
 
+import os
 import shutil
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -54,8 +56,57 @@ def test_odd_sizes_survive(tmp_path, size):
     frames = moving(3, *size)
     write_video(tmp_path / "pngs", frames)
     assert np.array_equal(open_video(tmp_path / "pngs").read(), frames)
-    write_video(tmp_path / "a.mp4", frames)
+    write_video(tmp_path / "a.mp4", frames, chroma="444")
     assert open_video(tmp_path / "a.mp4").size == size
+    write_video(tmp_path / "b.mp4", frames)  # players show 4:2:0, which has even sides
+    padded = open_video(tmp_path / "b.mp4").read()
+    assert padded.shape[1:3] == tuple(side + side % 2 for side in size)
+    assert np.abs(padded[:, -1, -1].astype(int) - padded[:, size[0] - 1, size[1] - 1]).max() < 20
+
+
+def test_a_written_file_is_tagged_and_players_show_its_colours(tmp_path):
+    """CASES E: BT.709, tagged; pixel shape and rate as given. Values from the standard: green is Y 173, U 42, V 26."""
+    import av
+
+    frames = np.zeros((3, 48, 64, 3), np.uint8)
+    frames[..., 1] = 255
+    write_video(tmp_path / "a.mp4", frames, 24000 / 1001, Fraction(16, 15))
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        stream = file.streams.video[0]
+        coded = stream.codec_context
+        assert (coded.colorspace, coded.color_range, coded.color_primaries, coded.color_trc) == (1, 1, 1, 1)
+        assert stream.sample_aspect_ratio == Fraction(16, 15) and stream.average_rate == Fraction(24000, 1001)
+        planes = next(file.decode(video=0)).to_ndarray()
+    y, u, v = planes[0, 0], planes[48, 0], planes[60, 0]
+    assert max(abs(int(y) - 173), abs(int(u) - 42), abs(int(v) - 26)) <= 1
+    assert np.abs(open_video(tmp_path / "a.mp4").read().astype(int) - frames).max() <= 3
+    write_video(tmp_path / "slow.mp4", frames, 0.0004)
+    assert open_video(tmp_path / "slow.mp4").fps == pytest.approx(0.0004, rel=1e-3)
+
+
+def test_names_that_were_tracebacks(tmp_path, monkeypatch):
+    """CASES C and D: a colon, bytes that are no UTF-8, a folder with a dot, a side above 16,384 px."""
+    monkeypatch.chdir(tmp_path)
+    frames = np.zeros((2, 16, 24, 3), np.uint8)
+    for name in ("10:30.mp4", os.fsdecode(b"caf\xe9.mp4"), "frames_1.5x"):
+        assert write_video(name, frames) == 2 and open_video(name).num_frames == 2
+    with pytest.raises(StgvError, match="frames are 16386x2, H.264 takes 16384 a side"):
+        write_video("wide.mp4", np.zeros((1, 2, 16386, 3), np.uint8))
+    with pytest.raises(StgvError, match="there are no frames"):
+        write_video("none.mp4", frames[:0])
+    assert sorted(os.listdir(b".")) == [b"10:30.mp4", b"caf\xe9.mp4", b"frames_1.5x"]
+
+
+def test_a_folder_never_holds_frames_of_two_renders(tmp_path):
+    """CASES A: what stgvlib wrote is replaced, and pictures of others are refused."""
+    frames = np.zeros((3, 16, 24, 3), np.uint8)
+    write_video(tmp_path / "out", frames)
+    write_video(tmp_path / "out", frames[:1])
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["00000.png"]
+    cv2.imwrite(str(tmp_path / "out/00007.png"), frames[0])
+    with pytest.raises(StgvError, match="pictures that stgvlib did not write .00007.png.: take another folder"):
+        write_video(tmp_path / "out", frames)
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_y4m(tmp_path):
