@@ -179,22 +179,24 @@ def _backward(mu, cholesky, rgb, width, grad, d_mu, d_cholesky, d_rgb):
 
 @numba.njit(parallel=True, cache=True, fastmath={"reassoc"}, error_model="numpy")
 def _compare(planes, frame, huber, sums):
-    """Weighted squared (or Huber) differences, their sum a row; the image's planes become the gradient of the mean."""
-    height, width = frame.shape[:2]
-    scale = np.float32(2 / (3 * height * width))
+    """Weighted squared (or Huber) differences, their sum a row; the image's planes become the gradient of the mean.
+    frame: [H, W] of four bytes, R G B and weight."""
+    height, width = frame.shape
+    scale, byte = np.float32(2 / (3 * height * width)), np.float32(255)
     for row in numba.prange(height):
         total = 0.0
         for block in range(planes.shape[1]):
-            part, target = planes[row, block], frame[row, block * LANES : (block + 1) * LANES]
+            part, pixels = planes[row, block], frame[row, block * LANES : (block + 1) * LANES]
+            part[:, len(pixels) :] = 0
             some = np.float32(0)
             for channel in range(3):
-                for c in range(len(target)):
-                    weight = np.float32(target[c, 3]) / np.float32(255)
-                    difference = part[channel, c] - np.float32(target[c, channel]) / np.float32(255)
+                to, shift = part[channel], np.uint32(8 * channel)
+                for c in range(len(pixels)):
+                    weight = np.float32(pixels[c] >> np.uint32(24)) / byte
+                    difference = to[c] - np.float32(pixels[c] >> shift & np.uint32(255)) / byte
                     near = huber if difference > huber else -huber if difference < -huber else difference
                     some += weight * near * (np.float32(2) * difference - near)
-                    part[channel, c] = scale * weight * near
-            part[:, len(target) :] = 0
+                    to[c] = scale * weight * near
             total += some
         sums[row] = total
 
@@ -228,7 +230,8 @@ class SplatMSE(torch.autograd.Function):
         planes = list(_render(mu, cholesky, rgb, (height, width)))
         sums = np.empty((len(mu), height))
         for image, of_gop, index, each in zip(planes, frames, frame_index.tolist(), sums):
-            _compare(image.numpy(), of_gop[index].numpy(), limit, each)
+            frame = of_gop[index].contiguous().numpy().view("<u4")[..., 0]
+            _compare(image.numpy(), frame, limit, each)
         ctx.save_for_backward(mu, cholesky, rgb, *planes)
         ctx.width = width
         return mu.new_tensor(sums.sum(1) / (3 * height * width))
