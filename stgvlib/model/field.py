@@ -110,7 +110,7 @@ class DeformationField(nn.Module):
         last = BatchedLinear(gops, width, outputs, generator, self.config.zero_heads)
         if self.config.head_layers == 1:
             return last
-        return nn.Sequential(BatchedLinear(gops, width, width, generator), nn.ReLU(), last)
+        return nn.Sequential(BatchedLinear(gops, width, width, generator), nn.ReLU(inplace=True), last)
 
     def encode(self, mu: Tensor, t: Tensor) -> list[Tensor]:
         """mu [G, N, 2] px, t [G] in [0, 1] -> the parts of f_h in eq. 7 but gamma(t), [G, N, width] each."""
@@ -137,14 +137,23 @@ class DeformationField(nn.Module):
         if half:
             encoded.append(code[..., : -self.hidden.weight.shape[1] % 8])
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
-            features = self.features(self.hidden(torch.cat(encoded, -1), half).relu(), half).relu()
+            features = self.features(self.hidden(torch.cat(encoded, -1), half).relu_(), half).relu_()
         heads = [head for head in (self.position_head, self.color_head, self.shape_head) if head is not None]
-        if half and self.config.head_layers == 2:
+        if self.config.head_layers == 1:
+            out = self._one_layer(heads, features.to(self.hidden.weight.dtype))
+        elif half:
             out = self._two_layers(heads, features)
         else:
-            out = [head(features.to(self.hidden.weight.dtype)) for head in heads]
+            out = [head(features) for head in heads]
         shape = out[2] * self.shape_scale if len(out) > 2 else None
         return out[0] * self.position_scale, out[1], shape
+
+    @staticmethod
+    def _one_layer(heads: list[BatchedLinear], features: Tensor) -> tuple[Tensor, ...]:
+        """What linear heads put out, all at once: features [G, N, width and padding] -> [G, N, .] each."""
+        weight, bias = torch.cat([head.weight for head in heads], 2), torch.cat([head.bias for head in heads], 2)
+        product = torch.baddbmm(bias, features[..., : weight.shape[1]], weight)
+        return product.split([head.bias.shape[2] for head in heads], 2)
 
     @staticmethod
     def _two_layers(heads: list[nn.Sequential], features: Tensor) -> tuple[Tensor, ...]:

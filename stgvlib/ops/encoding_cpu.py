@@ -1,7 +1,9 @@
 """Hash encoding on a CPU: numba over all cores, the same values and gradients as the torch reference.
 
-Forward: points in blocks. Backward: a task is one level of one GoP and owns that level's table, so nothing races and
-the result is deterministic; gradients of the position are kept a level and summed in order.
+Points go in blocks that stay in the first cache, and every inner loop runs over a block's points, so that LLVM turns
+all of it into SIMD but the sums into the table, whose order is that of the points. Forward: a task is a block. Backward:
+a task is one level of one GoP and owns that level's table, so nothing races and the result is deterministic; gradients
+of the position are kept a level and summed in order.
 """
 
 import numba
@@ -11,84 +13,108 @@ import torch
 from stgvlib.ops.constants import PRIMES
 from stgvlib.ops.splat_cpu import _use_torch_threads
 
-_, Y_PRIME, Z_PRIME = PRIMES
+BLOCK = 128  # points
+_PRIMES = np.array(PRIMES, np.uint32)
 _ONE = np.float32(1)
 
 
 @numba.njit(inline="always")
-def _entry(cell, corner, table, dims):
-    """Row of the level's table for one corner (eq. 4, or the dense index)."""
-    if table.hashed:
-        index = cell[0] + (corner & 1)
-        index ^= (cell[1] + (corner >> 1 & 1)) * Y_PRIME & 0xFFFFFFFF
-        if dims == 3:
-            index ^= (cell[2] + (corner >> 2 & 1)) * Z_PRIME & 0xFFFFFFFF
-        return index % np.int64(table.size)
-    index, stride = 0, 1
-    for d in range(dims):
-        index += (cell[d] + (corner >> d & 1)) * stride
-        stride *= table.resolution[d]
-    return index % np.int64(table.size)
+def _products(factor, product):
+    """All products of one factor an axis: [D, 2, BLOCK] -> [2^D, BLOCK], bit d of a corner picks the factor of axis d."""
+    product[:2] = factor[0]
+    for d in range(1, len(factor)):
+        for corner in range(1 << d):
+            for i in range(BLOCK):
+                product[corner + (1 << d), i] = product[corner, i] * factor[d, 1, i]
+                product[corner, i] *= factor[d, 0, i]
 
 
 @numba.njit(inline="always")
-def _locate(x, scales, level, dims, cell, fraction):
+def _locate(x, scale, level, factor, cell, row):
+    """Weights along each axis [D, 2, BLOCK] and rows of the table (eq. 4, or the dense index) [2^D, BLOCK] of points."""
+    dims, entries, hashed = x.shape[1], np.uint32(level.size), level.hashed != 0
+    stride, offset = np.uint32(1), np.uint32(level.offset)
+    row[0] = 0
     for d in range(dims):
-        inside = min(x[d], _ONE) if x[d] > 0 else np.float32(0)  # NaN lies at 0
-        position = inside * scales[level, d] + np.float32(0.5)
-        cell[d] = int(position)
-        fraction[d] = position - np.float32(cell[d])
+        for i in range(len(x)):
+            inside = min(x[i, d], _ONE) if x[i, d] > 0 else np.float32(0)  # NaN lies at 0
+            position = inside * scale[d] + np.float32(0.5)
+            whole = np.int32(position)
+            cell[i], factor[d, 1, i] = whole, position - np.float32(whole)
+        factor[d, 0] = _ONE - factor[d, 1]
+        step = _PRIMES[d] if hashed else stride
+        stride *= np.uint32(level.resolution[d])
+        for corner in range(1 << d):
+            for i in range(BLOCK):
+                near = np.uint32(cell[i] * step)
+                far = np.uint32(near + step)
+                before = row[corner, i]
+                row[corner, i] = before ^ near if hashed else before + near
+                row[corner + (1 << d), i] = before ^ far if hashed else before + far
+    for corner in range(1 << dims):
+        if hashed:
+            for i in range(BLOCK):
+                row[corner, i] = offset + (row[corner, i] & np.uint32(entries - 1))  # entries are a power of two
+        else:
+            for i in range(BLOCK):
+                row[corner, i] = offset + row[corner, i] % entries
 
 
-@numba.njit(parallel=True, cache=True)
-def _forward(x, table, scales, tables, out):
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _forward(x, table, scales, levels, out):
     points, dims = x.shape
-    levels, features = len(scales), table.shape[1]
-    blocks = (points + 511) // 512
-    for block in numba.prange(blocks):
-        cell, fraction = np.empty(3, np.int64), np.empty(3, np.float32)
-        for i in range(block * 512, min(points, block * 512 + 512)):
-            for level in range(levels):
-                _locate(x[i], scales, level, dims, cell, fraction)
-                for f in range(features):
-                    out[i, level * features + f] = 0
-                for corner in range(1 << dims):
-                    weight = _ONE
-                    for d in range(dims):
-                        weight *= fraction[d] if corner >> d & 1 else _ONE - fraction[d]
-                    row = tables[level].offset + _entry(cell, corner, tables[level], dims)
-                    for f in range(features):
-                        out[i, level * features + f] += weight * table[row, f]
+    features = table.shape[1]
+    for block in numba.prange((points + BLOCK - 1) // BLOCK):
+        first = block * BLOCK
+        part, to = x[first : first + BLOCK], out[first : first + BLOCK]
+        factor, cell = np.zeros((dims, 2, BLOCK), np.float32), np.zeros(BLOCK, np.uint32)
+        weight, row = np.empty((1 << dims, BLOCK), np.float32), np.empty((1 << dims, BLOCK), np.uint32)
+        for level in range(len(levels)):
+            _locate(part, scales[level], levels[level], factor, cell, row)
+            _products(factor, weight)
+            for i in range(len(part)):
+                for f in range(0, features, 2):  # features are two or four
+                    even = odd = np.float32(0)
+                    for corner in range(1 << dims):
+                        w, r = weight[corner, i], row[corner, i]
+                        even += w * table[r, f]
+                        odd += w * table[r, f + 1]
+                    to[i, level * features + f], to[i, level * features + f + 1] = even, odd
 
 
-@numba.njit(parallel=True, cache=True)
-def _backward(x, table, scales, tables, d_out, d_table, d_x):
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _backward(x, table, scales, levels, d_out, d_table, d_x):
     points, dims = x.shape
-    levels, features = len(scales), table.shape[1]
-    for level in numba.prange(levels):
-        cell, fraction, slope = np.empty(3, np.int64), np.empty(3, np.float32), np.empty(3, np.float32)
-        for i in range(points):
-            _locate(x[i], scales, level, dims, cell, fraction)
-            slope[:] = 0
-            for corner in range(1 << dims):
-                weight = _ONE
-                for d in range(dims):
-                    weight *= fraction[d] if corner >> d & 1 else _ONE - fraction[d]
-                row = tables[level].offset + _entry(cell, corner, tables[level], dims)
-                dot = np.float32(0)
-                for f in range(features):
-                    grad = d_out[i, level * features + f]
-                    d_table[row, f] += weight * grad
-                    dot += table[row, f] * grad
-                for d in range(dims):
-                    others = _ONE if corner >> d & 1 else -_ONE
-                    for other in range(dims):
-                        if other != d:
-                            others *= fraction[other] if corner >> other & 1 else _ONE - fraction[other]
-                    slope[d] += dot * others
+    features = table.shape[1]
+    for level in numba.prange(len(levels)):
+        factor, cell = np.zeros((dims, 2, BLOCK), np.float32), np.zeros(BLOCK, np.uint32)
+        weight, row = np.empty((1 << dims, BLOCK), np.float32), np.empty((1 << dims, BLOCK), np.uint32)
+        dot, slope = np.zeros((1 << dims, BLOCK), np.float32), np.empty(BLOCK, np.float32)
+        for first in range(0, points, BLOCK):
+            part, grad = x[first : first + BLOCK], d_out[first : first + BLOCK]
+            _locate(part, scales[level], levels[level], factor, cell, row)
+            _products(factor, weight)
+            dot[:] = 0
+            for i in range(len(part)):
+                for f in range(0, features, 2):
+                    even, odd = grad[i, level * features + f], grad[i, level * features + f + 1]
+                    for corner in range(1 << dims):
+                        w, r = weight[corner, i], row[corner, i]
+                        d_table[r, f] += w * even
+                        d_table[r, f + 1] += w * odd
+                        dot[corner, i] = dot[corner, i] + table[r, f] * even + table[r, f + 1] * odd
             for d in range(dims):
-                inside = x[i, d] >= 0 and x[i, d] <= 1
-                d_x[level, i, d] = slope[d] * scales[level, d] if inside else 0
+                low, high = factor[d, 0].copy(), factor[d, 1].copy()
+                factor[d, 0], factor[d, 1] = -_ONE, _ONE  # the slopes of the weights along this axis
+                _products(factor, weight)
+                factor[d, 0], factor[d, 1] = low, high
+                slope[:] = 0
+                for corner in range(1 << dims):
+                    for i in range(BLOCK):
+                        slope[i] += dot[corner, i] * weight[corner, i]
+                for i in range(len(part)):
+                    inside = part[i, d] >= 0 and part[i, d] <= 1
+                    d_x[level, first + i, d] = slope[i] * scales[level, d] if inside else 0
 
 
 class HashEncode(torch.autograd.Function):

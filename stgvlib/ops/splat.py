@@ -110,9 +110,12 @@ def splat_mse(
         raise ValueError(f"frames must be uint8 [G, T, H, W, 4] with G = {len(mu)}, got {got}")
     height, width = frames.shape[2:4]
     _check(mu, cholesky, rgb, (height, width))
-    if kernels_for(mu) == "cuda":
+    kernels = kernels_for(mu)
+    if kernels == "cuda":
         from stgvlib.ops.cuda.splat import SplatMSE
-
+    elif kernels == "numba":
+        from stgvlib.ops.splat_cpu import SplatMSE
+    if kernels != "reference":
         return SplatMSE.apply(mu.contiguous(), cholesky.contiguous(), rgb.contiguous(), frames, frame_index, huber)
     if len(mu) > 1:
         return _OneByOne.apply(mu, cholesky, rgb, frames, frame_index, huber)

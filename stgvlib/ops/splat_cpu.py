@@ -3,9 +3,11 @@
 Forward: Gaussians are binned into bands of rows, a band is one task, so no two threads write one pixel and the order
 of the sum is fixed. Where Gaussians reach many bands, some bands are listed at a time: memory stays within 40 bytes a
 Gaussian. Backward: each Gaussian gathers the image gradient over its own ellipse, so there is nothing to race for. Both
-are deterministic. The row loops carry no branch and no call, so that LLVM turns them into SIMD.
+are deterministic.
 
-Values of any kind are safe, infinities and NaN too: of a Gaussian that has some, rows may be left out.
+Within a row sigma is a parabola: dy^2 / (2 syy) + curve dx^2, dx = px - x - slope dy, syy = l2^2 + l3^2. An image lies
+in blocks of LANES columns, [H, blocks, 3, LANES], and the inner loop over one of them has no branch, no call and no
+remainder, so that LLVM turns it into a few SIMD instructions.
 
 Values of any kind are safe, infinities and NaN too: of a Gaussian that has some, rows may be left out.
 """
@@ -19,57 +21,54 @@ import torch
 from stgvlib.ops import constants
 
 BAND = 8  # rows a task
+LANES = 16  # columns of a block
 LISTED = 8  # entries a Gaussian that the bands' lists may have at a time
 MIN_SCALE, CUT = np.float32(constants.MIN_SCALE), np.float32(constants.CUT)
 _FAST = {"contract", "reassoc", "nsz", "arcp"}  # not nnan / ninf: a NaN must stay one
-_ONE = np.float32(1)
+_ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
 @numba.njit(fastmath=_FAST, inline="always")
-def _exp_minus(s):
-    """exp(-s) for 0 <= s <= 5.6, to 1e-6: a polynomial of s / 8, then three squarings. Plain arithmetic vectorises."""
-    u = s * np.float32(-0.125)
+def _weight(s):
+    """exp(-s) to 1e-6 for 0 <= s <= CUT, else 0: a polynomial of s / 8, then three squarings."""
+    u = min(s, np.float32(6)) * np.float32(-0.125)
     p = np.float32(1.0 / 720)
     p = p * u + np.float32(1.0 / 120)
     p = p * u + np.float32(1.0 / 24)
     p = p * u + np.float32(1.0 / 6)
-    p = p * u + np.float32(0.5)
+    p = p * u + _HALF
     p = p * u + _ONE
     p = p * u + _ONE
     p = p * p
     p = p * p
-    return p * p
+    return p * p if s <= CUT else np.float32(0)
 
 
 @numba.njit(fastmath=_FAST, inline="always")
-def _row_span(x, l1, l2, l3, dy, width):
-    """First and one-past-last column of the ellipse at offset dy, a column of slack each side (the cut is exact).
+def _blocks(x, shift, half, width):
+    """First and one-past-last block of the columns within `half` of x + shift, a quarter of slack (the cut is exact).
 
     Compared before it is converted: infinite centre and width make a NaN, which no integer stands for."""
-    syy = l2 * l2 + l3 * l3
-    room = np.float32(2) * CUT - dy * dy / syy
-    if not room > 0:
-        return 0, 0
-    centre = x + l1 * l2 / syy * dy
-    half = l1 * l3 / math.sqrt(syy) * math.sqrt(room)
-    low, high = centre - half - np.float32(1.5), centre + half + np.float32(1.5)
+    low, high = x + shift - half - np.float32(0.75), x + shift + half + np.float32(0.75)
     if not (low < width and high > 0):
         return 0, 0
-    return int(max(low, np.float32(0))), int(min(high, np.float32(width)))
+    first, end = np.uint32(max(low, np.float32(0))), np.uint32(min(high, np.float32(width)))
+    return first // LANES, (end + LANES - 1) // LANES
 
 
 @numba.njit(fastmath=_FAST, inline="always")
 def _rows(y, l2, l3, height):
     """First and last row whose centre the ellipse can reach; last < first when there is none."""
     reach = math.sqrt(np.float32(2) * CUT * (l2 * l2 + l3 * l3)) + np.float32(1e-3)
-    low, high = y - reach - np.float32(0.5), y + reach - np.float32(0.5)
+    low, high = y - reach - _HALF, y + reach - _HALF
     if not (high >= 0 and low <= height - 1):
         return 0, -1
     return int(math.ceil(max(low, np.float32(0)))), int(min(high, np.float32(height - 1)))
 
 
 @numba.njit(cache=True, fastmath=_FAST)
-def _forward(mu, cholesky, rgb, height, width, image):
+def _forward(mu, cholesky, rgb, width, planes):
+    height = len(planes)
     bands = (height + BAND - 1) // BAND
     count = len(mu)
     starts = np.zeros(bands + 1, np.int64)
@@ -92,83 +91,114 @@ def _forward(mu, cholesky, rgb, height, width, image):
             for band in range(max(begin, rows[i, 0] // BAND), min(end, rows[i, 1] // BAND + 1)):
                 order[fill[band - begin]] = i
                 fill[band - begin] += 1
-        _draw(mu, cholesky, rgb, height, width, begin, starts[begin : end + 1], order, rows, image)
+        _draw(mu, cholesky, rgb, width, begin, starts[begin : end + 1], order, rows, planes)
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_FAST)
-def _draw(mu, cholesky, rgb, height, width, begin, starts, order, rows, image):
+@numba.njit(parallel=True, cache=True, fastmath=_FAST, error_model="numpy")
+def _draw(mu, cholesky, rgb, width, begin, starts, order, rows, planes):
     """The bands from `begin`: band begin + k takes order[starts[k] - starts[0] : starts[k + 1] - starts[0]]."""
+    blocks, flat = np.uint32(planes.shape[1]), planes.reshape(-1)
     for k in numba.prange(len(starts) - 1):
-        band = begin + k
-        top, bottom = band * BAND, min(height, (band + 1) * BAND)
-        planes = np.zeros((BAND, 3, width), np.float32)
+        top, bottom = (begin + k) * BAND, min(len(planes), (begin + k + 1) * BAND)
+        planes[top:bottom] = 0
         for j in range(starts[k] - starts[0], starts[k + 1] - starts[0]):
             i = order[j]
             x, y = mu[i, 0], mu[i, 1]
             l1, l2, l3 = max(cholesky[i, 0], MIN_SCALE), cholesky[i, 1], max(cholesky[i, 2], MIN_SCALE)
-            i1, i3 = _ONE / l1, _ONE / l3
+            syy = l2 * l2 + l3 * l3
+            inverse, slope = _ONE / syy, l1 * l2 / syy
+            narrow = l1 * l3 / math.sqrt(syy)
+            curve = _HALF / (narrow * narrow)
             r, g, b = rgb[i, 0], rgb[i, 1], rgb[i, 2]
             for row in range(max(top, rows[i, 0]), min(bottom - 1, rows[i, 1]) + 1):
-                dy = np.float32(row) + np.float32(0.5) - y
-                low, high = _row_span(x, l1, l2, l3, dy, width)
-                plane = planes[row - top]
-                red, green, blue = plane[0, low:high], plane[1, low:high], plane[2, low:high]
-                x0, t, slant = np.float32(low) + np.float32(0.5) - x, dy * i3, l2 * i3
-                for c in range(high - low):
-                    z1 = (np.float32(c) + x0) * i1
-                    z2 = t - slant * z1
-                    s = np.float32(0.5) * (z1 * z1 + z2 * z2)
-                    e = _exp_minus(min(s, np.float32(6)))
-                    e = e if s <= CUT else np.float32(0)
-                    red[c] += e * r
-                    green[c] += e * g
-                    blue[c] += e * b
-        for row in range(top, bottom):
-            for c in range(width):
-                for channel in range(3):
-                    image[row, c, channel] = planes[row - top, channel, c]
+                dy = np.float32(row) + _HALF - y
+                least, shift = _HALF * dy * dy * inverse, slope * dy
+                if least < CUT:
+                    first, end = _blocks(x, shift, narrow * math.sqrt(np.float32(2) * (CUT - least)), width)
+                    for block in range(first, end):
+                        dx0 = np.float32(block * LANES) + _HALF - x - shift
+                        at = np.uint64((np.uint32(row) * blocks + block) * np.uint32(3 * LANES))
+                        for c in range(np.uint32(LANES)):
+                            dx = dx0 + np.float32(c)
+                            e = _weight(least + curve * dx * dx)
+                            flat[at + c] += e * r
+                            flat[at + np.uint64(LANES) + c] += e * g
+                            flat[at + np.uint64(2 * LANES) + c] += e * b
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_FAST)
-def _backward(mu, cholesky, rgb, grad, d_mu, d_cholesky, d_rgb):
-    height, width = grad.shape[1:]
-    tasks = (len(mu) + 63) // 64
+@numba.njit(parallel=True, cache=True, fastmath=_FAST, error_model="numpy")
+def _backward(mu, cholesky, rgb, width, grad, d_mu, d_cholesky, d_rgb):
+    height, blocks, flat = len(grad), np.uint32(grad.shape[1]), grad.reshape(-1)
+    zero, tasks = np.float32(0), (len(mu) + 63) // 64
     for task in numba.prange(tasks):
         for i in range(task * 64, min(len(mu), task * 64 + 64)):
             x, y = mu[i, 0], mu[i, 1]
             l1, l2, l3 = max(cholesky[i, 0], MIN_SCALE), cholesky[i, 1], max(cholesky[i, 2], MIN_SCALE)
             i1, i3 = _ONE / l1, _ONE / l3
+            syy = l2 * l2 + l3 * l3
+            inverse, slope = _ONE / syy, l1 * l2 / syy
+            narrow = l1 * l3 / math.sqrt(syy)
+            curve = _HALF / (narrow * narrow)
             r, g, b = rgb[i, 0], rgb[i, 1], rgb[i, 2]
             first, last = _rows(y, l2, l3, height)
-            zero = np.float32(0)
-            ar, ag, ab, s1, s2, s11, s12, s22 = zero, zero, zero, zero, zero, zero, zero, zero
+            ar = ag = ab = my = myy = m1 = my1 = m2 = zero  # colours, and moments of dy and dx
             for row in range(first, last + 1):
-                dy = np.float32(row) + np.float32(0.5) - y
-                low, high = _row_span(x, l1, l2, l3, dy, width)
-                red, green, blue = grad[0, row, low:high], grad[1, row, low:high], grad[2, row, low:high]
-                x0, t, k = np.float32(low) + np.float32(0.5) - x, dy * i3, l2 * i3
-                for c in range(high - low):
-                    z1 = (np.float32(c) + x0) * i1
-                    z2 = t - k * z1
-                    s = np.float32(0.5) * (z1 * z1 + z2 * z2)
-                    e = _exp_minus(min(s, np.float32(6)))
-                    e = e if s <= CUT else np.float32(0)
-                    ar += e * red[c]
-                    ag += e * green[c]
-                    ab += e * blue[c]
-                    w = e * (red[c] * r + green[c] * g + blue[c] * b)
-                    w1, w2 = w * z1, w * z2
-                    s1 += w1
-                    s2 += w2
-                    s11 += w1 * z1
-                    s12 += w1 * z2
-                    s22 += w2 * z2
-            k = l2 * i1 * i3
+                dy = np.float32(row) + _HALF - y
+                least, shift = _HALF * dy * dy * inverse, slope * dy
+                if least < CUT:
+                    er = eg = eb = w1 = w2 = zero
+                    start, end = _blocks(x, shift, narrow * math.sqrt(np.float32(2) * (CUT - least)), width)
+                    for block in range(start, end):
+                        dx0 = np.float32(block * LANES) + _HALF - x - shift
+                        at = np.uint64((np.uint32(row) * blocks + block) * np.uint32(3 * LANES))
+                        for c in range(np.uint32(LANES)):
+                            dx = dx0 + np.float32(c)
+                            e = _weight(least + curve * dx * dx)
+                            red, green, blue = flat[at + c], flat[at + np.uint64(LANES) + c], flat[at + np.uint64(2 * LANES) + c]
+                            er += e * red
+                            eg += e * green
+                            eb += e * blue
+                            w = e * (red * r + green * g + blue * b) * dx
+                            w1 += w
+                            w2 += w * dx
+                    ar, ag, ab = ar + er, ag + eg, ab + eb
+                    w = (er * r + eg * g + eb * b) * dy
+                    my, myy, m1, my1, m2 = my + w, myy + w * dy, m1 + w1, my1 + w1 * dy, m2 + w2
+            # z1 = p dy + i1 dx and z2 = q dy - k dx
+            p, q, k = l2 * inverse, l3 * inverse, l2 * i3 * i1
+            s1, s2 = p * my + i1 * m1, q * my - k * m1
+            s11 = p * p * myy + np.float32(2) * p * i1 * my1 + i1 * i1 * m2
+            s12 = p * q * myy + (q * i1 - p * k) * my1 - k * i1 * m2
+            s22 = q * q * myy - np.float32(2) * q * k * my1 + k * k * m2
             d_rgb[i, 0], d_rgb[i, 1], d_rgb[i, 2] = ar, ag, ab
             d_mu[i, 0], d_mu[i, 1] = s1 * i1 - s2 * k, s2 * i3
             d_cholesky[i, 0] = s11 * i1 - s12 * k if cholesky[i, 0] >= MIN_SCALE else zero
             d_cholesky[i, 1] = s12 * i3
             d_cholesky[i, 2] = s22 * i3 if cholesky[i, 2] >= MIN_SCALE else zero
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"reassoc"}, error_model="numpy")
+def _compare(planes, frame, huber, sums):
+    """Weighted squared (or Huber) differences, their sum a row; the image's planes become the gradient of the mean.
+    frame: [H, W] of four bytes, R G B and weight."""
+    height, width = frame.shape
+    scale, byte = np.float32(2 / (3 * height * width)), np.float32(255)
+    for row in numba.prange(height):
+        total = 0.0
+        for block in range(planes.shape[1]):
+            part, pixels = planes[row, block], frame[row, block * LANES : (block + 1) * LANES]
+            part[:, len(pixels) :] = 0
+            some = np.float32(0)
+            for channel in range(3):
+                to, shift = part[channel], np.uint32(8 * channel)
+                for c in range(len(pixels)):
+                    weight = np.float32(pixels[c] >> np.uint32(24)) / byte
+                    difference = to[c] - np.float32(pixels[c] >> shift & np.uint32(255)) / byte
+                    near = huber if difference > huber else -huber if difference < -huber else difference
+                    some += weight * near * (np.float32(2) * difference - near)
+                    to[c] = scale * weight * near
+            total += some
+        sums[row] = total
 
 
 class Splat(torch.autograd.Function):
@@ -177,22 +207,58 @@ class Splat(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mu, cholesky, rgb, size):
         ctx.save_for_backward(mu, cholesky, rgb)
+        ctx.width = size[1]
         image = torch.empty(len(mu), *size, 3)
-        _use_torch_threads()
-        for g in range(len(mu)):
-            m, c, v, out = (t.detach()[g].numpy() for t in (mu, cholesky, rgb, image))
-            _forward(m, c, v, size[0], size[1], out)
+        for to, planes in zip(image, _render(mu, cholesky, rgb, size)):
+            to.copy_(planes.transpose(2, 3).flatten(1, 2)[:, : size[1]])
         return image
 
     @staticmethod
     def backward(ctx, grad):
-        inputs = ctx.saved_tensors
-        outputs = [torch.empty_like(t) for t in inputs]
-        planes = grad.detach().permute(0, 3, 1, 2).contiguous()  # channels apart, so that rows are unit-stride
-        _use_torch_threads()
-        for g in range(len(planes)):
-            _backward(*(t.detach()[g].numpy() for t in (*inputs, planes, *outputs)))
-        return (*outputs, None)
+        padded = torch.nn.functional.pad(grad, (0, 0, 0, -ctx.width % LANES))
+        planes = padded.unflatten(2, (-1, LANES)).transpose(3, 4).contiguous()
+        return *_gradients(ctx.saved_tensors, planes, ctx.width), None
+
+
+class SplatMSE(torch.autograd.Function):
+    """`splat_mse` for float32 CPU tensors: the image's planes turn into its gradient where they are compared."""
+
+    @staticmethod
+    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber):
+        height, width = frames.shape[2:4]
+        limit = np.float32(np.inf if huber is None else huber)
+        planes = list(_render(mu, cholesky, rgb, (height, width)))
+        sums = np.empty((len(mu), height))
+        for image, of_gop, index, each in zip(planes, frames, frame_index.tolist(), sums):
+            frame = of_gop[index].contiguous().numpy().view("<u4")[..., 0]
+            _compare(image.numpy(), frame, limit, each)
+        ctx.save_for_backward(mu, cholesky, rgb, *planes)
+        ctx.width = width
+        return mu.new_tensor(sums.sum(1) / (3 * height * width))
+
+    @staticmethod
+    def backward(ctx, grad):
+        *inputs, planes = *ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        return *(d * grad[:, None, None] for d in _gradients(inputs, planes, ctx.width)), None, None, None
+
+
+def _render(mu, cholesky, rgb, size):
+    """Planes [H, blocks, 3, LANES] of the image of each GoP."""
+    _use_torch_threads()
+    for tensors in zip(mu, cholesky, rgb):
+        planes = torch.empty(size[0], -(-size[1] // LANES), 3, LANES)
+        _forward(*(t.detach().numpy() for t in tensors), size[1], planes.numpy())
+        yield planes
+
+
+def _gradients(inputs, planes, width):
+    """Of mu, cholesky and rgb, from the gradient of the image of each GoP in planes."""
+    outputs = [torch.empty_like(t) for t in inputs]
+    _use_torch_threads()
+    for part, *tensors in zip(planes, *inputs, *outputs):
+        given, found = [t.detach().numpy() for t in tensors[:3]], [t.numpy() for t in tensors[3:]]
+        _backward(*given, width, part.numpy(), *found)
+    return outputs
 
 
 def _use_torch_threads() -> None:
