@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from stgvlib.config import PRESETS, FitConfig, Profile, scaled_steps
+from stgvlib.config import ON_CPU, ON_CPU_SCALE, PRESETS, FitConfig, Profile, scaled_steps
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
 from stgvlib.errors import StgvError, size_text
@@ -25,7 +25,6 @@ Positional = tyro.conf.Positional
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]
 Threads = Annotated[int | None, tyro.conf.arg(help="CPU threads; unset, one a core.")]
 Overwrite = Annotated[bool, tyro.conf.arg(help="Replace the output if it exists.")]
-CPU_GOP = 16  # frames: trials as short as a CPU's schedule rank lengths wrongly (docs/LOG.md)
 
 
 def fit(
@@ -64,9 +63,10 @@ def fit(
         input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
         output: Model to write, ending in .safetensors.
         preset: stgv is ours, fast is ours with a seventh of its deformation steps, paper is the method as published.
-            auto takes stgv on a GPU; on a CPU fast, with GoPs of 16 frames.
-        profile: How many steps, and how large: smoke (30 % of the sides), quick (40 %) or paper (all).
-            auto takes paper on a GPU and quick on a CPU.
+            auto takes stgv on a GPU, and fast on a CPU.
+        profile: How many steps, and how large: smoke (30 % of the sides), quick (50 %) or paper (all).
+            auto takes paper on a GPU and quick on a CPU. Where preset is auto too, a CPU takes a shortened fast at 35 %
+            of the sides: minutes for five seconds of 720p.
         frames: Fit only the first frames.
         gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; 5, 8 or 16 for
             stgv and fast, whichever short trials on this video find best (a tenth to a third of the time). A new scene
@@ -156,11 +156,12 @@ def fit(
 
 
 def _defaults(preset: str, profile: str, device: str) -> tuple[FitConfig, Profile]:
-    """The configuration, and the profile it was scaled to."""
+    """The configuration, and the profile that it was scaled to."""
+    if device == "cpu" and preset == "auto" and profile == "auto":
+        return ON_CPU, Profile("for a CPU", ON_CPU_SCALE)
     on_cpu = device == "cpu"
     to = profile_named(("quick" if on_cpu else "paper") if profile == "auto" else profile)
-    config = scaled_steps(preset_named(("fast" if on_cpu else "stgv") if preset == "auto" else preset), to)
-    return (replace(config, gop_size=CPU_GOP) if preset == "auto" and on_cpu else config), to
+    return scaled_steps(preset_named(("fast" if on_cpu else "stgv") if preset == "auto" else preset), to), to
 
 
 def _reduced(video: "Video", to: Profile) -> list[str]:

@@ -1,5 +1,7 @@
 """Shared fixtures. Tests that take `device` run on the CPU always and on a GPU where there is one."""
 
+import stgvlib  # noqa: F401, I001  before torch: threads wait without spinning
+
 import pytest
 import torch
 

@@ -154,7 +154,11 @@ def _backward(mu, cholesky, rgb, width, grad, d_mu, d_cholesky, d_rgb):
                         for c in range(np.uint32(LANES)):
                             dx = dx0 + np.float32(c)
                             e = _weight(least + curve * dx * dx)
-                            red, green, blue = flat[at + c], flat[at + np.uint64(LANES) + c], flat[at + np.uint64(2 * LANES) + c]
+                            red, green, blue = (
+                                flat[at + c],
+                                flat[at + np.uint64(LANES) + c],
+                                flat[at + np.uint64(2 * LANES) + c],
+                            )
                             er += e * red
                             eg += e * green
                             eb += e * blue
