@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from stgvlib.config import ON_CPU, ON_CPU_SCALE, PRESETS, FitConfig, Profile, scaled_steps
+from stgvlib.config import ON_CPU, ON_CPU_SCALE, PRESETS, PROFILES, FitConfig, Profile, scaled_steps
 from stgvlib.config import preset as preset_named
 from stgvlib.config import profile as profile_named
 from stgvlib.errors import StgvError, size_text
@@ -180,7 +180,9 @@ def _shorter(estimate: "Estimate", longest: "FitPlan", to: Profile, seconds: flo
     if seconds < 60:
         return ""
     gops, other = len(longest.gops), "fast" if longest.config.preset != "fast" else "stgv"
-    choices = {f"--preset {other}": estimate.of(scaled_steps(PRESETS[other], to), gops)}
+    then = to if to.name in PROFILES else PROFILES["quick"]  # a step takes as long as frames have pixels
+    took = estimate.of(scaled_steps(PRESETS[other], then), gops) * (then.scale / to.scale) ** 2
+    choices = {f"--preset {other}": took}
     if gops > 1:
         choices["--frames 16"] = estimate.of(longest.config, 1)
     return "; " + ", ".join(f"{choice} about {duration(took)}" for choice, took in choices.items())

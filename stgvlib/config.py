@@ -145,23 +145,20 @@ STGV = FitConfig(
     ),
 )
 FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
-# `fast` for minutes on two cores, at a third of the size: what `stgv fit` takes on a CPU. There a step costs as much as
-# the field's layers are wide, and frames so small leave more of the budget to Gaussians where GoPs are longer; trials of
-# so few steps rank lengths wrongly (docs/LOG.md, 2026-11-28).
-ON_CPU, ON_CPU_SCALE = (
-    replace(
-        FAST,
-        gop_size=22,
-        coarse_steps=800,
-        motion_steps=1_200,
-        steps=1_500,
-        position_rate=0.3,
-        cholesky_rate=0.09,
-        color_rate=6e-3,
-        field=replace(FAST.field, width=64),
-    ),
-    0.35,
+# `fast` for minutes on two cores, at 35 % of the sides: what `stgv fit` takes on a CPU (docs/LOG.md, 2026-11-28). There
+# a step costs as much as the field is wide. So few Gaussians are better in longer GoPs, which trials so short miss.
+ON_CPU = replace(
+    FAST,
+    gop_size=22,
+    coarse_steps=800,
+    motion_steps=1_200,
+    steps=1_500,
+    position_rate=0.3,
+    cholesky_rate=0.09,
+    color_rate=6e-3,
+    field=replace(FAST.field, width=64),
 )
+ON_CPU_SCALE = 0.35
 PRESETS = {"stgv": STGV, "fast": FAST, "paper": PAPER}
 
 

@@ -5,7 +5,8 @@
 | output is the input, or exists | FAULTS 2, 10 | test_nothing_is_overwritten_unasked |
 | closed standard error, long names, SIGTERM and SIGHUP while rendering | FAULTS 10 | test_streams_and_signals |
 | read-only installation and home | FAULTS 11, CASES C | test_a_read_only_home_only_costs_the_cache |
-| no estimate, PSNR or next step; `--steps 5`; `--size ²x4` | FAULTS 13, CASES C | test_a_first_fit_says_what_it_takes_and_made |
+| no estimate, PSNR or next step; `--steps 5` | FAULTS 13 | test_a_first_fit_says_what_it_takes_and_made |
+| `--size ²x4` | CASES C | test_a_first_fit_says_what_it_takes_and_made |
 | `info FOLDER`, a video, `encode x.stgv` | CASES D | test_info_of_a_video, test_encode_and_decode |
 """
 

@@ -1,9 +1,9 @@
 """Hash encoding on a CPU: numba over all cores, the same values and gradients as the torch reference.
 
-Points go in blocks that stay in the first cache, and every inner loop runs over a block's points, so that LLVM turns
-all of it into SIMD but the sums into the table, whose order is that of the points. Forward: a task is a block. Backward:
-a task is one level of one GoP and owns that level's table, so nothing races and the result is deterministic; gradients
-of the position are kept a level and summed in order.
+Points go in blocks that stay in the first cache, and the loops inside run over a block's points: SIMD, but for the sums
+of and into the table, whose order is that of the points. Forward: a task is a block. Backward: a task is one level of
+one GoP and owns that level's table, so nothing races and the result is deterministic; gradients of the position are
+kept a level and summed in order.
 """
 
 import numba
@@ -20,7 +20,7 @@ _ONE = np.float32(1)
 
 @numba.njit(inline="always")
 def _products(factor, product):
-    """All products of one factor an axis: [D, 2, BLOCK] -> [2^D, BLOCK], bit d of a corner picks the factor of axis d."""
+    """Products of one factor an axis: [D, 2, BLOCK] -> [2^D, BLOCK]; bit d of a corner picks the factor of axis d."""
     product[:2] = factor[0]
     for d in range(1, len(factor)):
         for corner in range(1 << d):
@@ -31,7 +31,7 @@ def _products(factor, product):
 
 @numba.njit(inline="always")
 def _locate(x, scale, level, factor, cell, row):
-    """Weights along each axis [D, 2, BLOCK] and rows of the table (eq. 4, or the dense index) [2^D, BLOCK] of points."""
+    """Of points: weights along each axis [D, 2, BLOCK], rows of the table (eq. 4, or the dense index) [2^D, BLOCK]."""
     dims, entries, hashed = x.shape[1], np.uint32(level.size), level.hashed != 0
     stride, offset = np.uint32(1), np.uint32(level.offset)
     row[0] = 0

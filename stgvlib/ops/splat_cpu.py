@@ -45,15 +45,34 @@ def _weight(s):
 
 
 @numba.njit(fastmath=_FAST, inline="always")
-def _blocks(x, shift, half, width):
-    """First and one-past-last block of the columns within `half` of x + shift, a quarter of slack (the cut is exact).
+def _shape(l):
+    """l1, l2, l3 as they are drawn, 1 / syy, slope, standard deviation in a row, curve."""
+    l1, l2, l3 = max(l[0], MIN_SCALE), l[1], max(l[2], MIN_SCALE)
+    syy = l2 * l2 + l3 * l3
+    deviation = l1 * l3 / math.sqrt(syy)
+    return l1, l2, l3, _ONE / syy, l1 * l2 / syy, deviation, _HALF / (deviation * deviation)
+
+
+@numba.njit(inline="always")
+def _room(rows):
+    return np.empty(rows, np.float32), np.empty(rows, np.float32), np.empty((2, rows), np.int32)
+
+
+@numba.njit(fastmath=_FAST, inline="always")
+def _spans(x, y, inverse, slope, deviation, rows, first, width, least, shift, span):
+    """Of so many rows from `first`: least sigma, slope dy, and first and one-past-last block of the ellipse's columns
+    with a quarter of slack each side (the cut is exact). Rows apart from their pixels, so that none waits for a root.
 
     Compared before it is converted: infinite centre and width make a NaN, which no integer stands for."""
-    low, high = x + shift - half - np.float32(0.75), x + shift + half + np.float32(0.75)
-    if not (low < width and high > 0):
-        return 0, 0
-    first, end = np.uint32(max(low, np.float32(0))), np.uint32(min(high, np.float32(width)))
-    return first // LANES, (end + LANES - 1) // LANES
+    for n in range(rows):
+        dy = np.float32(first + n) + _HALF - y
+        least[n], shift[n] = _HALF * dy * dy * inverse, slope * dy
+        half = deviation * math.sqrt(max(np.float32(2) * (CUT - least[n]), np.float32(0))) + np.float32(0.75)
+        low, high = x + shift[n] - half, x + shift[n] + half
+        some = least[n] < CUT and low < width and high > 0
+        start = np.int32(max(low, np.float32(0)) if some else np.float32(0))
+        end = np.int32(min(high, np.float32(width)) if some else np.float32(0))
+        span[0, n], span[1, n] = start // LANES, (end + LANES - 1) // LANES
 
 
 @numba.njit(fastmath=_FAST, inline="always")
@@ -81,7 +100,7 @@ def _forward(mu, cholesky, rgb, width, planes):
     for band in range(bands):
         starts[band + 1] += starts[band]
     order = np.empty(min(starts[bands], LISTED * count), np.int32)
-    begin = end = np.int64(0)  # bands that are listed together: nearly always all of them
+    begin = end = 0  # bands that are listed together: nearly always all of them
     while end < bands:
         begin, end = end, end + 1
         while end < bands and starts[end + 1] - starts[begin] <= len(order):
@@ -101,29 +120,25 @@ def _draw(mu, cholesky, rgb, width, begin, starts, order, rows, planes):
     for k in numba.prange(len(starts) - 1):
         top, bottom = (begin + k) * BAND, min(len(planes), (begin + k + 1) * BAND)
         planes[top:bottom] = 0
+        least, shift, span = _room(BAND)
         for j in range(starts[k] - starts[0], starts[k + 1] - starts[0]):
             i = order[j]
             x, y = mu[i, 0], mu[i, 1]
-            l1, l2, l3 = max(cholesky[i, 0], MIN_SCALE), cholesky[i, 1], max(cholesky[i, 2], MIN_SCALE)
-            syy = l2 * l2 + l3 * l3
-            inverse, slope = _ONE / syy, l1 * l2 / syy
-            narrow = l1 * l3 / math.sqrt(syy)
-            curve = _HALF / (narrow * narrow)
+            _, _, _, inverse, slope, deviation, curve = _shape(cholesky[i])
             r, g, b = rgb[i, 0], rgb[i, 1], rgb[i, 2]
-            for row in range(max(top, rows[i, 0]), min(bottom - 1, rows[i, 1]) + 1):
-                dy = np.float32(row) + _HALF - y
-                least, shift = _HALF * dy * dy * inverse, slope * dy
-                if least < CUT:
-                    first, end = _blocks(x, shift, narrow * math.sqrt(np.float32(2) * (CUT - least)), width)
-                    for block in range(first, end):
-                        dx0 = np.float32(block * LANES) + _HALF - x - shift
-                        at = np.uint64((np.uint32(row) * blocks + block) * np.uint32(3 * LANES))
-                        for c in range(np.uint32(LANES)):
-                            dx = dx0 + np.float32(c)
-                            e = _weight(least + curve * dx * dx)
-                            flat[at + c] += e * r
-                            flat[at + np.uint64(LANES) + c] += e * g
-                            flat[at + np.uint64(2 * LANES) + c] += e * b
+            first = max(top, rows[i, 0])
+            many = min(bottom - 1, rows[i, 1]) + 1 - first
+            _spans(x, y, inverse, slope, deviation, many, first, width, least, shift, span)
+            for n in range(many):
+                for block in range(span[0, n], span[1, n]):
+                    dx0 = np.float32(block * LANES) + _HALF - x - shift[n]
+                    at = np.uint64((np.uint32(first + n) * blocks + block) * np.uint32(3 * LANES))
+                    for c in range(np.uint32(LANES)):
+                        dx = dx0 + np.float32(c)
+                        e = _weight(least[n] + curve * dx * dx)
+                        flat[at + c] += e * r
+                        flat[at + np.uint64(LANES) + c] += e * g
+                        flat[at + np.uint64(2 * LANES) + c] += e * b
 
 
 @numba.njit(parallel=True, cache=True, fastmath=_FAST, error_model="numpy")
@@ -131,43 +146,35 @@ def _backward(mu, cholesky, rgb, width, grad, d_mu, d_cholesky, d_rgb):
     height, blocks, flat = len(grad), np.uint32(grad.shape[1]), grad.reshape(-1)
     zero, tasks = np.float32(0), (len(mu) + 63) // 64
     for task in numba.prange(tasks):
+        least, shift, span = _room(height)
         for i in range(task * 64, min(len(mu), task * 64 + 64)):
             x, y = mu[i, 0], mu[i, 1]
-            l1, l2, l3 = max(cholesky[i, 0], MIN_SCALE), cholesky[i, 1], max(cholesky[i, 2], MIN_SCALE)
+            l1, l2, l3, inverse, slope, deviation, curve = _shape(cholesky[i])
             i1, i3 = _ONE / l1, _ONE / l3
-            syy = l2 * l2 + l3 * l3
-            inverse, slope = _ONE / syy, l1 * l2 / syy
-            narrow = l1 * l3 / math.sqrt(syy)
-            curve = _HALF / (narrow * narrow)
             r, g, b = rgb[i, 0], rgb[i, 1], rgb[i, 2]
             first, last = _rows(y, l2, l3, height)
             ar = ag = ab = my = myy = m1 = my1 = m2 = zero  # colours, and moments of dy and dx
-            for row in range(first, last + 1):
-                dy = np.float32(row) + _HALF - y
-                least, shift = _HALF * dy * dy * inverse, slope * dy
-                if least < CUT:
-                    er = eg = eb = w1 = w2 = zero
-                    start, end = _blocks(x, shift, narrow * math.sqrt(np.float32(2) * (CUT - least)), width)
-                    for block in range(start, end):
-                        dx0 = np.float32(block * LANES) + _HALF - x - shift
-                        at = np.uint64((np.uint32(row) * blocks + block) * np.uint32(3 * LANES))
-                        for c in range(np.uint32(LANES)):
-                            dx = dx0 + np.float32(c)
-                            e = _weight(least + curve * dx * dx)
-                            red, green, blue = (
-                                flat[at + c],
-                                flat[at + np.uint64(LANES) + c],
-                                flat[at + np.uint64(2 * LANES) + c],
-                            )
-                            er += e * red
-                            eg += e * green
-                            eb += e * blue
-                            w = e * (red * r + green * g + blue * b) * dx
-                            w1 += w
-                            w2 += w * dx
-                    ar, ag, ab = ar + er, ag + eg, ab + eb
-                    w = (er * r + eg * g + eb * b) * dy
-                    my, myy, m1, my1, m2 = my + w, myy + w * dy, m1 + w1, my1 + w1 * dy, m2 + w2
+            _spans(x, y, inverse, slope, deviation, last + 1 - first, first, width, least, shift, span)
+            for n in range(last + 1 - first):
+                er = eg = eb = w1 = w2 = zero
+                dy = np.float32(first + n) + _HALF - y
+                for block in range(span[0, n], span[1, n]):
+                    dx0 = np.float32(block * LANES) + _HALF - x - shift[n]
+                    at = np.uint64((np.uint32(first + n) * blocks + block) * np.uint32(3 * LANES))
+                    for c in range(np.uint32(LANES)):
+                        dx = dx0 + np.float32(c)
+                        e = _weight(least[n] + curve * dx * dx)
+                        red, green = flat[at + c], flat[at + np.uint64(LANES) + c]
+                        blue = flat[at + np.uint64(2 * LANES) + c]
+                        er += e * red
+                        eg += e * green
+                        eb += e * blue
+                        w = e * (red * r + green * g + blue * b) * dx
+                        w1 += w
+                        w2 += w * dx
+                ar, ag, ab = ar + er, ag + eg, ab + eb
+                w = (er * r + eg * g + eb * b) * dy
+                my, myy, m1, my1, m2 = my + w, myy + w * dy, m1 + w1, my1 + w1 * dy, m2 + w2
             # z1 = p dy + i1 dx and z2 = q dy - k dx
             p, q, k = l2 * inverse, l3 * inverse, l2 * i3 * i1
             s1, s2 = p * my + i1 * m1, q * my - k * m1
