@@ -88,6 +88,25 @@ def test_needles_stay_finite(device):
     assert tensors[1].grad[..., 0].abs().max() == 0  # l1 lies below MIN_SCALE
 
 
+@pytest.mark.parametrize("l1", [0.31, 40.0])
+def test_needles_are_exact_on_a_cpu(l1):
+    """A row of a slanted needle is a hundredth of a px wide, far less than float32 resolves in sums of coordinates."""
+    mu, cholesky, rgb = gaussians(1, 60, (80, 200))
+    cholesky *= torch.tensor([0.0, 20.0, 0.0])
+    cholesky += torch.tensor([l1, 0.0, 0.31])
+    assert max(compare((mu, cholesky, rgb), (80, 200), torch.device("cpu"))) < 5e-5
+
+
+@pytest.mark.parametrize("huber", [None, 0.5])
+def test_a_loss_of_nan_is_nan_on_a_cpu(huber):
+    """So that a fit that diverges is seen."""
+    mu, cholesky, rgb = gaussians(2, 5, (9, 20), scale=9.0)
+    rgb[1, 2] = torch.nan
+    frames = torch.full((2, 1, 9, 20, 4), 255, dtype=torch.uint8)
+    loss = splat_mse(mu, cholesky, rgb, frames, torch.zeros(2, dtype=torch.int32), huber)
+    assert loss.isnan().tolist() == [False, True]
+
+
 def test_finite_differences():
     mu, cholesky, rgb = (t.double() for t in gaussians(1, 4, (9, 11), scale=3.0))
     cholesky[..., [0, 2]] += 1.0

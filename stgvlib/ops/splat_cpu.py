@@ -44,6 +44,12 @@ def _weight(s):
     return p * p if s <= CUT else np.float32(0)
 
 
+@numba.njit(fastmath={"contract", "nsz"})
+def _offset(block, c, x, shift):
+    """dx of column c of a block, in this order: pixel and centre differ without rounding, so needles stay exact."""
+    return np.float32(block * LANES) + _HALF - x + np.float32(c) - shift
+
+
 @numba.njit(fastmath=_FAST, inline="always")
 def _shape(l):
     """l1, l2, l3 as they are drawn, 1 / syy, slope, standard deviation in a row, curve."""
@@ -131,10 +137,9 @@ def _draw(mu, cholesky, rgb, width, begin, starts, order, rows, planes):
             _spans(x, y, inverse, slope, deviation, many, first, width, least, shift, span)
             for n in range(many):
                 for block in range(span[0, n], span[1, n]):
-                    dx0 = np.float32(block * LANES) + _HALF - x - shift[n]
                     at = np.uint64((np.uint32(first + n) * blocks + block) * np.uint32(3 * LANES))
                     for c in range(np.uint32(LANES)):
-                        dx = dx0 + np.float32(c)
+                        dx = _offset(block, c, x, shift[n])
                         e = _weight(least[n] + curve * dx * dx)
                         flat[at + c] += e * r
                         flat[at + np.uint64(LANES) + c] += e * g
@@ -159,10 +164,9 @@ def _backward(mu, cholesky, rgb, width, grad, d_mu, d_cholesky, d_rgb):
                 er = eg = eb = w1 = w2 = zero
                 dy = np.float32(first + n) + _HALF - y
                 for block in range(span[0, n], span[1, n]):
-                    dx0 = np.float32(block * LANES) + _HALF - x - shift[n]
                     at = np.uint64((np.uint32(first + n) * blocks + block) * np.uint32(3 * LANES))
                     for c in range(np.uint32(LANES)):
-                        dx = dx0 + np.float32(c)
+                        dx = _offset(block, c, x, shift[n])
                         e = _weight(least[n] + curve * dx * dx)
                         red, green = flat[at + c], flat[at + np.uint64(LANES) + c]
                         blue = flat[at + np.uint64(2 * LANES) + c]
