@@ -146,13 +146,13 @@ STGV = FitConfig(
 )
 FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
 # `fast` for minutes on two cores, at 35 % of the sides: what `stgv fit` takes on a CPU (docs/LOG.md, 2026-11-28). There
-# a step costs as much as the field is wide. So few Gaussians are better in longer GoPs, which trials so short miss.
+# a step costs as much as the field is wide. So few Gaussians need GoPs of 16 frames, which trials so short can miss.
 ON_CPU = replace(
     FAST,
-    gop_size=22,
+    gop_size=16,
     coarse_steps=800,
     motion_steps=1_200,
-    steps=1_500,
+    steps=1_300,
     position_rate=0.3,
     cholesky_rate=0.09,
     color_rate=6e-3,
