@@ -80,6 +80,7 @@ def render(
     frames = (frame.cpu().numpy() for frame in decoder)
     if over:
         given = as_fitted(over, sum(fitted.num_frames), fitted.size)
+        say(*given.notes)
         missing = read_mask(mask, given, given.num_frames) if mask else [None] * given.num_frames
         frames = (composited(*three) for three in zip(frames, given, missing, strict=True))
     rate, aspect = fps or about.get("fps", 25.0), Fraction(*about.get("sample_aspect", (1, 1)))
@@ -149,6 +150,7 @@ def encode(
     fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
     if video is not None:
         clip = as_fitted(video, sum(fitted.num_frames), fitted.size)
+        say(*clip.notes)
         part = profile_named("paper" if target.type == "cuda" else "quick").steps
         tuning = fine_tuning or round(part * FINE_TUNING)
         with ProgressBar("encode") as bar:
