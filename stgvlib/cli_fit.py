@@ -90,7 +90,7 @@ def fit(
     from stgvlib.device import device_name, fallback_reason, resolve_device, select_device, use_threads
     from stgvlib.fitting.estimate import duration, measure
     from stgvlib.fitting.fit import fit_plans
-    from stgvlib.fitting.plan import describe, plan_fits
+    from stgvlib.fitting.plan import describe, plan_fits, plans_identity
     from stgvlib.fitting.processes import join_torchrun
     from stgvlib.fitting.progress import ProgressBar
     from stgvlib.fitting.resume import Parts
@@ -118,6 +118,7 @@ def fit(
     first, began = share is None or share.rank == 0, time.perf_counter()
     parts = Parts(output.with_name(output.name + ".parts"), resume or bool(share and share.restarted), first)
     with parts:
+        parts.begin(plans_identity(plans, target))
         expected = None
         if first:
             together = f", shared by {share.world} processes" if share else ""
@@ -125,7 +126,7 @@ def fit(
             say(f"{describe(plans)}, preset {config.preset}, profile {to.name}, on {device_name(target)}{together}")
             say("measuring ten steps of each stage ...")
             estimate = measure(plans, target)
-            left = (1 - parts.finished / len(plans[-1].gops)) / (share.world if share else 1)
+            left = (1 - len(parts.done) / len(plans[-1].gops)) / (share.world if share else 1)
             seconds = left * estimate.seconds(plans)
             expected = seconds, estimate.step
             say(f"the fit takes about {duration(seconds)}" + _shorter(estimate, plans[-1], to, seconds))

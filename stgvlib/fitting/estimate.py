@@ -39,6 +39,8 @@ def measure(plans: Sequence[FitPlan], device: torch.device) -> Estimate:
     def spent(steps: int) -> dict[str, float]:
         config = plan.config
         counts = {name: min(getattr(config, name), steps) for name in ("coarse_steps", "motion_steps", "steps")}
+        if device.type == "cuda":  # optical flow of all GoPs would take longer than the steps
+            counts["motion_steps"] = 0
         short = replace(config, **counts, additions=0, initial_part=1.0)
         return fit_gops(replace(plan, gops=plan.gops[:batch], config=short), device).seconds
 
@@ -46,6 +48,7 @@ def measure(plans: Sequence[FitPlan], device: torch.device) -> Estimate:
     for stage in ("coarse", "motion", "deformation"):  # the difference leaves out what comes before the first step
         whole = more.get(stage, 0.0)
         step[stage] = max(whole - few.get(stage, 0.0), whole / 3) / MEASURED  # few took longer on a busy machine
+    step["motion"] = step["motion"] or step["deformation"]  # at most
     return Estimate(step, batch)
 
 

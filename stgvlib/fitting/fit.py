@@ -70,7 +70,7 @@ def _fit(
     plans: Sequence[FitPlan], device: torch.device, parts: Parts | None, progress: Callback | None, share: Share | None
 ) -> FitResult:
     first, seconds = share is None or share.rank == 0, {}
-    if parts:
+    if parts and not parts.identity:
         parts.begin(plans_identity(plans, device))
     if share and share.agree("fit", parts.identity) != parts.identity:
         raise StgvError(f"rank {share.rank} has other frames, settings or code than rank 0: give all of them the same")
