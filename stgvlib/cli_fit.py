@@ -135,8 +135,8 @@ def fit(
                 result = fit_plans(plans, target, parts, progress=bar, share=share)
         except KeyboardInterrupt:
             if first:
-                kept = f"{parts.finished} finished GoPs and {len(parts.trials)} trials are kept"
-                say(f"interrupted; {kept}: run the same command with --resume")
+                trials = f", trials: {len(parts.trials)}" if parts.trials else ""
+                say(f"interrupted; kept are finished GoPs: {parts.finished}{trials}; add --resume to go on")
             raise
         if first:
             psnr = evaluate(Decoder(result.model, dtype=torch.float32), plans[0].video, similarity=False)["psnr"]
