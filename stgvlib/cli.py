@@ -1,4 +1,4 @@
-"""The `stgv` command; `stgv --help` lists what it does. Bad input gives one line and exit status 2; Ctrl-C gives 130.
+"""The `stgv` command; `stgv --help` lists what it does. Bad input gives one line and exit status 2.
 
 What a command needs is imported inside it, so that --help and a typing error answer at once.
 """
@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 import stgvlib
-from stgvlib.cli_fit import Device, Overwrite, Positional, Threads, fit, say
+from stgvlib.cli_fit import Device, Overwrite, Positional, Threads, files_of, fit, say
 from stgvlib.codec.steps import Steps
 from stgvlib.config import profile as profile_named
 from stgvlib.errors import StgvError, size_text
@@ -72,7 +73,7 @@ def render(
     if fps is not None and not 0 < fps <= 1000:
         raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
     is_folder(output)
-    check_output(output, (model, over, mask), overwrite)
+    check_output(output, (model, *files_of(over, mask)), overwrite)
     use_threads(threads)
     fitted, about = load_model(model, resolve_device(device))
     check_scale(scale, fitted.size)
@@ -81,6 +82,8 @@ def render(
     if over:
         given = as_fitted(over, sum(fitted.num_frames), fitted.size)
         say(*given.notes)
+        if (whole := replace(given, resize=None).size) != given.size:
+            say(f"frames of {over} are as large as they were fitted, {size_text(given.size)}, not {size_text(whole)}")
         missing = read_mask(mask, given, given.num_frames) if mask else [None] * given.num_frames
         frames = (composited(*three) for three in zip(frames, given, missing, strict=True))
     rate, aspect = fps or about.get("fps", 25.0), Fraction(*about.get("sample_aspect", (1, 1)))
@@ -140,7 +143,7 @@ def encode(
         raise StgvError("with --video steps are learned: leave them out")
     if fine_tuning is not None and fine_tuning < 1:
         raise StgvError(f"fine_tuning must be at least 1, got {fine_tuning}")
-    check_output(output, (model, video), overwrite)
+    check_output(output, (model, *files_of(video)), overwrite)
     use_threads(threads)
     target = resolve_device(device if video else "cpu")
     fitted, about = load_model(model, target)
@@ -226,6 +229,7 @@ def info(file: Positional[str | None] = None, /, system: bool = False, json_outp
         file: Model that `stgv fit` or `stgv encode` wrote, video file, folder of frames, or a dataset (bunny ...).
         system: Tell the device, the kernels that would run and why, and library versions.
     """
+    from stgvlib.codec.bitstream import is_stream
     from stgvlib.device import system_info
     from stgvlib.video.datasets import open_input
 
@@ -233,7 +237,7 @@ def info(file: Positional[str | None] = None, /, system: bool = False, json_outp
         raise StgvError("info takes a model, a video or --system")
     if system:
         result = system_info()
-    elif file.endswith((".safetensors", ".stgv")):
+    elif file.endswith((".safetensors", ".stgv")) or is_stream(file):
         result = _about_model(Path(file))
     else:
         result = open_input(file).about()

@@ -50,8 +50,8 @@ def fit(
 ) -> None:
     """Fit a video and write a model.
 
-    Before it starts, the fit tells what it will do and how long that takes, and what would be shorter. Every finished
-    GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
+    Before it starts, the fit tells what it will do, how long that takes, and how long other choices take. Every
+    finished GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
     On K GPUs: torchrun --nproc-per-node K -m stgvlib fit ... (each process takes its share of the GoPs).
 
     Examples:
@@ -107,13 +107,16 @@ def fit(
         say(f"fitting on the CPU: {why}")
     if output.suffix != ".safetensors":
         raise StgvError(f"output must end in .safetensors, got {output.name}")
-    check_output(output, (input, mask), overwrite)
+    check_output(output, files_of(input, mask), overwrite)
     chosen, to = _defaults(preset, profile, target.type)
     given = {"gop_size": gop_size, "gaussians": gaussians, "huber": huber}
     given |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
     given = {name: value for name, value in given.items() if value is not None}
     config = replace(chosen, **given)
     video = _input(input, frames, size, mask, to.scale)
+    aspect = video.sample_aspect.limit_denominator(1000)
+    if not 0 < video.fps <= 1000 or max(aspect.as_integer_ratio()) > 65_535:
+        raise StgvError(f"{input} has {video.fps:g} frames/s and pixels {aspect} as wide as high: no model can say so")
     plans = plan_fits(video, config, seed)
     first, began = share is None or share.rank == 0, time.perf_counter()
     parts = Parts(output.with_name(output.name + ".parts"), resume or bool(share and share.restarted), first)
@@ -126,30 +129,34 @@ def fit(
             say(f"{describe(plans)}, preset {config.preset}, profile {to.name}, on {device_name(target)}{together}")
             say("measuring ten steps of each stage ...")
             estimate = measure(plans, target)
-            left = (1 - len(parts.done) / len(plans[-1].gops)) / (share.world if share else 1)
-            seconds = left * estimate.seconds(plans)
+            begun = {model.config.gop_size for model in parts.done.values()}  # the length that trials have chosen
+            left = [plan for plan in plans if plan.config.gop_size in begun] or plans
+            seconds = estimate.seconds(left, len(parts.done), len(parts.trials)) / (share.world if share else 1)
             expected = seconds, estimate.step
-            say(f"the fit takes about {duration(seconds)}" + _shorter(estimate, plans[-1], to, seconds))
+            say(f"the fit takes about {duration(seconds)}" + _others(estimate, plans[-1], to, seconds, size))
         try:
             with ProgressBar("fit" if first else f"fit, rank {share.rank}", expected=expected) as bar:
                 result = fit_plans(plans, target, parts, progress=bar, share=share)
+            if first:
+                about = {"seed": seed, "seconds": {k: round(v, 2) for k, v in result.seconds.items()}}
+                about |= {"device": device_name(target), "fps": video.fps, "psnr": None}
+                if video.missing is None:  # else there is nothing to compare with behind the mask
+                    shown = Decoder(result.model, dtype=torch.float32)
+                    about["psnr"] = round(evaluate(shown, plans[0].video, similarity=False)["psnr"], 2)
+                if aspect != 1:
+                    about["sample_aspect"] = list(aspect.as_integer_ratio())
+                save_model(result.model, output, **about)
+                parts.remove()
         except KeyboardInterrupt:
             if first:
                 trials = f", trials: {len(parts.trials)}" if parts.trials else ""
                 say(f"interrupted; kept are finished GoPs: {parts.finished}{trials}; add --resume to go on")
             raise
-        if first:
-            psnr = evaluate(Decoder(result.model, dtype=torch.float32), plans[0].video, similarity=False)["psnr"]
-            about = {"seed": seed, "seconds": {k: round(v, 2) for k, v in result.seconds.items()}}
-            about |= {"device": device_name(target), "psnr": round(psnr, 2), "fps": video.fps}
-            if video.sample_aspect != 1:
-                about["sample_aspect"] = list(video.sample_aspect.as_integer_ratio())
-            save_model(result.model, output, **about)
-            parts.remove()
     if first:
         took, size_mb = duration(time.perf_counter() - began), output.stat().st_size / 1e6
+        quality = f"PSNR {about['psnr']:.2f} dB on " if about["psnr"] is not None else ""
         say(
-            f"wrote {output}: PSNR {psnr:.2f} dB on {video.num_frames} frames of {size_text(video.size)}, "
+            f"wrote {output}: {quality}{video.num_frames} frames of {size_text(video.size)}, "
             f"{result.model.num_parameters():,} parameters, {size_mb:.1f} MB, in {took}"
         )
         names = [shlex.quote(str(name)) for name in (output, output.with_suffix(""), input)]
@@ -174,17 +181,18 @@ def _reduced(video: "Video", to: Profile) -> list[str]:
     return [f"frames are made smaller, from {size_text(whole.size)} to {size_text(video.size)}: {keep} keeps them"]
 
 
-def _shorter(estimate: "Estimate", longest: "FitPlan", to: Profile, seconds: float) -> str:
+def _others(estimate: "Estimate", longest: "FitPlan", to: Profile, seconds: float, size: str | None) -> str:
     """Other choices and how long they take, where the fit is no matter of seconds."""
     from stgvlib.fitting.estimate import duration
 
     if seconds < 60:
         return ""
     gops, other = len(longest.gops), "fast" if longest.config.preset != "fast" else "stgv"
-    then = to if to.name in PROFILES else PROFILES["quick"]  # a step takes as long as frames have pixels
-    took = estimate.of(scaled_steps(PRESETS[other], then), gops) * (then.scale / to.scale) ** 2
+    then = to if to.name in PROFILES else PROFILES["quick"]
+    took = estimate.of(scaled_steps(PRESETS[other], then), gops)
+    took *= 1 if size else (then.scale / to.scale) ** 2  # a step takes as long as frames have pixels
     choices = {f"--preset {other}": took}
-    if gops > 1:
+    if gops > estimate.batch:
         choices["--frames 16"] = estimate.of(longest.config, 1)
     return "; " + ", ".join(f"{choice} about {duration(took)}" for choice, took in choices.items())
 
@@ -205,9 +213,16 @@ def _input(name: str, frames: int | None, size: str | None, mask: str | None, sc
 
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text)
-    if not found or "0" in (found[1].lstrip("0") or "0", found[2].lstrip("0") or "0"):
+    if not found or min(int(found[1]), int(found[2])) < 1:
         raise StgvError(f"size must be HEIGHTxWIDTH such as 360x640, got {text!r}")
     return int(found[1]), int(found[2])
+
+
+def files_of(*names: str | None) -> list[str | Path]:
+    """The files that inputs name: a dataset's lies in a data folder."""
+    from stgvlib.video.datasets import DATASETS, find
+
+    return [name if name not in DATASETS else find(name) for name in names if name is not None]
 
 
 def say(*lines: str) -> None:

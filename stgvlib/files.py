@@ -1,9 +1,13 @@
 """Where data, results and caches lie, and files that appear only when they are complete."""
 
+import atexit
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from stgvlib.errors import StgvError
@@ -16,17 +20,16 @@ MOST_NAME = 240  # bytes of an output's name, which leaves room for the folder O
 def partial_file(path: Path, suffix: str = "") -> Iterator[Path]:
     """A new file beside `path`, with a name of its own, that becomes `path` when the block ends, and is removed when it
     fails. Raises StgvError where it cannot be created."""
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(6)}{suffix}")
     try:
-        handle, name = tempfile.mkstemp(suffix, PARTIAL, path.parent)
+        open(partial, "xb").close()
     except OSError as error:
         raise StgvError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
     try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        yield partial
+        os.replace(partial, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -59,7 +62,14 @@ def cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         pass
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="stgvlib-"))
+    return folder if os.access(folder, os.W_OK) else _temporary_folder()
+
+
+@cache
+def _temporary_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="stgvlib-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def results_folder(profile_name: str) -> Path:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The plan of the house: a room imports from its own and from those above it alone.
 LAYERS = (
-    ("errors", "config", "files", "device", "metrics"),  # what everyone may use
+    ("errors", "signals", "config", "files", "device", "metrics"),  # what everyone may use
     ("video",),  # pictures in and out
     ("ops",),  # differentiable ops, three backends
     ("model",),  # a fitted video

@@ -181,6 +181,8 @@ def decode(path: str | Path, threads: int | None = None) -> Content:
 
 def is_stream(path: str | Path) -> bool:
     """Whether a file, whatever its name, begins as .stgv files do."""
+    if not Path(path).is_file():  # a pipe would wait for its writer
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(len(MAGIC)) == MAGIC

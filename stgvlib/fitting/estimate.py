@@ -21,9 +21,11 @@ class Estimate:
     step: dict[str, float]  # coarse, motion, deformation
     batch: int  # GoPs of one batch
 
-    def seconds(self, plans: Sequence[FitPlan]) -> float:
-        """Of the fit with the longest GoPs of these plans, and of the trials that choose between them."""
-        return sum(self.of(plan.config, len(plan.gops)) for plan in [plans[-1], *trials_of(plans)])
+    def seconds(self, plans: Sequence[FitPlan], done: int = 0, tried: int = 0) -> float:
+        """Of the fit with the longest GoPs of these plans, and of the trials that choose between them, without so many
+        GoPs that are `done` and lengths that were `tried`."""
+        left = [(plan.config, len(plan.gops)) for plan in trials_of(plans)[tried:]]
+        return sum(self.of(*each) for each in [(plans[-1].config, len(plans[-1].gops) - done), *left])
 
     def of(self, config: FitConfig, gops: int) -> float:
         """Of so many GoPs, without trials."""

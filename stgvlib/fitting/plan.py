@@ -115,7 +115,8 @@ def code_hash() -> str:
 def with_gop_size(config: FitConfig, gop_size: int) -> FitConfig:
     """A configuration settled on one of the lengths that "auto" chooses from. `steps` are those of the longest; shorter
     GoPs take fewer in proportion, so every frame is seen as often."""
-    return replace(config, gop_size=gop_size, steps=round(config.steps * min(gop_size / TRIED[-1], 1)))
+    steps = max(min(config.steps, 1), round(config.steps * min(gop_size / TRIED[-1], 1)))
+    return replace(config, gop_size=gop_size, steps=steps)
 
 
 def lengths_to_try(frames: int) -> list[int]:

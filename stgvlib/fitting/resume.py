@@ -60,8 +60,6 @@ class Parts:
     def __exit__(self, *_) -> None:
         if self._lock is None:
             return
-        for cut_off in self.folder.glob(f"{PARTIAL}*"):
-            cut_off.unlink(missing_ok=True)
         with suppress(OSError):  # others' files are in it, or it is gone
             (self.folder / "lock").unlink()
             self.folder.rmdir()
@@ -87,6 +85,8 @@ class Parts:
         if not self.first:
             return
         with self._usable():
+            for cut_off in self.folder.glob(f"{PARTIAL}*"):  # by an earlier run: this one's processes write nothing yet
+                cut_off.unlink(missing_ok=True)
             before, trials = self._read_about()
             paths = sorted(self.folder.glob(GOPS))
             if before not in (None, identity) and (paths or trials):

@@ -19,7 +19,8 @@ NO_MODEL = "no model that `stgv fit` wrote"
 def save_model(model: VideoModel, path: str | Path, **extra) -> None:
     """Write a model as safetensors with its configuration, and `extra` (JSON), as metadata; `load_model` reads it.
 
-    Raises StgvError when the file cannot be written; an existing file at `path` is then unchanged.
+    Raises StgvError for `extra` that a reader refuses (`fps` above 1,000 ...), and when the file cannot be written; an
+    existing file at `path` is then unchanged.
 
     Examples:
         >>> import tempfile
@@ -32,7 +33,9 @@ def save_model(model: VideoModel, path: str | Path, **extra) -> None:
     from safetensors.torch import save
 
     about = {"config": asdict(model.config), "size": model.size, "num_frames": model.num_frames, "count": model.count}
-    metadata = {"format": "stgv-model", "version": "1", "about": json.dumps(about | extra)}
+    described = json.dumps(about | extra)
+    limits.about_of(json.loads(described))  # or `read_model` would refuse it
+    metadata = {"format": "stgv-model", "version": "1", "about": described}
     tensors = {name: value.detach().cpu().float().contiguous() for name, value in model.state_dict().items()}
     write_atomically(path, save(tensors, metadata))
 

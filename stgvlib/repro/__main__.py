@@ -9,6 +9,7 @@ try:
     import tyro
 
     from stgvlib.errors import StgvError
+    from stgvlib.signals import prepare, status
 except KeyboardInterrupt:  # in the first second
     print("interrupted", file=sys.stderr)
     sys.exit(130)
@@ -139,11 +140,12 @@ def main(arguments: list[str] | None = None) -> None:
     except StgvError as error:
         print(f"stgvlib.repro: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted; finished records are kept: run the same command to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(status(stop))
     sys.exit(code or 0)
 
 
 if __name__ == "__main__":
+    prepare()
     main()

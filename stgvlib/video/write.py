@@ -9,9 +9,11 @@ import shutil
 import struct
 import tempfile
 import zlib
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -19,7 +21,14 @@ import numpy as np
 from stgvlib.errors import StgvError
 from stgvlib.files import PARTIAL, partial_file
 
+if TYPE_CHECKING:
+    import av
+
 FILES = (".mp4", ".y4m")
+OTHERS = tuple(  # suffixes of files that are not written here; any other name is a folder's
+    ".avi .mov .mkv .webm .m4v .mpg .mpeg .ts .m2ts .wmv .flv .gif .webp .apng .png .jpg .jpeg .bmp .tif .tiff .exr "
+    ".yuv .264 .h264 .265 .hevc .ivf .av1 .safetensors .stgv .zip .npy .npz".split()
+)
 LONGEST_SIDE = 16_384  # px, of H.264
 PICTURES = (".png", ".jpg", ".jpeg")
 SIGNATURE = b"tEXtSoftware\0stgvlib"  # a chunk of every PNG written here
@@ -28,7 +37,7 @@ BT709, BT601, LIMITED = 1, 5, 1  # as ffmpeg numbers them
 
 def write_video(
     path: str | Path,
-    frames,  # iterable of uint8 [H, W, 3] RGB
+    frames: Iterable[np.ndarray],  # uint8 [H, W, 3] RGB each
     fps: float = 25.0,
     sample_aspect: Fraction | float = 1,  # width of a pixel over its height
     chroma: Literal["420", "444"] = "420",
@@ -56,7 +65,10 @@ def write_video(
     try:
         if is_folder(path):
             return _write_folder(path, frames)
-        return _write_file(path, frames, _rate(fps), Fraction(sample_aspect).limit_denominator(65_535), chroma)
+        aspect = Fraction(sample_aspect).limit_denominator(1000)
+        if path.suffix.lower() == ".y4m":
+            return _write_y4m(path, frames, _rate(fps), aspect)
+        return _write_mp4(path, frames, _rate(fps), aspect, chroma)
     except OSError as error:
         raise StgvError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -66,59 +78,79 @@ def is_folder(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in FILES:
         return False
-    if suffix[1:2].isalpha() and len(suffix) <= 6 and not path.is_dir():  # `frames_1.5x` has no such suffix
+    if suffix in OTHERS and not path.is_dir():
         raise StgvError(f"{path.name}: output must end in .mp4 or .y4m, or be a folder for PNG frames")
     return True
 
 
 def _rate(fps: float) -> Fraction:
-    """23.976 is 24000 / 1001; slower than a frame in 1,000 seconds takes a larger denominator."""
-    return Fraction(fps).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
+    """23.976 is 24000 / 1001; less than a frame a second takes a larger denominator."""
+    return Fraction(fps).limit_denominator(1001 if fps >= 1 else 10**6)
 
 
-def _write_file(path: Path, frames, rate: Fraction, sample_aspect: Fraction, chroma: str) -> int:
+def _first(path: Path, frames: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """The first frame, and all of them."""
+    frames = iter(frames)
+    try:
+        first = next(frames)
+    except StopIteration:
+        raise StgvError(f"cannot write {path}: there are no frames") from None
+    return first, chain([first], frames)
+
+
+def _planes(frame: np.ndarray, layout: str, matrix: int) -> "av.VideoFrame":
     import av
 
-    raw = path.suffix.lower() == ".y4m"
-    layout = "yuv444p" if raw or chroma == "444" else "yuv420p"
-    matrix = BT601 if raw else BT709
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    return picture.reformat(format=layout, dst_colorspace=matrix, dst_color_range=LIMITED)
+
+
+def _write_y4m(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sample_aspect: Fraction) -> int:
+    first, frames = _first(path, frames)
+    height, width = first.shape[:2]
+    terms = f"W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{sample_aspect.numerator}:"
     count = 0
+    with partial_file(path) as partial, open(partial, "wb") as file:
+        file.write(f"YUV4MPEG2 {terms}{sample_aspect.denominator} C444 XCOLORRANGE=LIMITED\n".encode())
+        for frame in frames:
+            count += 1
+            file.write(b"FRAME\n" + _planes(frame, "yuv444p", BT601).to_ndarray().tobytes())
+    return count
+
+
+def _write_mp4(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sample_aspect: Fraction, chroma: str) -> int:
+    import av
+
+    first, frames = _first(path, frames)
+    height, width = first.shape[:2]
+    if max(height, width) > LONGEST_SIDE:
+        advice = "write .y4m or a folder of PNGs"
+        raise StgvError(f"frames are {width}x{height}, H.264 takes {LONGEST_SIDE} a side: {advice}")
+    padding = (0, 0) if chroma == "444" else (height % 2, width % 2)
+    layout, count = f"yuv{chroma}p", 0
     try:
         with partial_file(path, path.suffix) as partial:
-            options = {} if raw else {"movflags": "+faststart"}
-            with av.open(os.path.abspath(partial), "w", options=options) as file:
+            with av.open(os.path.abspath(partial), "w", options={"movflags": "+faststart"}) as file:
+                stream = file.add_stream("libx264", rate=rate)
+                stream.height, stream.width, stream.pix_fmt = height + padding[0], width + padding[1], layout
+                stream.options = {"crf": "12", "preset": "medium"}
+                coded = stream.codec_context
+                coded.sample_aspect_ratio, coded.color_range = sample_aspect, LIMITED
+                coded.colorspace = coded.color_primaries = coded.color_trc = BT709
                 for frame in frames:
-                    if layout == "yuv420p":
-                        frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), "edge")
-                    if count == 0:
-                        if not raw and max(frame.shape) > LONGEST_SIDE:
-                            height, width = frame.shape[:2]
-                            advice = "write .y4m or a folder of PNGs"
-                            raise StgvError(f"frames are {width}x{height}, H.264 takes {LONGEST_SIDE} a side: {advice}")
-                        stream = file.add_stream("wrapped_avframe" if raw else "libx264", rate=rate)
-                        stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], layout
-                        stream.codec_context.sample_aspect_ratio = sample_aspect
-                        if not raw:
-                            stream.options = {"crf": "12", "preset": "medium"}
-                            coded = stream.codec_context
-                            coded.color_range, coded.colorspace = LIMITED, matrix
-                            coded.color_primaries = coded.color_trc = BT709
-                    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-                    file.mux(
-                        stream.encode(picture.reformat(format=layout, dst_colorspace=matrix, dst_color_range=LIMITED))
-                    )
                     count += 1
-                if count == 0:
-                    raise StgvError(f"cannot write {path}: there are no frames")
+                    whole = np.pad(frame, ((0, padding[0]), (0, padding[1]), (0, 0)), "edge")
+                    file.mux(stream.encode(_planes(whole, layout, BT709)))
                 file.mux(stream.encode())
     except av.FFmpegError as error:
         raise StgvError(f"cannot write {path}: {error.strerror or error}") from error
     return count
 
 
-def _write_folder(path: Path, frames) -> int:
+def _write_folder(path: Path, frames: Iterable[np.ndarray]) -> int:
     """Into a folder beside `path` first, so that frames of two renders are never mixed."""
     earlier = _frames_of_ours(path) if path.is_dir() else []
+    _, frames = _first(path, frames)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, count = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent)), 0
     try:
