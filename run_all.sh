@@ -69,8 +69,9 @@ case $mode in
     ruff format --check .
     ruff check .
     python -m stgvlib.repro documents --check
-    python -m pytest -q
-    python -m pytest -q --nbval-lax --nbval-cell-timeout=900 notebooks
+    side_by_side=(-n auto --maxprocesses 4 --dist loadfile)
+    python -m pytest -q "${side_by_side[@]}"
+    python -m pytest -q "${side_by_side[@]}" --nbval-lax --nbval-cell-timeout=900 notebooks
     ;;
   run) exec python -m stgvlib.repro notebooks --profile "$profile" --device "$device" --only "$only" $refresh ;;
 esac

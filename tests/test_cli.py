@@ -20,8 +20,10 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from stgvlib.cli import main
 from stgvlib.config import STGV
@@ -303,17 +305,33 @@ def test_streams_and_signals(model, tmp_path):
 def test_a_read_only_home_only_costs_the_cache(tmp_path):
     """Compiled code is cached beside the package, else in a folder of the user; where neither can be written, in a
     temporary one. A package that cannot be written is stood for by os.access, since root may write everywhere."""
-    code = "import os; os.access = lambda path, mode: False; import stgvlib; print(os.environ['NUMBA_CACHE_DIR'])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert os.path.basename(told).startswith("stgvlib-") and os.path.isdir(told)
-    os.rmdir(told)
+    code = "import os; os.access = lambda path, mode: WHERE; import stgvlib"
+    code += "; told = os.environ['NUMBA_CACHE_DIR']; print(told, os.path.isdir(told))"
+
+    def told(where):
+        command = [sys.executable, "-c", code.replace("WHERE", where)]
+        environment = os.environ | {"STGV_CACHE": str(tmp_path)}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+
+    assert told(f"str(path) == {str(tmp_path)!r}") == [str(tmp_path), "True"]
+    folder, there = told("False")
+    assert os.path.basename(folder).startswith("stgvlib-") and there == "True" and not os.path.exists(folder)
 
 
-def test_a_first_fit_says_what_it_takes_and_made(clip, tmp_path):
+@pytest.fixture
+def same_threads():
+    """Results depend on the number of threads: other tests keep theirs."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
+
+
+def test_a_first_fit_says_what_it_takes_and_made(clip, tmp_path, same_threads):
     out = tmp_path / "m.safetensors"
     done = stgv("fit", clip, out, "--device", "cpu", "--gaussians", "50", "--steps", "5", "--threads", "1")
     said = done.stderr.splitlines()
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and torch.get_num_threads() == 1, done.stderr
     assert "frames are made smaller, from 32x24 to" in said[0] and "--size 24x32 keeps them" in said[0]
     assert "800 + 1,200 + 5 steps each, preset fast, profile for a CPU" in said[1]
     assert any(line.startswith("the fit takes about ") for line in said)

@@ -170,7 +170,7 @@ def test_a_second_fit_to_one_output_is_refused(video, whole, tmp_path):
 def test_a_dead_process_holds_nothing(video, whole, begun):
     """What kill -9 leaves: the lock file with its number, and a file that it was writing."""
     (begun / "lock").write_text("4194304")
-    (begun / ".gop_0002.safetensors.a1b2").write_bytes(b"half")
+    (begun / ".stgv-a1b2").write_bytes(b"half")
     assert same(again(video, parts=begun).model, whole)
     assert names(begun) == ["fit.json", *(f"gop_000{g}.safetensors" for g in range(3))]
 
@@ -311,7 +311,7 @@ def test_a_chosen_length_is_not_chosen_again(video, trying, tmp_path, lost):
 def test_kills_at_random_moments(tmp_path):
     """Three kills with -9, each of a run that goes on where the one before ended. benchmarks/kill_and_resume.py: 20."""
     write_video(tmp_path / "clip", disc())
-    steps = "--profile paper --gop-size 3 --gaussians 20 --coarse-steps 20 --motion-steps 4 --steps 60".split()
+    steps = "--preset stgv --profile paper --gop-size 3 --gaussians 20 --coarse-steps 20 --motion-steps 4 --steps 60".split()
     command = [sys.executable, "-m", "stgvlib", "fit", str(tmp_path / "clip")]
     output, lock, moments = tmp_path / "m.safetensors", tmp_path / "m.safetensors.parts" / "lock", random.Random(0)
     begin = partial(subprocess.Popen, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

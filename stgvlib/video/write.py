@@ -42,11 +42,11 @@ def write_video(
     sample_aspect: Fraction | float = 1,  # width of a pixel over its height
     chroma: Literal["420", "444"] = "420",
 ) -> int:
-    """Write frames as H.264 mp4 (crf 12), as raw y4m (4:4:4) or, where the name has no suffix, as a folder of PNGs.
+    """Write frames, uint8 [H, W, 3] RGB each, as H.264 mp4 (crf 12), as raw y4m (4:4:4) or as a folder of PNGs.
 
-    Returns the number of frames. An odd width or height gets one more column or row in an mp4, a copy of the last,
-    because most players show 4:2:0 alone; `chroma="444"` keeps the size. A file or folder appears when it is complete.
-    In a folder, only frames that were written here before are replaced.
+    `fps` is in frames a second. Returns the number of frames. An odd width or height gets one more column or row in an
+    mp4, a copy of the last, because most players show 4:2:0 alone; `chroma="444"` keeps the size. A file or folder
+    appears when it is complete. In a folder, only frames that were written here before are replaced.
 
     Raises StgvError for another suffix, for no frames, for frames that H.264 cannot hold, for a folder that holds other
     pictures, and when the disk is full.
