@@ -311,7 +311,8 @@ def test_a_chosen_length_is_not_chosen_again(video, trying, tmp_path, lost):
 def test_kills_at_random_moments(tmp_path):
     """Three kills with -9, each of a run that goes on where the one before ended. benchmarks/kill_and_resume.py: 20."""
     write_video(tmp_path / "clip", disc())
-    steps = "--preset stgv --profile paper --gop-size 3 --gaussians 20 --coarse-steps 20 --motion-steps 4 --steps 60".split()
+    steps = "--preset stgv --profile paper --gop-size 3 --gaussians 20 --coarse-steps 20 --motion-steps 4".split()
+    steps += ["--steps", "60"]
     command = [sys.executable, "-m", "stgvlib", "fit", str(tmp_path / "clip")]
     output, lock, moments = tmp_path / "m.safetensors", tmp_path / "m.safetensors.parts" / "lock", random.Random(0)
     begin = partial(subprocess.Popen, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
