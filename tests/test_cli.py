@@ -4,6 +4,8 @@
 |---|---|---|
 | output is the input, or exists | FAULTS 2, 10 | test_nothing_is_overwritten_unasked |
 | closed standard error, long names, SIGTERM and SIGHUP while rendering | FAULTS 10 | test_streams_and_signals |
+| sample aspect, rate, odd sides | CASES E | test_rate_and_pixel_shape_go_all_the_way |
+| threads that spin | FAULTS 12 | test_threads_wait_without_spinning |
 | read-only installation and home | FAULTS 11, CASES C | test_a_read_only_home_only_costs_the_cache |
 | no estimate, PSNR or next step; `--steps 5` | FAULTS 13 | test_a_first_fit_says_what_it_takes_and_made |
 | `--size ²x4` | CASES C | test_a_first_fit_says_what_it_takes_and_made |
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -276,6 +279,16 @@ def test_nothing_is_overwritten_unasked(model, clip, tmp_path):
     assert "pictures that stgvlib did not write (00000.png)" in refused("render", model, mine, "--overwrite")
     assert stgv("render", model, video, "--overwrite").returncode == 0 and video.read_bytes() != before
     assert "no regular file" in refused("render", model, _fifo(tmp_path / "pipe.mp4"), "--overwrite")
+    (tmp_path / "out.gif").mkdir()  # a folder may have any name
+    assert stgv("render", model, tmp_path / "out.gif").returncode == 0
+
+
+def test_a_dataset_is_an_input_like_any_other(model, clip, tmp_path, monkeypatch):
+    """Its file is never written to, however it was named."""
+    from stgvlib.video.datasets import DATASETS, Dataset
+
+    monkeypatch.setitem(DATASETS, "mine", Dataset("mine", (str(clip),), 5, 100))
+    assert "is the input itself" in refused("render", model, clip, "--over", "mine", "--overwrite")
 
 
 def _fifo(path):
@@ -342,6 +355,33 @@ def test_a_first_fit_says_what_it_takes_and_made(clip, tmp_path, same_threads):
     for size in ("²x4", "0x4", "12", "4x", "x"):
         assert "HEIGHTxWIDTH" in refused("fit", clip, tmp_path / "x.safetensors", "--size", size)
     assert "threads must be at least 1" in refused("fit", clip, tmp_path / "x.safetensors", "--threads", "0")
+
+
+def test_rate_and_pixel_shape_go_all_the_way(tmp_path):
+    """CASES E: from a video through both model files to another video; odd sides are padded, which is said."""
+    frames = np.random.default_rng(0).integers(0, 255, (3, 33, 47, 3), np.uint8)
+    clip, model, small = (tmp_path / name for name in ("clip.mp4", "m.safetensors", "m.stgv"))
+    write_video(clip, frames, 24000 / 1001, Fraction(4, 3), chroma="444")
+    steps = "--gaussians 20 --coarse-steps 2 --motion-steps 0 --steps 2 --gop-size 3 --size 33x47".split()
+    assert stgv("fit", clip, model, *steps, "--device", "cpu").returncode == 0
+    assert stgv("encode", model, small).returncode == 0
+    done = stgv("decode", small, tmp_path / "a.mp4", "--device", "cpu")
+    assert "wrote 3 frames of 47x33" in done.stderr and "the file is 48x34, since 4:2:0 needs even" in done.stderr
+    assert stgv("decode", small, tmp_path / "b.mp4", "--device", "cpu", "--chroma", "444").stderr.count("\n") == 1
+    assert stgv("decode", small, tmp_path / "c.y4m", "--device", "cpu").returncode == 0
+    for name, size in (("a.mp4", (34, 48)), ("b.mp4", (33, 47)), ("c.y4m", (33, 47))):
+        video = open_video(tmp_path / name)
+        assert (video.size, video.sample_aspect) == (size, Fraction(4, 3))
+        assert video.fps == pytest.approx(24000 / 1001)
+
+
+def test_threads_wait_without_spinning():
+    """FAULTS 12: unless the user says otherwise."""
+    code = "import stgvlib, os; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        assert ran.stdout.strip() == expected
 
 
 def test_info_of_a_video(clip):

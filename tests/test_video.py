@@ -1,4 +1,14 @@
-"""Readers, writers and their error messages, on files made here and on the real clip."""
+"""Readers, writers and their error messages, on files made here and on the real clip.
+
+| case | source | test |
+|---|---|---|
+| frames of two renders in one folder | CASES A | test_a_folder_never_holds_frames_of_two_renders |
+| a colon, no UTF-8, above 16,384 px, a dot in a folder's name | CASES C, D | test_names_that_were_tracebacks |
+| untagged colours, pixel shape, less than 0.0005 fps | CASES B, E | test_a_written_file_is_tagged_and_... |
+| odd sides | CASES E | test_odd_sizes_survive |
+
+What is read of files is in test_reader.py.
+"""
 
 import os
 import shutil
