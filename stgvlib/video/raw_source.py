@@ -36,9 +36,9 @@ WORDS = (  # of a name, that say a format; the first that matches counts
 KINDS = dict.fromkeys(("grey", "mono", "monochrome", "luma", "y", "400"), "gray")
 KINDS |= {"i0": "420", "i2": "422", "i4": "444", "iyuv": "420", "420sp": "nv12", "yuv420sp": "nv12", "rgb": "rgb24"}
 KINDS |= {"bgr": "bgr24", "yuyv": "yuyv422", "yuy2": "yuyv422", "uyvy": "uyvy422", "yvyu": "yvyu422"}
-# FFmpeg's rgb8 has 3 + 3 + 2 bits, others' 3 x 8; pal8 has its palette elsewhere.
+# FFmpeg's rgb8 has 3 + 3 + 2 bits, others' 3 x 8; pal8's palette is elsewhere. 12bpp: 12 bits a sample, or 8-bit 4:2:0.
 FOREIGN = r"[a-z0]?(?:rgb|bgr|gbr)[a-z0]{0,2}[0-9]*(?:le|be)?|pal8|nv[0-9]{2}|yv(?:12|16|24|u9)|y4[12][bp]|raw[0-9]+"
-FOREIGN += r"|v(?:210|216|308|408|410)|[ip][024][01][0-9]|[vyx][24]1[0-6]|bayer|[0-9]+bpp"  # 12bpp: 12 bits a sample, or 8-bit 4:2:0
+FOREIGN += r"|v(?:210|216|308|408|410)|[ip][024][01][0-9]|[vyx][24]1[0-6]|bayer|[0-9]+bpp"
 FASTEST = 1000  # frames a second that a model holds
 
 
@@ -81,7 +81,8 @@ def layout_of(name: str) -> Layout:
         assumed += ["no rate: 25 frames/s"]
     if not 0 < fps <= FASTEST:
         raise StgvError(
-            f"{name} says {fps:g} frames/s, expected at most {FASTEST}: rename it, such as name_59.94fps.yuv"
+            f"{name} says {fps:g} frames/s, expected above 0 and at most {FASTEST}; rename it, such as "
+            f"name_{width}x{height}_59.94fps.yuv"
         )
     text = re.sub(rf"(?<![0-9])({CHROMA})p?[ _-]([0-9]{{1,2}})(?![0-9a-z])", r"\1p\2", text)  # 420_10
     kinds, depths, orders, said = set(), set(), set(), []
