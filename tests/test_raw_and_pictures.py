@@ -2,11 +2,12 @@
 
 | case | reported as | test |
 |---|---|---|
-| raw 10 bits, 4:2:2, 4:4:4, nv12, grey; _120fps_ | A, B: read as 8-bit 4:2:0 | test_raw_files_are_read_as_named, ..._refused |
+| raw 10 bits, 4:2:2, 4:4:4, nv12, grey; _120fps_ | A, B: 8-bit 4:2:0 | test_raw_files_are_read_as_named, ..._refused |
 | other spellings: 10b, 420_10, i010, argb, 60hz | A: read as 8-bit 4:2:0, 25 frames/s | test_words_of_raw_names |
 | cut JPEG or PNG in a folder | A: lower half grey | test_damaged_pictures_are_named |
 | names with a leading dot; 1.png beside 1.jpg; 10²1.png | A, C: extra frames, ValueError | test_names_of_pictures |
-| EXIF; 16-bit, grey, palette, alpha, 1-bit PNG; CMYK JPEG; links | stays right | test_exif_orientation, test_kinds_of_... |
+| EXIF; 16-bit, grey, palette, alpha, 1-bit PNG; CMYK JPEG | stays right | test_exif_orientation, test_kinds_of_png |
+| links | stays right | test_links_are_followed |
 """
 
 import base64
