@@ -10,9 +10,11 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import av
 import cv2
 import numpy as np
 import pytest
+from clips import encode, scene
 from scenes import pan
 
 from stgvlib.config import PAPER, STGV, FieldConfig
@@ -169,6 +171,30 @@ def test_transparent_white_is_not_missing(tmp_path, kind):
     expected = np.zeros((16, 24), bool)
     expected[4:8, 4:9], expected[4:8, 6:7] = True, False
     assert (missing == expected).all()
+
+
+@pytest.mark.parametrize("name, codec, pix_fmt", [("m.apng", "apng", "rgba"), ("m.mkv", "ffv1", "bgra")])
+def test_transparent_white_of_a_mask_s_video_is_not_missing(tmp_path, name, codec, pix_fmt):
+    picture = np.full((16, 24, 4), 255, np.uint8)
+    picture[..., 3] = 0
+    picture[4:8, 4:9, 3] = 255
+    picture[8:12, 4:9, 3] = 64
+    frames = [av.VideoFrame.from_ndarray(np.roll(picture, i, 0), format="rgba") for i in range(3)]
+    encode(tmp_path / name, frames, codec, pix_fmt)
+    missing = read_mask(str(tmp_path / name), video_of(np.zeros((3, 16, 24, 3), np.uint8)))
+    expected = np.zeros((16, 24), bool)
+    expected[4:8, 4:9] = True
+    assert np.array_equal(missing[:], [np.roll(expected, i, 0) for i in range(3)])
+
+
+def test_a_mask_that_is_damaged_is_refused(tmp_path):
+    """Its frames that are left would hide other pixels."""
+    whole = encode(tmp_path / "m.mkv", scene(12), g="1", crf="1").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 6 // 10])
+    video = video_of(np.zeros((3, 48, 64, 3), np.uint8))
+    with pytest.raises(StgvError, match="cut.mkv is not whole: the header says 0.48 s, .* copy or make it again$"):
+        read_mask(str(tmp_path / "cut.mkv"), video, 3)
+    assert read_mask(str(tmp_path / "m.mkv"), video, 3).shape == (3, 48, 64)
 
 
 MASKED = """

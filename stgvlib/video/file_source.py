@@ -15,17 +15,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 
 from stgvlib.errors import StgvError
-from stgvlib.video.pixels import HDR, TURNS, Converter, colour, turn
+from stgvlib.video.pixels import HDR, TURNS, Converter, colour, resize, turn
 from stgvlib.video.timing import frame_rate
 
 THREADS = 4  # of the decoder at most: each holds a frame more
 FAR = 16  # frames: a jump to a key frame nearer than that is slower than decoding on
 TEXT = ("tty", "bin", "xbin", "adf", "idf")  # formats by which FFmpeg renders text as a video
+LENGTHS = ("matroska,webm", "flv", "asf", "mxf", "rm")  # formats whose header has a duration, but no count of frames
 UNKNOWN = "its video track is encrypted, or of a codec that is not known"
 EXPECTED = "expected a video file or a folder of PNG or JPEG frames"
 
@@ -130,10 +130,13 @@ def checksum(frame: VideoFrame) -> int:
 
 class FileSource:
     """Any file that FFmpeg decodes. Attributes: `num_frames`, `size` (height, width in px), `fps`, `sample_aspect`
-    (width to height of a pixel as shown), `notes` (lines for the user), `facts` (what was understood).
+    (width to height of a pixel as shown), `notes` (lines for the user), `fault` (the one of them that says that frames
+    are missing or wrong), `facts` (what was understood). `on_black`: transparent pixels become black.
 
     Raises StgvError for a file that cannot be decoded.
     """
+
+    on_black = False
 
     def __init__(self, path: Path):
         self.path = path
@@ -201,10 +204,11 @@ class FileSource:
                 f"{len(scan.others) + 1} video tracks: track {stream.index} ({stream.width}x{stream.height}) is read, "
                 f"the largest; left out: {left or 'unknown codecs'}"
             )
-        if short := self._cut_short(scan):
-            notes.append(short)
-        elif scan.damaged:
-            notes.append(f"the file is damaged: {scan.damaged} frames are wrong or left out of {self.num_frames}")
+        self.fault = self._cut_short(scan)
+        if scan.damaged and not self.fault:
+            self.fault = f"the file is damaged: {scan.damaged} frames are wrong or left out of {self.num_frames}"
+        if self.fault:
+            notes.append(self.fault)
         if colours["transfer"] in HDR.values():
             notes.append(f"HDR ({colours['transfer']}): frames are not tone-mapped, and look flat on a usual screen")
         if interlaced:
@@ -218,21 +222,26 @@ class FileSource:
         return notes
 
     def _cut_short(self, scan: Pass) -> str | None:
-        """A note where fewer frames came than the header promises, edit lists apart: those shorten the duration too."""
+        """A note where fewer frames came than the header promises."""
         stream, container, last = scan.stream, scan.container, self._stamps[-1]
         if last is None:
             return None
-        seconds = float((last - (stream.start_time or 0)) * stream.time_base) + 1.5 / self.fps
-        if stream.frames > self.num_frames and stream.duration and seconds < stream.duration * stream.time_base:
+        name, start = container.format.name, stream.start_time or 0
+        seconds = float((last - start) * stream.time_base) + 1.5 / self.fps
+        # Edit lists shorten the duration too. FFmpeg shortens AVI's by the size of the file.
+        length = stream.frames if name == "avi" else stream.duration or 0
+        if stream.frames > self.num_frames and seconds < length * stream.time_base:
             return f"the header says {stream.frames} frames, {self.num_frames} can be decoded"
-        promised = (container.duration or 0) / av.time_base  # of all tracks; Matroska's header says no more
-        if "matroska" in container.format.name and seconds < 0.95 * promised:
+        if name == "asf" and not container.duration:  # FFmpeg drops it where the header's file size is another one
+            return f"the header's length does not fit the file: its end may be missing after {self.num_frames} frames"
+        promised = (container.duration or 0) / av.time_base  # of all tracks; some count from 0, not from the start
+        if name in LENGTHS and seconds + max(0, start * stream.time_base) < 0.95 * promised:
             return f"the header says {promised:.4g} s, {self.num_frames / self.fps:.4g} s of video can be decoded"
         return None
 
     def _rgb(self, frame: VideoFrame) -> np.ndarray:
         try:
-            return self._convert(frame)
+            return self._convert(frame, self.on_black)
         except StgvError as error:
             raise StgvError(f"{self.path}: {error}; {convert_hint(self.path, '-vf zscale=matrix=709 ')}") from error
         except (av.FFmpegError, ValueError) as error:
@@ -246,7 +255,7 @@ class FileSource:
         for index in indices:
             rgb = self._rgb(self._frame(index))
             if rgb.shape[:2] != self.size:
-                rgb = cv2.resize(rgb, self.size[::-1], interpolation=cv2.INTER_CUBIC)
+                rgb = resize(rgb, self.size)
             frames.append(rgb)
         return frames
 

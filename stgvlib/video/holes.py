@@ -9,14 +9,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from stgvlib.errors import StgvError
 from stgvlib.video.flow import SIDE, dense_flow, grey, sample
-from stgvlib.video.picture_source import FolderSource
 from stgvlib.video.video import Video, open_video
 
 OUTLIER = 0.1  # difference from a fit, of 0 to 1, beyond which a given value is taken for an outlier
@@ -178,9 +176,12 @@ def _checked(missing: np.ndarray, number: int) -> np.ndarray:
 
 def read_mask(name: str, video: Video, frames: int | None = None) -> Mask:
     """The mask in a folder of pictures or a video, its first `frames` frames, as `video` is seen: True where pixels are
-    missing, which are white there, and opaque where pictures have transparency. Raises StgvError where it does not
-    match, and where nothing is white."""
+    missing, which are white and opaque there. Raises StgvError where it does not match or is damaged, and where nothing
+    is white."""
     given = open_video(name)
+    given.source.on_black = True
+    if given.source.fault:
+        raise StgvError(f"the mask {name} is not whole: {given.source.fault}; copy or make it again")
     if frames is not None:
         given = given.with_(limit=frames)
     if given.size != video.source.size and given.size != video.size:
@@ -196,8 +197,6 @@ def read_mask(name: str, video: Video, frames: int | None = None) -> Mask:
         nonlocal brightest
         for number in range(given.num_frames):
             frame = given.read(number, number + 1)[0].max(-1)
-            if isinstance(given.source, FolderSource):
-                frame = np.minimum(frame, _opacity(given.source.files[number], frame.shape))
             brightest = max(brightest, int(frame.max()))
             white = (frame > 127).astype(np.uint8)
             yield _checked(cv2.resize(white, video.size[::-1], interpolation=cv2.INTER_AREA) > 0, number)
@@ -206,14 +205,6 @@ def read_mask(name: str, video: Video, frames: int | None = None) -> Mask:
     if brightest <= 127:
         raise StgvError(f"no pixel of the mask is white: the brightest is {brightest} of 255")
     return missing
-
-
-def _opacity(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The alpha channel of a picture, uint8 [H, W]: 255 everywhere without one."""
-    picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None or picture.shape != (*shape, 4):
-        return np.full(shape, 255, np.uint8)
-    return picture[..., 3] if picture.dtype == np.uint8 else (picture[..., 3] >> 8).astype(np.uint8)
 
 
 def composited(restored: np.ndarray, given: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:

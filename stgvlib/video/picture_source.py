@@ -44,8 +44,9 @@ def damage(data: bytes) -> str | None:
     return None
 
 
-def read_picture(file: Path) -> np.ndarray:
-    """A PNG or JPEG file as uint8 RGB [H, W, 3]. Raises StgvError where it is no picture, or cut off."""
+def read_picture(file: Path, on_black: bool = False) -> np.ndarray:
+    """A PNG or JPEG file as uint8 RGB [H, W, 3]; with `on_black`, a pixel is at most as bright as it is opaque. Raises
+    StgvError where it is no picture, or cut off."""
     try:
         data = file.read_bytes()  # OpenCV takes names in UTF-8 only
     except OSError as error:
@@ -55,6 +56,10 @@ def read_picture(file: Path) -> np.ndarray:
     frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if frame is None:
         raise StgvError(f"{file} is not an image that OpenCV can decode")
+    whole = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if on_black else frame
+    if whole.shape == (*frame.shape[:2], 4):
+        alpha = whole[..., 3:] if whole.dtype == np.uint8 else (whole[..., 3:] >> 8).astype(np.uint8)
+        frame = np.minimum(frame, alpha)
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
@@ -68,7 +73,7 @@ class FolderSource:
     """PNG or JPEG frames in the order of their names; numbers count as numbers. Names that begin with a dot are not
     frames. Raises StgvError for a folder without pictures, and for two pictures of one name (1.png, 1.jpg)."""
 
-    fps, sample_aspect, notes = 25.0, Fraction(1), ()
+    fps, sample_aspect, notes, fault, on_black = 25.0, Fraction(1), (), None, False
 
     def __init__(self, path: Path):
         try:
@@ -101,7 +106,7 @@ class FolderSource:
     def read(self, indices: list[int]) -> list[np.ndarray]:
         frames = []
         with ThreadPoolExecutor() as pool:
-            decoded = pool.map(read_picture, [self.files[index] for index in indices])
+            decoded = pool.map(lambda index: read_picture(self.files[index], self.on_black), indices)
         for index, frame in zip(indices, decoded):
             if frame.shape[:2] != self.size:
                 (h, w), (h0, w0) = frame.shape[:2], self.size

@@ -6,7 +6,9 @@ interpolate chroma (bicubic), at most 1 off. HDR (PQ, HLG) and wide gamut keep t
 matrix is applied.
 """
 
+import cv2
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
@@ -50,7 +52,8 @@ def turn(frame: VideoFrame) -> tuple[bool, int, int] | None:
     """The display matrix as (transpose, step down, step across): transpose first, then walk rows and columns by 1 or
     -1. None where it turns by another angle than a multiple of 90 degrees."""
     try:
-        matrices = [np.frombuffer(d, np.int32) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"]
+        data = SideDataContainer(frame)  # frame.side_data is the same, but keeps the frame in memory
+        matrices = [np.frombuffer(d, np.int32) for d in data if d.type.name == "DISPLAYMATRIX"]
     except ValueError:  # PyAV does not know a kind of side data: without its matrix, a mirror cannot be seen
         return ROTATIONS.get(frame.rotation % 360)
     if not matrices:
@@ -91,23 +94,24 @@ def unflagged(frame: VideoFrame) -> VideoFrame:
 
 
 class Converter:
-    """Decoded frames to uint8 RGB [H, W, 3], rotated and mirrored. Raises StgvError for a matrix that is unknown."""
+    """Decoded frames to uint8 RGB [H, W, 3], rotated and mirrored by each frame's own display matrix. With `on_black`,
+    a pixel is at most as bright as it is opaque. Raises StgvError for a matrix that is unknown."""
 
     def __init__(self):
         self._reformatter = VideoReformatter()
-        self._turns = {}  # by angle: a frame whose side data were looked at stays in memory until the next collection
 
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
+    def __call__(self, frame: VideoFrame, on_black: bool = False) -> np.ndarray:
+        to = "rgba" if on_black else "rgb24"
         source = unflagged(frame) if frame.interlaced_frame and frame.height % 4 else frame
         if without_matrix(frame):
-            rgb = self._reformatter.reformat(source, format="rgb24", threads=1)
+            rgb = self._reformatter.reformat(source, format=to, threads=1)
         else:
             if frame.colorspace not in MATRICES:
                 raise StgvError(f"its colour matrix (number {frame.colorspace} of ITU-T H.273) is not supported")
             matrix = MATRICES[frame.colorspace][1]
             rgb = self._reformatter.reformat(
                 source,
-                format="rgb24",
+                format=to,
                 src_colorspace=matrix,
                 dst_colorspace=matrix,
                 src_color_range=ColorRange.JPEG if full_range(frame) else ColorRange.MPEG,
@@ -116,9 +120,20 @@ class Converter:
                 threads=1,
             )
         rgb = rgb.to_ndarray()
-        if frame.rotation not in self._turns:
-            self._turns[frame.rotation] = turn(frame) or (False, 1, 1)
-        transpose, down, across = self._turns[frame.rotation]
+        if on_black:
+            rgb = np.minimum(rgb[..., :3], rgb[..., 3:])
+        transpose, down, across = turn(frame) or (False, 1, 1)
         if transpose:
             rgb = rgb.transpose(1, 0, 2)
         return np.ascontiguousarray(rgb[::down, ::across])
+
+
+def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame uint8 [H, W, 3] of another size (height, width): the mean of areas where it shrinks, else bicubic."""
+    shrink = size[0] * size[1] < frame.shape[0] * frame.shape[1]
+    ipp = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)  # Intel's bicubic differs between OpenCV 4.10 and 5.0; a thread has its own switch
+    try:
+        return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
+    finally:
+        cv2.ipp.setUseIPP(ipp)
