@@ -17,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 
 try:
-    import cv2
+    import cv2  # noqa: F401  here, before files that use it
 except ImportError as error:
     raise ImportError(
         f"{error}: where the system has no libGL, replace opencv-python by opencv-python-headless"
@@ -27,6 +27,7 @@ import numpy as np
 from stgvlib.errors import StgvError
 from stgvlib.video.file_source import EXPECTED, FileSource
 from stgvlib.video.picture_source import FolderSource
+from stgvlib.video.pixels import resize
 from stgvlib.video.raw_source import RawSource
 
 SHAPE_KEPT = 0.01  # change of a frame's shape up to which a resize is taken to keep it: sides are rounded
@@ -139,9 +140,7 @@ class Video:
         if self.crop:
             frames = [f[self.crop[0] : self.crop[1]] for f in frames]
         if self.resize and frames and frames[0].shape[:2] != self.resize:
-            shrink = self.resize[0] * self.resize[1] < frames[0].shape[0] * frames[0].shape[1]
-            how = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
-            frames = [cv2.resize(f, self.resize[::-1], interpolation=how) for f in frames]
+            frames = [resize(f, self.resize) for f in frames]
         frames = np.stack(frames)
         if self.filling is not None:
             for frame, missing, colours in zip(frames, self.missing[start:stop], self.filling[start:stop]):
