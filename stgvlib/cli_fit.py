@@ -142,7 +142,8 @@ def fit(
                 about |= {"device": device_name(target), "fps": video.fps, "psnr": None}
                 if video.missing is None:  # else there is nothing to compare with behind the mask
                     shown = Decoder(result.model, dtype=torch.float32)
-                    about["psnr"] = round(evaluate(shown, plans[0].video, similarity=False)["psnr"], 2)
+                    psnr = evaluate(shown, plans[0].video, similarity=False)["psnr"]
+                    about["psnr"] = round(min(psnr, 99.0), 2)  # JSON knows no infinity
                 if aspect != 1:
                     about["sample_aspect"] = list(aspect.as_integer_ratio())
                 save_model(result.model, output, **about)

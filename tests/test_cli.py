@@ -5,6 +5,7 @@
 | output is the input, or exists | FAULTS 2, 10 | test_nothing_is_overwritten_unasked |
 | closed standard error, long names, SIGTERM and SIGHUP while rendering | FAULTS 10 | test_streams_and_signals |
 | sample aspect, rate, odd sides | CASES E | test_rate_and_pixel_shape_go_all_the_way |
+| memory of `eval` and `render --over` | FAULTS 9 | test_eval_and_repair_hold_a_window_of_frames |
 | threads that spin | FAULTS 12 | test_threads_wait_without_spinning |
 | read-only installation and home | FAULTS 11, CASES C | test_a_read_only_home_only_costs_the_cache |
 | no estimate, PSNR or next step; `--steps 5` | FAULTS 13 | test_a_first_fit_says_what_it_takes_and_made |
@@ -20,7 +21,9 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -29,8 +32,10 @@ import pytest
 import torch
 
 from stgvlib.cli import main
-from stgvlib.config import STGV
+from stgvlib.config import PAPER, STGV, FieldConfig
 from stgvlib.model.budget import field_parameters
+from stgvlib.model.model_file import save_model
+from stgvlib.model.video_model import VideoModel
 from stgvlib.video.video import open_video
 from stgvlib.video.write import write_video
 
@@ -373,6 +378,23 @@ def test_rate_and_pixel_shape_go_all_the_way(tmp_path):
         video = open_video(tmp_path / name)
         assert (video.size, video.sample_aspect) == (size, Fraction(4, 3))
         assert video.fps == pytest.approx(24000 / 1001)
+
+
+def test_eval_and_repair_hold_a_window_of_frames(tmp_path):
+    """FAULTS 9: traced are all arrays of NumPy, frames among them."""
+    static = replace(PAPER, steps=0, field=FieldConfig(encoding="none"))
+    peaks = {}
+    for frames in (20, 80):
+        model, clip = tmp_path / f"{frames}.safetensors", tmp_path / f"{frames}_320x200.yuv"
+        save_model(VideoModel(static, [frames], (200, 320), 5), model)
+        clip.write_bytes(bytes(200 * 320 * 3 // 2 * frames))
+        for command in (["eval", model, clip], ["render", model, tmp_path / f"{frames}", "--over", clip]):
+            tracemalloc.start()
+            assert stgv(*command, "--device", "cpu").returncode == 0
+            peaks[command[0], frames] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    for command in ("eval", "render"):
+        assert peaks[command, 80] - peaks[command, 20] < 5 * 200 * 320 * 3, peaks
 
 
 def test_threads_wait_without_spinning():
