@@ -41,10 +41,13 @@ def render(
 ) -> None:
     """Render a model to an .mp4 or .y4m file or to a folder of PNG frames, or repair a video with it.
 
-    Examples:
-        stgv render clip.safetensors fitted.mp4
-        stgv render clip.safetensors frames --scale 2
-        stgv render clip.safetensors repaired.mp4 --over clip.mp4 --mask mask/
+    For example:
+
+    stgv render clip.safetensors fitted.mp4
+
+    stgv render clip.safetensors frames --scale 2
+
+    stgv render clip.safetensors repaired.mp4 --over clip.mp4 --mask mask/
 
     Args:
         model: Model that `stgv fit` or `stgv encode` wrote.
@@ -112,9 +115,11 @@ def encode(
 
     With --video the model is fine-tuned for its file, which is smaller then at the same quality.
 
-    Examples:
-        stgv encode clip.safetensors clip.stgv
-        stgv encode clip.safetensors clip.stgv --video clip.mp4 --target-bpp 0.1
+    For example:
+
+    stgv encode clip.safetensors clip.stgv
+
+    stgv encode clip.safetensors clip.stgv --video clip.mp4 --target-bpp 0.1
 
     Args:
         model: Model that `stgv fit` wrote.
@@ -179,6 +184,10 @@ def decode(
 
     A damaged group costs its own frames, which are black; the exit status is then 2.
 
+    For example:
+
+    stgv decode clip.stgv decoded.mp4
+
     Args:
         input: File that `stgv encode` wrote.
         output: Name ending in .mp4 or .y4m, or a folder.
@@ -192,6 +201,10 @@ def evaluate(
     model: Positional[Path], input: Positional[str], /, json_output: _Json = False, device: Device = "auto"
 ) -> None:
     """Judge a model against the video it was fitted to: PSNR, MS-SSIM, parameters, decoding speed.
+
+    For example:
+
+    stgv eval clip.safetensors clip.mp4
 
     Args:
         model: Model that `stgv fit` or `stgv encode` wrote.
@@ -224,6 +237,12 @@ def info(file: Positional[str | None] = None, /, system: bool = False, json_outp
     """Say what is in a model or a video, or what this system can run.
 
     Of a video: size, rate, frames, colours, rotation, and what is ignored.
+
+    For example:
+
+    stgv info clip.mp4
+
+    stgv info --system
 
     Args:
         file: Model that `stgv fit` or `stgv encode` wrote, video file, folder of frames, or a dataset (bunny ...).

@@ -54,10 +54,13 @@ def fit(
     finished GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
     On K GPUs: torchrun --nproc-per-node K -m stgvlib fit ... (each process takes its share of the GoPs).
 
-    Examples:
-        stgv fit clip.mp4 clip.safetensors                 minutes, also on a CPU
-        stgv fit clip.mp4 clip.safetensors --frames 16     a first look
-        stgv fit frames/ clip.safetensors --size 720x1280 --preset stgv
+    For example:
+
+    stgv fit clip.mp4 clip.safetensors
+
+    stgv fit clip.mp4 clip.safetensors --frames 16
+
+    stgv fit frames/ clip.safetensors --size 720x1280 --preset stgv
 
     Args:
         input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).

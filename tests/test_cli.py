@@ -136,6 +136,8 @@ def test_help_names_every_option():
         "resume",
     ):
         assert f"--{option}" in shown
+    for command in ("fit", "render", "encode", "decode", "eval", "info"):
+        assert f"For example:\n\nstgv {command} " in stgv(command, "--help").stdout
     assert all(command in stgv("--help").stdout for command in ("fit", "render", "eval", "info", "fetch"))
 
 
