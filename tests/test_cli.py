@@ -310,7 +310,7 @@ def test_streams_and_signals(model, tmp_path):
     assert stgv("render", model, tmp_path / ("n" * 236 + ".mp4")).returncode == 0
     assert "longer than 240 bytes" in refused("render", model, tmp_path / ("n" * 237 + ".mp4"))
     for number in (signal.SIGTERM, signal.SIGHUP):
-        command = [sys.executable, "-m", "stgvlib", "render", model, tmp_path / "large.mp4", "--scale", "40"]
+        command = [sys.executable, "-m", "stgvlib", "render", model, tmp_path / "large.mp4", "--scale", "120"]
         running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         for _ in range(2400):
             if running.poll() is not None or list(tmp_path.glob(".stgv-*")):

@@ -235,4 +235,4 @@ def test_memory_does_not_grow_with_the_masks_length(tmp_path):
     for frames in (20, 50):
         given = raw_video(tmp_path / f"{frames}_1280x720.yuv", frames, ramp)
         peaks.append(peak(MASKED, given, raw_video(tmp_path / f"mask{frames}_1280x720.yuv", frames, holes)))
-    assert peaks[1] - peaks[0] < 12, peaks
+    assert peaks[1] - peaks[0] < 20, peaks
