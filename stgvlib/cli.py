@@ -75,7 +75,7 @@ def render(
         raise StgvError(f"--over keeps frames as large as they were fitted: leave out --scale {scale:g}")
     if fps is not None and not 0 < fps <= 1000:
         raise StgvError(f"fps must be above 0 and at most 1000, got {fps}")
-    is_folder(output)
+    is_folder(output)  # refuses the suffix of another kind of file
     check_output(output, (model, *files_of(over, mask)), overwrite)
     use_threads(threads)
     fitted, about = load_model(model, resolve_device(device))

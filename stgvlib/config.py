@@ -145,8 +145,8 @@ STGV = FitConfig(
     ),
 )
 FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
-# `fast` for minutes on two cores, at 35 % of the sides: what `stgv fit` takes on a CPU (docs/LOG.md, 2026-11-28). There
-# a step costs as much as the field is wide. So few Gaussians need GoPs of 16 frames, which trials so short can miss.
+# Preset `fast`, shortened to minutes on two cores: the default of `stgv fit` on a CPU (docs/LOG.md, 2026-11-28). A narrow
+# field makes a step cheaper. GoPs have 16 frames, because trials of so few steps choose worse lengths.
 ON_CPU = replace(
     FAST,
     gop_size=16,
@@ -158,7 +158,7 @@ ON_CPU = replace(
     color_rate=6e-3,
     field=replace(FAST.field, width=64),
 )
-ON_CPU_SCALE = 0.35
+ON_CPU_SCALE = 0.35  # of height and width
 PRESETS = {"stgv": STGV, "fast": FAST, "paper": PAPER}
 
 

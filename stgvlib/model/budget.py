@@ -29,7 +29,7 @@ def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int, gops: 
     if config.gaussians is None and gops == paper_gops:
         return published_gaussians(config, size)
     left = paper_budget(config, size, frames) // gops - field_parameters(config.field)
-    # More than one for two pixels, which tiny frames would get, do not settle: the sum of so many swings.
+    # At most one Gaussian for two pixels: tiny frames would get more, whose sum diverges (docs/LOG.md, 2026-11-28).
     count = min(left // (8 + 2 * config.field.polynomial), size[0] * size[1] // 2)
     # A field that exceeds the budget of a tiny video still gets something to deform.
     return count if count > 0 else max(1, published_gaussians(config, size) // 2)
