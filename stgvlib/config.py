@@ -145,8 +145,8 @@ STGV = FitConfig(
     ),
 )
 FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
-# Preset `fast`, shortened to minutes on two cores: the default of `stgv fit` on a CPU (docs/LOG.md, 2026-11-28). A narrow
-# field makes a step cheaper. GoPs have 16 frames, because trials of so few steps choose worse lengths.
+# Preset `fast`, shortened to minutes on two cores: the default of `stgv fit` on a CPU (docs/LOG.md, 2026-11-28).
+# A narrow field makes a step cheaper. GoPs have 16 frames, because trials of so few steps choose worse lengths.
 ON_CPU = replace(
     FAST,
     gop_size=16,
