@@ -1,6 +1,9 @@
 """Every backend of the render op against the dense float64 reference: values and gradients, at awkward sizes."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -210,3 +213,23 @@ def test_gsplat_agrees():
     tensors = [t.cuda() for t in gaussians(1, 200, (48, 80), scale=3.0)]
     tensors[1][..., [0, 2]] += 0.3
     assert relative(splat_gsplat(*tensors, (48, 80)), splat(*tensors, (48, 80)).double().cpu()) < 2e-3
+
+
+def test_compiled_code_and_cached_code_give_the_same_bits(tmp_path):
+    """A fit that begins on a new machine compiles its kernels; one that resumes it loads them."""
+    code = """
+import hashlib, torch
+from stgvlib.ops.splat import splat, splat_mse
+g = torch.Generator().manual_seed(0)
+mu = torch.rand(1, 300, 2, generator=g) * torch.tensor([40, 24])
+shape = torch.rand(1, 300, 3, generator=g) * 3 + torch.tensor([0.7, -1.5, 0.7])
+inputs = [t.requires_grad_() for t in (mu, shape, torch.randn(1, 300, 3, generator=g))]
+frames = torch.randint(0, 256, (1, 1, 24, 40, 4), dtype=torch.uint8, generator=g)
+splat_mse(*inputs, frames, torch.zeros(1, dtype=torch.int32)).sum().backward()
+splat(*inputs, (24, 40)).square().sum().backward()
+print(hashlib.sha256(b"".join(t.grad.numpy().tobytes() for t in inputs)).hexdigest())
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    ran = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert len(ran[0].stdout) == 65 and ran[0].stdout == ran[1].stdout and list(tmp_path.rglob("*.nbc"))

@@ -146,7 +146,30 @@ def _draw(mu, cholesky, rgb, width, begin, starts, order, rows, planes):
                         flat[at + np.uint64(2 * LANES) + c] += e * b
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_FAST, error_model="numpy")
+@numba.njit(fastmath=_FAST, error_model="numpy")
+def _row_sums(flat, row, blocks, start, stop, x, shift, least, curve, r, g, b):
+    """Over a row of the ellipse: of e times each colour's gradient, and of the weight's gradient times dx and dx^2.
+
+    Sums may be reassociated here, to become SIMD, and not in `_backward`: a process that compiles it would have other
+    last bits than one that loads it from the cache."""
+    er = eg = eb = w1 = w2 = np.float32(0)
+    for block in range(start, stop):
+        at = np.uint64((np.uint32(row) * blocks + block) * np.uint32(3 * LANES))
+        for c in range(np.uint32(LANES)):
+            dx = _offset(block, c, x, shift)
+            e = _weight(least + curve * dx * dx)
+            red, green = flat[at + c], flat[at + np.uint64(LANES) + c]
+            blue = flat[at + np.uint64(2 * LANES) + c]
+            er += e * red
+            eg += e * green
+            eb += e * blue
+            w = e * (red * r + green * g + blue * b) * dx
+            w1 += w
+            w2 += w * dx
+    return er, eg, eb, w1, w2
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
 def _backward(mu, cholesky, rgb, width, grad, d_mu, d_cholesky, d_rgb):
     height, blocks, flat = len(grad), np.uint32(grad.shape[1]), grad.reshape(-1)
     zero, tasks = np.float32(0), (len(mu) + 63) // 64
@@ -161,21 +184,9 @@ def _backward(mu, cholesky, rgb, width, grad, d_mu, d_cholesky, d_rgb):
             ar = ag = ab = my = myy = m1 = my1 = m2 = zero  # colours, and moments of dy and dx
             _spans(x, y, inverse, slope, deviation, last + 1 - first, first, width, least, shift, span)
             for n in range(last + 1 - first):
-                er = eg = eb = w1 = w2 = zero
                 dy = np.float32(first + n) + _HALF - y
-                for block in range(span[0, n], span[1, n]):
-                    at = np.uint64((np.uint32(first + n) * blocks + block) * np.uint32(3 * LANES))
-                    for c in range(np.uint32(LANES)):
-                        dx = _offset(block, c, x, shift[n])
-                        e = _weight(least[n] + curve * dx * dx)
-                        red, green = flat[at + c], flat[at + np.uint64(LANES) + c]
-                        blue = flat[at + np.uint64(2 * LANES) + c]
-                        er += e * red
-                        eg += e * green
-                        eb += e * blue
-                        w = e * (red * r + green * g + blue * b) * dx
-                        w1 += w
-                        w2 += w * dx
+                place = flat, first + n, blocks, span[0, n], span[1, n]
+                er, eg, eb, w1, w2 = _row_sums(*place, x, shift[n], least[n], curve, r, g, b)
                 ar, ag, ab = ar + er, ag + eg, ab + eb
                 w = (er * r + eg * g + eb * b) * dy
                 my, myy, m1, my1, m2 = my + w, myy + w * dy, m1 + w1, my1 + w1 * dy, m2 + w2
