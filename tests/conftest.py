@@ -2,10 +2,14 @@
 
 import stgvlib  # noqa: F401, I001  before torch: threads wait without spinning
 
+import numpy as np
 import pytest
 import torch
+from command import FAST, stgv
 
+from stgvlib.config import PROFILES
 from stgvlib.device import cuda_status
+from stgvlib.video.write import write_video
 
 USABLE, WHY = cuda_status()
 gpu = pytest.mark.skipif(not USABLE, reason=f"no CUDA: {WHY}")
@@ -20,3 +24,30 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip") / "frames"
+    y, x = np.mgrid[:24, :32]
+    write_video(folder, (np.stack([x * 4 + t, y * 5, x + y], -1).clip(0, 255).astype(np.uint8) for t in range(5)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(clip, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    done = stgv("fit", clip, path, *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "5 frames of 32x24 as 1 GoP of" in done.stderr and not path.with_name("m.safetensors.parts").exists()
+    return path
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A results folder of its own, for runs as small as TINY."""
+    from small_runs import TINY
+
+    monkeypatch.setenv("STGV_RESULTS", str(tmp_path))
+    monkeypatch.setitem(PROFILES, "smoke", TINY)
+    return tmp_path / "smoke"
