@@ -34,13 +34,23 @@ class FieldConfig:
     temporal_features: int = 4
     time_cells: tuple[float, ...] | None = None  # cells of the time axis a level; None: as many as in space
     time_frequencies: int = 6  # gamma(t); t itself is included [inferred]
+    time_code: Literal["pi", "plain"] = "pi"  # sines of 2^k pi t [NeRV], or of 2^k t [code]
     position_frequencies: int = 10  # only for encoding="positional" [code]
+    # of encoding="positional": sines of 2^k pi x with x in [0, 1], or of 2^k x with x in [-1, 1] [code]
+    position_code: Literal["pi", "plain"] = "pi"
     width: int = 128
+    # what the position head moves: the position in px, or atanh of the position in [-1, 1], that is inside tanh [code]
+    position_space: Literal["pixels", "tanh"] = "pixels"
     position_scale: float | None = None  # px a unit of the position head; None: half the frame [inferred]
     zero_heads: bool = True  # heads start at zero, so fitting starts from the canonical frame [inferred]
     deform_shape: bool = False  # a third head for the Cholesky vector [ours]
     head_layers: int = 1  # 1 or 2: linear heads, or one more layer of `width` in each
     polynomial: int = 0  # degree of each Gaussian's own motion in t, added to the field's (GSVR)
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything is deformed."""
+        return self.encoding != "none" or self.polynomial > 0
 
 
 @dataclass(frozen=True)
@@ -75,22 +85,27 @@ class FitConfig:
     motion_parts: int = 1  # of the Gaussians, which these steps take in turn [ours]
     order: Literal["cyclic", "golden"] = "cyclic"  # of a GoP's frames [code]; or in golden-ratio strides [ours]
     parametrization: Literal["tanh", "pixel"] = "tanh"  # mu = tanh(p), Cholesky = p + (0.5, 0, 0.5) [code]; or px
-    placement: Literal["uniform", "gradient"] = "uniform"
+    # of Gaussians at the start: everywhere alike, where the key frame has edges [ours], or where frames change
+    placement: Literal["uniform", "gradient", "temporal"] = "uniform"
     additions: int = 0  # rounds of the coarse stage in which Gaussians are added where the error is [ours]
     initial_part: float = 1.0  # of the Gaussians that are there before the first round
     # px, l1 and l3 at the start; None: U(0.5, 1.5) and l2 U(0, 1) [code]; "cover": they sum to one [ours]
     initial_scale: float | Literal["cover"] | None = None
     optimizer: Literal["adam", "adan"] = "adan"  # [code]
     betas: tuple[float, ...] | None = None  # its decay rates; None: Adam's 0.9, 0.999; Adan's 0.98, 0.92, 0.99 [code]
+    field_optimizer: Literal["adam", "adan"] | None = None  # of the field, at its usual decay rates; None: the same
     position_rate: float = 7e-3
     cholesky_rate: float = 7e-3
     color_rate: float = 7e-3
     # halving: after each third of `steps`, 20,000 [code]
     gaussian_schedule: Literal["constant", "cosine", "halving"] = "halving"
+    schedule_over: Literal["stage", "fit"] = "stage"  # starts again with each stage, or runs through both [code]
     last_rate: float = 0.05  # cosine: part of the rate that is left at the end
     field_rate: float = 1.6e-4
     field_rate_last: float = 1.6e-5
+    field_rate_until: float = 1.0  # part of the deformation steps after which the field's rate stays at its last value
     mlp_rate: float = 1.0  # of the field's MLP, in units of its tables' [ours]
+    clamp: bool = False  # a frame to [0, 1] before it is compared [code]
     huber: float | None = None  # difference, of 0 to 1, beyond which the loss is linear; None: all is squared [ours]
     field_decay: float = 0.0  # of the field's parameters, times which joins their gradient: a smoother motion [ours]
     field: FieldConfig = field(default_factory=FieldConfig)
@@ -104,6 +119,10 @@ class FitConfig:
             raise StgvError("additions need parametrization='pixel'")
         if self.motion_steps and (self.field.encoding == "none" or self.field.polynomial):
             raise StgvError("motion_steps need a field without polynomial")
+        if self.field.position_space == "tanh" and (self.motion_steps or self.field.polynomial):
+            raise StgvError("position_space='tanh' excludes motion_steps and polynomial, which move Gaussians in px")
+        if not 0 < self.field_rate_until <= 1:
+            raise StgvError(f"field_rate_until must be above 0 and at most 1, got {self.field_rate_until}")
         numbers = {"adam": 2, "adan": 3}[self.optimizer]
         if self.betas is not None and (len(self.betas) != numbers or not all(0 <= b < 1 for b in self.betas)):
             raise StgvError(f"betas of {self.optimizer} must be {numbers} numbers in [0, 1), got {self.betas}")
@@ -113,7 +132,7 @@ class FitConfig:
             raise StgvError(f"initial_part must be above 0 and at most 1, got {self.initial_part}")
         if self.gaussians not in (None, "budget") and self.gaussians < 1:
             raise StgvError(f"gaussians must be at least 1, got {self.gaussians}")
-        if self.field.encoding == "none" and self.steps:
+        if not self.field.moves and self.steps:
             raise StgvError(f"without a field there is nothing to deform: steps must be 0, got {self.steps}")
 
 

@@ -67,7 +67,7 @@ def rounded_deform(model, t):
     mu, cholesky = model.gaussians.pixels()
     x = Half.apply(torch.cat(field.encode(mu, t), -1), 0)
     weight, width = field.hidden.weight, x.shape[2]
-    code = positional(t[:, None, None], field.config.time_frequencies)
+    code = positional(t[:, None, None], field.config.time_frequencies, field.config.time_code)
     x = x @ Half.apply(weight[:, :width], 0) + code @ weight[:, width:] + field.hidden.bias
     x = Half.apply(x.relu(), scale)
     x = Half.apply((x @ Half.apply(field.features.weight, 0) + field.features.bias).relu(), scale)
@@ -101,6 +101,7 @@ def scene(config, lengths, count, size, seed=0):
 
 FIELDS = {
     "hash": FieldConfig(),
+    "no pi": FieldConfig(time_code="plain"),
     "static": FieldConfig(spatial=True, temporal=False),
     "dynamic": FieldConfig(spatial=False),
     "shape": FieldConfig(deform_shape=True),
@@ -150,13 +151,15 @@ def test_fused_step_has_the_gradients_of_the_reference(name, count, parametrizat
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("config", [STGV, PAPER, replace(STGV, huber=0.3)], ids=["pixel", "tanh", "huber"])
+@pytest.mark.parametrize(
+    "config", [STGV, PAPER, *(replace(STGV, **more) for more in ({"huber": 0.3}, {"clamp": True}))]
+)
 def test_fused_coarse_step_has_the_gradients_of_the_reference(config):
     from stgvlib.fitting.stage_cuda import TrainingStep
 
     model, frames = scene(config, [3, 5], 500, (64, 96))
     exact, counts = scene(config, [3, 5], 500, (64, 96))[0].double(), torch.tensor([3, 5])
-    loss = splat_mse(*exact.gaussians.pixels(), exact.gaussians.rgb, frames, counts // 2, config.huber)
+    loss = splat_mse(*exact.gaussians.pixels(), exact.gaussians.rgb, frames, counts // 2, config.huber, config.clamp)
     loss.sum().backward()
     model, losses = model.cuda(), torch.zeros(8, 2, device="cuda")
     optimizer = FlatOptimizer([Segment("all", list(model.gaussians.parameters()), torch.zeros(8))])

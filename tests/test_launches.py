@@ -29,6 +29,8 @@ FIELDS = {
     "stgv": (STGV, STGV.field),
     "2D alone": (STGV, replace(STGV.field, temporal=False)),
     "no shape head": (STGV, replace(STGV.field, deform_shape=False)),
+    "no pi in gamma": (PAPER, replace(PAPER.field, time_code="plain")),
+    "clamped, two optimisers": (replace(PAPER, clamp=True, field_optimizer="adam"), PAPER.field),
     "huber": (replace(STGV, huber=0.3), STGV.field),
 } | {
     f"{encoding}, shape {shape}": (PAPER, FieldConfig(encoding=encoding, deform_shape=shape))
@@ -73,7 +75,8 @@ def launch_everything():
                 stage_cuda.TrainingStep(
                     model, frames, optimizer, losses, counts, counts * 0 + 1, keyframe, coarse
                 ).gradients()
-            optimizer._step_cuda()
+            for group in optimizer.groups:
+                optimizer._step_cuda(group, *optimizer._buffers(group))
         field_cuda.FusedField(model, GOPS, gops=torch.zeros(GOPS, dtype=torch.int32)).forward()
     projection = splat.Projection.empty(GOPS, COUNT, SIZE, torch.device("cpu"))
     mu, cholesky, rgb = (torch.zeros(GOPS, COUNT, n) for n in (2, 3, 3))
@@ -83,7 +86,7 @@ def launch_everything():
     projection.gather(torch.zeros(GOPS, *SIZE, 3), cholesky, [mu, cholesky, rgb])
     leaves = [t.requires_grad_() for t in (mu, cholesky, rgb)]
     splat.Splat.apply(*leaves, SIZE).transpose(1, 2).sum().backward()
-    splat.SplatMSE.apply(*leaves, frames, torch.zeros(GOPS, dtype=torch.int64), None).sum().backward()
+    splat.SplatMSE.apply(*leaves, frames, torch.zeros(GOPS, dtype=torch.int64), None, True).sum().backward()
     for adaptive in (True, False):
         model = model_of(STGV, STGV.field)
         optimizer = RateOptimizer(segments(model, "deformation"), "adam", None, model, 1e-3, True, True, adaptive)

@@ -148,19 +148,23 @@ def test_pixel_centres_and_scale(device):
 
 
 @pytest.mark.parametrize("huber", [None, 0.5])
+@pytest.mark.parametrize("clamp", [False, True])
 @pytest.mark.parametrize("size", [(16, 16), (33, 50)])
-def test_mse_matches_its_parts(device, size, huber):
+def test_mse_matches_its_parts(device, size, clamp, huber):
     """splat_mse is the weighted mean square of splat, with frames picked and pixels masked; gradients too. With `huber`
-    it is twice torch's Huber loss."""
+    it is twice torch's Huber loss; with `clamp` the picture is clamped as torch.clamp does."""
     tensors = gaussians(2, 60, size, seed=3)
     frames = torch.randint(0, 256, (2, 3, *size, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     frames[..., 3] = (frames[..., 3] > 60) * 255
     index = torch.tensor([2, 0], dtype=torch.int32)
     fast = [t.clone().to(device).requires_grad_() for t in tensors]
     exact = [t.double().requires_grad_() for t in tensors]
-    loss = splat_mse(*fast, frames.to(device), index.to(device), huber)
+    loss = splat_mse(*fast, frames.to(device), index.to(device), huber, clamp)
     target = frames[torch.arange(2), index.long()].double() / 255
     rendered, target, weight = splat_reference(*exact, size), target[..., :3], target[..., 3:]
+    if clamp:
+        assert 0.02 < ((rendered < 0) | (rendered > 1)).double().mean() < 0.98
+        rendered = rendered.clamp(0, 1)
     error = (rendered - target).square()
     if huber is not None:
         assert 0.1 < ((rendered - target).abs() > huber).double().mean() < 0.9

@@ -155,7 +155,7 @@ def _fine_tune(
     model = to_pixels(model, fine_tuning, rate_part(bits))
     frames = _frames_of(video, model.spans, device)
     pixels = video.num_frames * video.size[0] * video.size[1]
-    name = "coarse" if model.field.hidden is None else "deformation"
+    name = "deformation" if model.config.field.moves else "coarse"
     trained, kind, betas = segments(model, name), model.config.optimizer, model.config.betas
     first = slope or (SLOPE if bpp is None else FIRST_SLOPE)
     optimizer = RateOptimizer(trained, kind, betas, model, first, learned, rate, adaptive)
@@ -231,8 +231,8 @@ def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
     ours = FitConfig(
         preset=config.preset,
         gop_size=config.gop_size,
-        coarse_steps=steps if config.field.encoding == "none" else 0,
-        steps=0 if config.field.encoding == "none" else steps,
+        coarse_steps=0 if config.field.moves else steps,
+        steps=steps if config.field.moves else 0,
         keyframe="all",
         order="golden",
         parametrization="pixel",
@@ -243,6 +243,7 @@ def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
         color_rate=4e-3 * part,
         gaussian_schedule="cosine",
         last_rate=0.01,
+        clamp=config.clamp,
         huber=config.huber,
         field_rate=min(4e-3, config.field_rate) * part,  # more than in the fit breaks MLPs without a hash
         field_rate_last=min(2e-4, config.field_rate_last) * part,

@@ -92,7 +92,7 @@ class RateOptimizer(StraightThrough):
         pixels = model.size[0] * model.size[1]
         self.weights = 1 / (torch.tensor(model.num_frames, device=device, dtype=torch.float32) * pixels)  # [G]
         self.slope = torch.tensor(slope, device=device)
-        total = len(self.rates)
+        total = self.num_steps
         learning = max(1, round(SETTLED * total))
         rates = max(STEP_RATE, 30 / total) * torch.linspace(1, 0, learning, device=device).clamp(min=0.02)
         self.step_rates = torch.cat([rates, rates.new_zeros(total - learning)])

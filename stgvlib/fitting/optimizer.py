@@ -8,12 +8,15 @@ code of the paper uses it, with decay rates 0.98, 0.92, 0.99).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from stgvlib.device import kernels_for
 
+MOMENTS = {"adam": 2, "adan": 4}  # buffers
 BETAS = {"adam": (0.9, 0.999), "adan": (0.98, 0.92, 0.99)}
 EPS = {"adam": 1e-15, "adan": 1e-8}  # mean-loss gradients of one Gaussian are around 1e-6, hash entries far below
 
@@ -27,17 +30,21 @@ class Segment:
     rates: Tensor  # [steps] learning rate
     floor: float = -torch.inf  # lower bound of l1 and l3 where the segment holds Cholesky rows
     decay: float = 0.0  # times the parameters, added to their gradient
+    kind: Literal["adam", "adan"] | None = None  # None: the optimiser's own
 
 
 def field_segments(model, kind: str, steps: int) -> list[Segment]:
     """Those of a VideoModel's field: encodings, and its MLP."""
     config = model.config
-    rates = schedule(kind, config.field_rate, config.field_rate_last, steps)
+    falling = max(1, round(steps * config.field_rate_until))
+    rates = schedule(kind, config.field_rate, config.field_rate_last, falling)
+    rates = torch.cat([rates, rates.new_full((steps - falling,), config.field_rate_last)])[:steps]
     parts = {
         "encoding": (model.field.encoding_parameters(), 1.0),
         "mlp": (model.field.mlp_parameters(), config.mlp_rate),
     }
-    return [Segment(name, p, rates * part, decay=config.field_decay) for name, (p, part) in parts.items() if p]
+    options = {"decay": config.field_decay, "kind": config.field_optimizer}
+    return [Segment(name, p, rates * part, **options) for name, (p, part) in parts.items() if p]
 
 
 def flatten(segments: list[Segment]) -> tuple[Tensor, Tensor]:
@@ -53,28 +60,50 @@ def flatten(segments: list[Segment]) -> tuple[Tensor, Tensor]:
     return flat, grad
 
 
+@dataclass
+class _Group:
+    """Neighbouring segments of one kind."""
+
+    kind: str
+    betas: tuple[float, ...]
+    eps: float
+    span: slice  # in the buffer
+    bounds: list[int]  # of its segments, from the start of its span
+    starts: Tensor  # the same on the device
+    floors: Tensor
+    rates: Tensor  # [steps, segments]
+
+
 class FlatOptimizer:
-    """`step()` updates every parameter in place and advances the step number. Gradients are left as they are."""
+    """`step()` updates every parameter in place and advances the step number. Gradients are left as they are.
+
+    Segments of a kind of their own take that optimiser with its usual decay rates, as the MLP of D2GV does."""
 
     def __init__(
         self,
         segments: list[Segment],
-        kind: str = "adam",
-        betas: tuple[float, ...] | None = None,
+        kind: Literal["adam", "adan"] = "adam",
+        betas: tuple[float, ...] | None = None,  # of `kind`
         eps: float | None = None,
     ):
-        self.kind, self.eps = kind, EPS[kind] if eps is None else eps
         self.flat, self.grad = flatten(segments)
-        device = self.flat.device
-        sizes = torch.tensor([0] + [sum(p.numel() for p in s.parameters) for s in segments])
-        self.starts = sizes.cumsum(0).int().to(device)
-        self.bounds = self.starts.tolist()
-        self.decays = [(a, b, s.decay) for s, a, b in zip(segments, self.bounds, self.bounds[1:]) if s.decay]
-        self.floors = torch.tensor([s.floor for s in segments], device=device)
-        self.rates = torch.stack([s.rates.float() for s in segments], 1).contiguous().to(device)  # [steps, segments]
+        self.betas, device = betas or BETAS[kind], self.flat.device
+        bounds = [0, *accumulate(sum(p.numel() for p in s.parameters) for s in segments)]
+        self.decays = [(a, b, s.decay) for s, a, b in zip(segments, bounds, bounds[1:]) if s.decay]
+        self.num_steps = len(segments[0].rates)
+        self.groups = []
+        for of_kind, places in groupby(range(len(segments)), lambda k: segments[k].kind or kind):
+            own = list(places)
+            span = slice(bounds[own[0]], bounds[own[-1] + 1])
+            inner = [bounds[k] - span.start for k in [*own, own[-1] + 1]]
+            starts = torch.tensor(inner, dtype=torch.int32, device=device)
+            floors = torch.tensor([segments[k].floor for k in own], device=device)
+            rates = torch.stack([segments[k].rates.float() for k in own], 1).contiguous().to(device)
+            rates_of = self.betas if of_kind == kind else BETAS[of_kind]
+            self.groups.append(_Group(of_kind, rates_of, eps or EPS[of_kind], span, inner, starts, floors, rates))
         self.step_number = torch.zeros((), dtype=torch.int64, device=device)
-        self.betas = betas or BETAS[kind]
-        self.moments = [torch.zeros_like(self.flat) for _ in range(2 if kind == "adam" else 4)]
+        most = max(MOMENTS[group.kind] for group in self.groups)
+        self.moments = [torch.zeros_like(self.flat) for _ in range(most)]
 
     @property
     def state(self) -> list[Tensor]:
@@ -85,45 +114,46 @@ class FlatOptimizer:
     def step(self) -> None:
         for start, end, decay in self.decays:
             self.grad[start:end].add_(self.flat[start:end], alpha=decay)
-        if kernels_for(self.flat) == "cuda":
-            self._step_cuda()
-        else:
-            self._step_torch()
+        update = self._step_cuda if kernels_for(self.flat) == "cuda" else self._step_torch
+        for group in self.groups:
+            update(group, *self._buffers(group))
         self.step_number += 1
 
-    def _step_cuda(self) -> None:
+    def _buffers(self, group: _Group) -> list[Tensor]:
+        """Its parameters, gradients and moments."""
+        moments = self.moments[: MOMENTS[group.kind]]
+        return [buffer[group.span] for buffer in (self.flat, self.grad, *moments)]
+
+    def _step_cuda(self, group: _Group, *buffers: Tensor) -> None:
         from stgvlib.ops.constants import BLOCK
         from stgvlib.ops.cuda.compiler import run
 
-        tables = (self.starts, self.floors, self.rates, self.step_number)
-        count = self.flat.numel()
-        arguments = (self.flat, self.grad, *self.moments, *tables, len(self.floors), count, *self.betas, self.eps)
-        run("optimizer", self.kind, (-(-count // BLOCK), 1, 1), BLOCK, *arguments)
+        count, tables = buffers[0].numel(), (group.starts, group.floors, group.rates, self.step_number)
+        arguments = (*buffers, *tables, len(group.floors), count, *group.betas, group.eps)
+        run("optimizer", group.kind, (-(-count // BLOCK), 1, 1), BLOCK, *arguments)
 
-    @torch.no_grad()
-    def _step_torch(self) -> None:
-        t = int(self.step_number) + 1
-        g, m, v = self.grad, *self.moments[:2]
-        corrections = [1 - beta**t for beta in self.betas]
-        if self.kind == "adam":
-            m.lerp_(g, 1 - self.betas[0])
-            v.mul_(self.betas[1]).addcmul_(g, g, value=1 - self.betas[1])
-            update = (m / corrections[0]).div_((v / corrections[1]).sqrt_().add_(self.eps))
+    def _step_torch(self, group: _Group, flat: Tensor, g: Tensor, m: Tensor, v: Tensor, *more: Tensor) -> None:
+        t, betas = int(self.step_number) + 1, group.betas
+        corrections = [1 - beta**t for beta in betas]
+        if group.kind == "adam":
+            m.lerp_(g, 1 - betas[0])
+            v.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+            update = (m / corrections[0]).div_((v / corrections[1]).sqrt_().add_(group.eps))
         else:
-            n2, last = self.moments[2:]
+            n2, last = more
             difference = g - last if t > 1 else torch.zeros_like(g)
-            m.lerp_(g, 1 - self.betas[0])
-            v.lerp_(difference, 1 - self.betas[1])
-            u = g + self.betas[1] * difference
-            n2.mul_(self.betas[2]).addcmul_(u, u, value=1 - self.betas[2])
+            m.lerp_(g, 1 - betas[0])
+            v.lerp_(difference, 1 - betas[1])
+            u = g + betas[1] * difference
+            n2.mul_(betas[2]).addcmul_(u, u, value=1 - betas[2])
             last.copy_(g)
-            update = m / corrections[0] + self.betas[1] * v / corrections[1]
-            update.div_((n2 / corrections[2]).sqrt_().add_(self.eps))
-        for s, (start, end) in enumerate(zip(self.bounds, self.bounds[1:])):
-            part = self.flat[start:end]
-            part.sub_(update[start:end] * self.rates[t - 1, s])
-            if self.floors[s] > -torch.inf:
-                part.view(-1, 3)[:, ::2].clamp_(min=float(self.floors[s]))
+            update = m / corrections[0] + betas[1] * v / corrections[1]
+            update.div_((n2 / corrections[2]).sqrt_().add_(group.eps))
+        for s, (start, end) in enumerate(zip(group.bounds, group.bounds[1:])):
+            part = flat[start:end]
+            part.sub_(update[start:end] * group.rates[t - 1, s])
+            if group.floors[s] > -torch.inf:
+                part.view(-1, 3)[:, ::2].clamp_(min=float(group.floors[s]))
 
 
 def schedule(kind: str, rate: float, last: float, steps: int, halve_every: int = 0) -> Tensor:

@@ -32,13 +32,15 @@ def initial_model(config: FitConfig, frames: Tensor, length: int, count: int, ge
     keyframe = frames[keyframe_of(config, length)].float() / 255
     keyframe, known = keyframe[..., :3], keyframe[..., 3] > 0
     placed = max(1, round(count * config.initial_part)) if config.additions else count
-    if config.placement == "gradient":
-        at = _draw_pixels(_gradient_measure(keyframe, known), placed, generator)
-        rgb, at = keyframe.reshape(-1, 3)[at].cpu(), at.cpu()
-        mu = torch.stack([at % width, at // width], 1) + torch.rand(placed, 2, generator=generator)
-    else:
+    if config.placement == "uniform":
         mu = torch.rand(placed, 2, generator=generator) * torch.tensor([width, height])
         rgb = torch.rand(placed, 3, generator=generator)
+    else:
+        spatial = config.placement == "gradient"
+        change = _image_gradient(keyframe, known) if spatial else _temporal_gradient(frames[:length])
+        at = _draw_pixels(_measure(change, known), placed, generator)
+        rgb, at = keyframe.reshape(-1, 3)[at].cpu(), at.cpu()
+        mu = torch.stack([at % width, at // width], 1) + torch.rand(placed, 2, generator=generator)
     if config.initial_scale is None:
         cholesky = torch.rand(placed, 3, generator=generator) + torch.tensor([0.5, 0.0, 0.5])
     else:
@@ -85,16 +87,30 @@ def sort_gaussians(model: VideoModel) -> None:
             p.data[g] = p.data[g][order]
 
 
-def _gradient_measure(keyframe: Tensor, known: Tensor) -> Tensor:
-    """Chance of each pixel: 70 % in proportion to the image gradient, 30 % uniform; none where `known` is false, and no
-    gradient beside such pixels."""
+def _measure(gradient: Tensor, known: Tensor) -> Tensor:
+    """Chance of each pixel: 70 % in proportion to a gradient [H, W], 30 % uniform; none where `known` is false."""
+    uniform = known.float() / known.sum().clamp(min=1)
+    gradient = gradient * known
+    if gradient.sum() == 0:
+        return (uniform if known.any() else torch.ones_like(uniform)).flatten()
+    return (0.7 * gradient / gradient.sum() + 0.3 * uniform).flatten()
+
+
+def _image_gradient(keyframe: Tensor, known: Tensor) -> Tensor:
+    """Of the key frame [H, W, 3]; none beside pixels that are not known."""
     luma = keyframe.mean(-1)
     inner = -torch.nn.functional.max_pool2d(-known[None].float(), 3, 1, 1)[0]
-    gradient = torch.stack(torch.gradient(luma)).norm(dim=0) * inner if min(luma.shape) > 1 else torch.zeros_like(luma)
-    uniform = known.float() / known.sum().clamp(min=1)
-    if gradient.sum() == 0:
-        return (uniform if known.any() else torch.ones_like(luma)).flatten()
-    return (0.7 * gradient / gradient.sum() + 0.3 * uniform).flatten()
+    return torch.stack(torch.gradient(luma)).norm(dim=0) * inner if min(luma.shape) > 1 else torch.zeros_like(luma)
+
+
+def _temporal_gradient(frames: Tensor) -> Tensor:
+    """How much each pixel changes from a frame to the next, in the mean over a GoP [T, H, W, 4]; where both are known.
+    GaussianVideo starts from temporal gradients; its abstract says no more."""
+    change = torch.zeros(frames.shape[1:3], device=frames.device)
+    for one, other in zip(frames, frames[1:]):
+        both = (one[..., 3] > 0) & (other[..., 3] > 0)
+        change += (other[..., :3].float() - one[..., :3].float()).abs().mean(-1) * both
+    return change
 
 
 def _draw_pixels(measure: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -155,7 +155,7 @@ class Stage:
                 rgb = model.gaussians.rgb
             else:
                 mu, cholesky, rgb = model.deform((index + 1) / counts)
-            loss = splat_mse(mu, cholesky, rgb, self.frames, index.int(), model.config.huber)
+            loss = splat_mse(mu, cholesky, rgb, self.frames, index.int(), model.config.huber, model.config.clamp)
             loss.sum().backward()
             self.log.index_copy_(0, number[None], loss.detach()[None])
             optimizer.step()
@@ -176,8 +176,13 @@ def segments(model: VideoModel, name: Name) -> list[Segment]:
     config, gaussians = model.config, model.gaussians
     steps = config.coarse_steps if name == "coarse" else config.steps
 
+    # of the Gaussians' schedule: steps before this stage, and all
+    before = config.coarse_steps if config.schedule_over == "fit" and name == "deformation" else 0
+    whole = config.coarse_steps + config.steps if config.schedule_over == "fit" else steps
+
     def rates(rate: float) -> Tensor:
-        return schedule(config.gaussian_schedule, rate, rate * config.last_rate, steps, (config.steps or steps) // 3)
+        least, halved = rate * config.last_rate, (config.steps or steps) // 3
+        return schedule(config.gaussian_schedule, rate, least, whole, halved)[before : before + steps]
 
     parts = [
         Segment("mu", [gaussians.mu], rates(config.position_rate)),

@@ -35,6 +35,7 @@ class TrainingStep:
         self.keyframe = None if keyframe is None else keyframe.int()
         self.pixels = torch.empty_like(model.gaussians.mu) if coarse and model.gaussians.tanh else None
         self.offset, self.huber = model.gaussians.cholesky_offset, model.config.huber
+        self.clamp = model.config.clamp
         self.projection = Projection.empty(batch, self.count, self.size, device)
         self.residual = torch.empty(batch, *self.size, 4, dtype=torch.float16, device=device)
         self.partial = torch.empty(batch, self.projection.counts[0].numel(), device=device)
@@ -62,7 +63,7 @@ class TrainingStep:
             mu, cholesky, rgb = self.field.forward(number, self.counts, self.strides)
             index = self.field.frame
         self.projection.project(mu, cholesky, rgb, offset)
-        self.projection.mse(self.frames, index, self.residual, self.partial, self.huber)
+        self.projection.mse(self.frames, index, self.residual, self.partial, self.huber, self.clamp)
         tiles = self.partial.shape[1]
         run("splat", "mse_loss", (len(mu), 1, 1), BLOCK, self.partial, number, self.losses, tiles, 1 / pixels)
         self.projection.gather(self.residual, cholesky, self.grads, 2 / pixels, offset=offset)

@@ -98,9 +98,12 @@ class DeformationField(nn.Module):
             self.color_head = self._head(gops, 3, generator)
             if config.deform_shape:
                 self.shape_head = self._head(gops, 3, generator)
+        self.inside_tanh = config.position_space == "tanh"
         self.pixels = size[0] * size[1]
         half = (size[1] / 2, size[0] / 2)
         scale = half if config.position_scale is None else (config.position_scale,) * 2
+        if self.inside_tanh:
+            scale = (1.0, 1.0)
         self.register_buffer("position_scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
         self.shape_scale = min(scale) / 10  # px a unit of the shape head
         self.register_buffer("extent", torch.tensor([size[1], size[0]], dtype=torch.float32), persistent=False)
@@ -117,7 +120,9 @@ class DeformationField(nn.Module):
         where = mu / self.extent
         parts = []
         if self.config.encoding == "positional":
-            parts.append(positional(where, self.config.position_frequencies))
+            plain = self.config.position_code == "plain"
+            point = 2 * where - 1 if plain else where
+            parts.append(positional(point, self.config.position_frequencies, self.config.position_code))
         if self.spatial is not None:
             parts.append(self.spatial(where))
         if self.temporal is not None:
@@ -128,10 +133,12 @@ class DeformationField(nn.Module):
         return parts
 
     def forward(self, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(delta mu [G, N, 2] px, delta rgb [G, N, 3], delta Cholesky [G, N, 3] px or None) at times t [G]."""
+        """(delta mu [G, N, 2] px, inside tanh without a unit; delta rgb [G, N, 3]; delta Cholesky [G, N, 3] px or None)
+        at times t [G]."""
         if self.hidden is None:
             return torch.zeros_like(mu), mu.new_zeros(*mu.shape[:2], 3), None
-        code = positional(t[:, None, None], self.config.time_frequencies).expand(-1, mu.shape[1], -1)
+        code = positional(t[:, None, None], self.config.time_frequencies, self.config.time_code)
+        code = code.expand(-1, mu.shape[1], -1)
         encoded = [*self.encode(mu, t), code]
         half = kernels_for(mu) == "cuda"  # products that our kernels do not run: bfloat16, sums in float32
         if half:

@@ -3,6 +3,7 @@
 `FusedField` holds the buffers for a batch of frames and knows which row of the first layer goes with which feature.
 """
 
+import math
 from functools import lru_cache
 
 import torch
@@ -32,7 +33,7 @@ WEIGHT_BYTES = 2 * ((MLP_INPUTS + MLP_WIDTH) * MLP_PITCH + MLP_WIDTH * MLP_OUTPU
 def supported(field) -> bool:
     """Whether the fused kernels can run this field on the current GPU; if not, torch does (slower, the same values)."""
     config = field.config
-    if config.encoding == "none" or config.head_layers > 1 or config.width != MLP_WIDTH:
+    if config.encoding == "none" or config.head_layers > 1 or config.width != MLP_WIDTH or field.inside_tanh:
         return False
     properties = torch.cuda.get_device_properties(field.hidden.weight.device)
     room = properties.shared_memory_per_block_optin >= _backward_bytes(properties)
@@ -84,6 +85,7 @@ class FusedField:
         self.slots = torch.cuda.get_device_properties(device).multi_processor_count
         scale = field.position_scale.tolist()
         self.scales = (*scale, field.shape_scale)
+        self.unit = 1.0 if field.config.time_code == "pi" else 1 / math.pi  # of t in gamma(t), half a wave
         # The loss is a mean over 3 H W: its gradients are brought back to the order of one for fp16.
         self.grad_scale = 3 * float(field.pixels) / 64
         if training:
@@ -111,7 +113,7 @@ class FusedField:
         field, gaussians = self.field, self.gaussians
         w1, b1, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
         clock = (step, counts, strides, self.gops, self.t, self.frame)
-        arguments = (w1, b1, *clock, self.bias, self.inputs, self.codes)
+        arguments = (w1, b1, *clock, self.bias, self.inputs, self.codes, self.unit)
         run("mlp_forward", "mlp_begin", (self.batch, 1, 1), MLP_WIDTH, *arguments)
         mu = gaussians.mu if self.pixels is None else to_pixels(gaussians, self.pixels)
         self.encoder.forward(mu, self.t, self.gops, self.x)
@@ -141,7 +143,7 @@ class FusedField:
         run("mlp_backward", "mlp_backward", grid, MLP_BACKWARD_THREADS, *arguments, shared=bytes_)
         unscale = 1 / self.grad_scale
         targets = self._weights(lambda p: p.grad)
-        sizes = (self.blocks, self.inputs, self.codes, unscale)
+        sizes = (self.blocks, self.inputs, self.codes, self.unit, unscale)
         grid = (-(-MLP_SUMS // BLOCK), self.batch, 1)
         run("mlp_backward", "mlp_reduce", grid, BLOCK, self.sums, self.t, self.row_of, *targets, *sizes)
         mu = self.gaussians.mu if self.pixels is None else self.pixels

@@ -45,12 +45,26 @@ class CanonicalGaussians(nn.Module):
         mu, cholesky = self.mu[gops], self.cholesky[gops]
         if not self.tanh:
             return mu, cholesky
-        return (mu.tanh() + 1) / 2 * self.extent, cholesky + self.offset
+        return self._outside(mu), cholesky + self.offset
+
+    def moved_inside_tanh(self, delta: Tensor) -> Tensor:
+        """Positions [G, N, 2] px after `delta` [G, N, 2] is added to their parameters of the tanh parametrisation. It
+        has none for positions outside of the frame: those stay."""
+        if self.tanh:
+            return self._outside(self.mu + delta)
+        inside = ((self.mu >= 0) & (self.mu <= self.extent)).all(-1, keepdim=True)
+        return torch.where(inside, self._outside(self._inside(self.mu) + delta), self.mu)
+
+    def _outside(self, parameter: Tensor) -> Tensor:
+        return (parameter.tanh() + 1) / 2 * self.extent
+
+    def _inside(self, mu: Tensor) -> Tensor:
+        return torch.atanh((mu / self.extent * 2 - 1).clamp(-0.999999, 0.999999))
 
     @torch.no_grad()
     def set_pixels(self, gop: int, mu: Tensor, cholesky: Tensor, rgb: Tensor) -> None:
         """Set one GoP's Gaussians from px values."""
         if self.tanh:
-            mu = torch.atanh((mu / self.extent * 2 - 1).clamp(-0.999999, 0.999999))
+            mu = self._inside(mu)
             cholesky = cholesky - self.offset
         self.mu[gop], self.cholesky[gop], self.rgb[gop] = mu, cholesky, rgb

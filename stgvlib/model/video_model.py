@@ -71,7 +71,8 @@ class VideoModel(nn.Module):
         d_mu, d_rgb, d_cholesky = self.field(mu, t)
         if self.gaussians.motion is not None:
             d_mu = d_mu + (self.gaussians.motion.unflatten(-1, (-1, 2)) * self.field.motion_powers(t)).sum(2)
-        return mu + d_mu, cholesky if d_cholesky is None else cholesky + d_cholesky, self.gaussians.rgb + d_rgb
+        moved = self.gaussians.moved_inside_tanh(d_mu) if self.field.inside_tanh else mu + d_mu
+        return moved, cholesky if d_cholesky is None else cholesky + d_cholesky, self.gaussians.rgb + d_rgb
 
     def times(self, frame: Tensor) -> Tensor:
         """t of frame i of a GoP of n frames: (i + 1) / n, as in the parent code. frame [G] -> [G]."""

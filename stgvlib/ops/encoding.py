@@ -11,6 +11,7 @@ which leaves no temporal cell shared between ten frames: docs/REPRODUCTION.md).
 
 import math
 import os
+from typing import Literal
 
 import numpy as np
 import torch
@@ -139,9 +140,11 @@ def _tinycudann(grid: HashGrid, x: Tensor) -> Tensor:
     return torch.stack([call(module, {"params": tables[g]}, (x[g].contiguous(),)) for g in range(len(x))])
 
 
-def positional(x: Tensor, frequencies: int) -> Tensor:
-    """[..., D] -> [..., D * (1 + 2 * frequencies)]: x and sin, cos of 2^k pi x, the paper's gamma."""
-    angles = x[..., None] * (torch.pi * 2.0 ** torch.arange(frequencies, device=x.device, dtype=x.dtype))
+def positional(x: Tensor, frequencies: int, code: Literal["pi", "plain"] = "pi") -> Tensor:
+    """[..., D] -> [..., D * (1 + 2 * frequencies)]: x and sin, cos of 2^k pi x, the paper's gamma, or of 2^k x, as the
+    code of D2GV has them ("plain")."""
+    base = torch.pi if code == "pi" else 1.0
+    angles = x[..., None] * (base * 2.0 ** torch.arange(frequencies, device=x.device, dtype=x.dtype))
     waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
     return torch.cat([x, waves], -1)
 

@@ -80,6 +80,7 @@ def splat_mse(
     frames: Tensor,  # uint8 [G, T, H, W, 4]: RGB and a loss weight (255 counts, 0 does not)
     frame_index: Tensor,  # int32 [G], the frame of each GoP to compare with
     huber: float | None = None,  # difference, of 0 to 1, beyond which squares go on as their tangents
+    clamp: bool = False,  # the picture to [0, 1] before it is compared
 ) -> Tensor:  # [G]
     """Render one frame of each of G GoPs and compare: sum of weight * (C - target)^2 over 3 H W, the paper's L2 loss.
 
@@ -91,6 +92,7 @@ def splat_mse(
         frames: uint8 [G, T, H, W, 4], RGB and a loss weight (255: the pixel counts, 0: it does not).
         frame_index: int32 [G], the frame of each GoP to compare with.
         huber: difference, from 0 to 1, beyond which the loss is linear; None: all is squared.
+        clamp: compare the picture clamped to [0, 1], as the code of D2GV does; there is no gradient outside.
 
     Returns:
         [G], the mean squared error of each GoP's frame with colours in [0, 1].
@@ -116,11 +118,13 @@ def splat_mse(
     elif kernels == "numba":
         from stgvlib.ops.splat_cpu import SplatMSE
     if kernels != "reference":
-        return SplatMSE.apply(mu.contiguous(), cholesky.contiguous(), rgb.contiguous(), frames, frame_index, huber)
+        gaussians = mu.contiguous(), cholesky.contiguous(), rgb.contiguous()
+        return SplatMSE.apply(*gaussians, frames, frame_index, huber, clamp)
     if len(mu) > 1:
-        return _OneByOne.apply(mu, cholesky, rgb, frames, frame_index, huber)
+        return _OneByOne.apply(mu, cholesky, rgb, frames, frame_index, huber, clamp)
     target = frames[torch.arange(len(frames), device=frames.device), frame_index.long()].to(mu.dtype) / 255
-    difference = splat(mu, cholesky, rgb, (height, width)) - target[..., :3]
+    image = splat(mu, cholesky, rgb, (height, width))
+    difference = (image.clamp(0, 1) if clamp else image) - target[..., :3]
     squares = difference.square()
     if huber is not None:
         near = difference.clamp(-huber, huber)
@@ -133,13 +137,13 @@ class _OneByOne(torch.autograd.Function):
     GoP."""
 
     @staticmethod
-    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber):
+    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber, clamp):
         inputs, losses = (mu, cholesky, rgb), []
         grads = [torch.zeros_like(t) for t in inputs]
         for g in range(len(mu)):
             with torch.enable_grad():
                 own = [t[g : g + 1].detach().requires_grad_() for t in inputs]
-                loss = splat_mse(*own, frames[g : g + 1], frame_index[g : g + 1], huber)
+                loss = splat_mse(*own, frames[g : g + 1], frame_index[g : g + 1], huber, clamp)
             losses.append(loss.detach())
             if any(ctx.needs_input_grad):
                 for grad, of_one in zip(grads, torch.autograd.grad(loss, own)):
@@ -149,7 +153,7 @@ class _OneByOne(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return (*(grad[:, None, None] * of_one for of_one in ctx.saved_tensors), None, None, None)
+        return (*(grad[:, None, None] * of_one for of_one in ctx.saved_tensors), None, None, None, None)
 
 
 def splat_reference(mu: Tensor, cholesky: Tensor, rgb: Tensor, size: tuple[int, int]) -> Tensor:

@@ -204,9 +204,9 @@ def _backward(mu, cholesky, rgb, width, grad, d_mu, d_cholesky, d_rgb):
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"reassoc"}, error_model="numpy")
-def _compare(planes, frame, huber, sums):
-    """Weighted squared (or Huber) differences, their sum a row; the image's planes become the gradient of the mean.
-    frame: [H, W] of four bytes, R G B and weight."""
+def _compare(planes, frame, huber, low, high, sums):
+    """Weighted squared (or Huber) differences of the image clamped to low and high, their sum a row; the image's planes
+    become the gradient of the mean. frame: [H, W] of four bytes, R G B and weight."""
     height, width = frame.shape
     scale, byte = np.float32(2 / (3 * height * width)), np.float32(255)
     for row in numba.prange(height):
@@ -219,10 +219,11 @@ def _compare(planes, frame, huber, sums):
                 to, shift = part[channel], np.uint32(8 * channel)
                 for c in range(len(pixels)):
                     weight = np.float32(pixels[c] >> np.uint32(24)) / byte
-                    difference = to[c] - np.float32(pixels[c] >> shift & np.uint32(255)) / byte
+                    shown = high if to[c] > high else low if to[c] < low else to[c]
+                    difference = shown - np.float32(pixels[c] >> shift & np.uint32(255)) / byte
                     near = huber if difference > huber else -huber if difference < -huber else difference
                     some += weight * near * (np.float32(2) * difference - near)
-                    to[c] = scale * weight * near
+                    to[c] = scale * weight * near if shown == to[c] else np.float32(0)
             total += some
         sums[row] = total
 
@@ -250,14 +251,16 @@ class SplatMSE(torch.autograd.Function):
     """`splat_mse` for float32 CPU tensors: the image's planes turn into its gradient where they are compared."""
 
     @staticmethod
-    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber):
+    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber, clamp):
         height, width = frames.shape[2:4]
-        limit = np.float32(np.inf if huber is None else huber)
+        limits = [
+            np.float32(v) for v in (np.inf if huber is None else huber, *((0, 1) if clamp else (-np.inf, np.inf)))
+        ]
         planes = list(_render(mu, cholesky, rgb, (height, width)))
         sums = np.empty((len(mu), height))
         for image, of_gop, index, each in zip(planes, frames, frame_index.tolist(), sums):
             frame = of_gop[index].contiguous().numpy().view("<u4")[..., 0]
-            _compare(image.numpy(), frame, limit, each)
+            _compare(image.numpy(), frame, *limits, each)
         ctx.save_for_backward(mu, cholesky, rgb, *planes)
         ctx.width = width
         return mu.new_tensor(sums.sum(1) / (3 * height * width))
@@ -265,7 +268,7 @@ class SplatMSE(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         *inputs, planes = *ctx.saved_tensors[:3], ctx.saved_tensors[3:]
-        return *(d * grad[:, None, None] for d in _gradients(inputs, planes, ctx.width)), None, None, None
+        return *(d * grad[:, None, None] for d in _gradients(inputs, planes, ctx.width)), None, None, None, None
 
 
 def _render(mu, cholesky, rgb, size):

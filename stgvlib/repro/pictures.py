@@ -60,7 +60,7 @@ def motion_maps(model: VideoModel, frame: torch.Tensor) -> dict[str, np.ndarray]
         image = splat(mu, cholesky, paint, model.size)[0]
         return (image[..., 0] / image[..., 1].clamp(min=1e-3)).cpu().numpy()
 
-    maps = {"motion": show(field(mu, t)[0])}
+    maps = {"motion": show(model.deform(t)[0] - mu)}
     if field.spatial is not None and field.temporal is not None:
         for name, other in (("motion_static", "temporal"), ("motion_dynamic", "spatial")):
             with field.silenced(other):

@@ -2,6 +2,10 @@
 
 bunny/...             every system of the paper and the variants of its ablations, on Bunny
 davis/<sequence>/...  the systems on DAVIS
+uvg/<sequence>/...    the systems on UVG, or on what stands in for it
+.../same_...          one trainer, ours, for every representation
+.../..._half, ..._quarter, ..._eighth   a system with part of its schedule
+choices/...           what each choice is worth in which preset `paper` and the code of its parent, D2GV, differ
 hard/..., levers/...  what each lever of our preset is worth
 """
 
@@ -10,9 +14,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from stgvlib.baselines import SYSTEMS, System, as_system
-from stgvlib.baselines.gaussian import D2GV
-from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig
+from stgvlib.baselines.gaussian import D2GV, D2GV_BEFORE, GAUSSIAN_VIDEO
+from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, Profile
 from stgvlib.errors import StgvError
+from stgvlib.repro.controls import CHOICES, PARENT, SAME_FIELDS, SAME_GOPS, SCHEDULES, TIMED, same_trainer
 from stgvlib.video.datasets import DATASETS
 
 
@@ -115,6 +120,19 @@ HARD_LEVERS = {
 BUNNY_ONLY = ("siren", "nerv", "e_nerv")  # HNeRV stands for the implicit networks elsewhere
 
 
+def in_part(dataset: str, key: str, part: str) -> Run:
+    """A system on a dataset with part of its schedule (controls.SCHEDULES)."""
+    whole, system = of_system(dataset, key), SYSTEMS[key]
+    share = Profile(part, coarse_steps=SCHEDULES[part], steps=SCHEDULES[part])
+    config = replace(system, config=system.configure(share, None))
+    return replace(whole, config=config, about=f"{whole.about}, {part} of the schedule", crop=None)
+
+
+def timed_runs() -> list[str]:
+    """Names of the registered systems' runs with parts of their schedules, on controls.TIMED."""
+    return [f"{dataset}/{key}_{part}" for dataset in TIMED for key in SYSTEMS for part in SCHEDULES]
+
+
 def of_system(dataset: str, key: str) -> Run:
     """A registered system on a dataset, as the tables of systems compare it."""
     system, elsewhere = SYSTEMS[key], dataset != "bunny"
@@ -159,11 +177,26 @@ RUNS = {  # beside every system on every dataset
         "D2GV with as many Gaussians as its authors, over budget",
         crop=None,
     ),
+    "bunny/parent": Run("bunny", PARENT, "the paper's method, its parent's conventions", crop=None),
+    **{
+        f"{dataset}/{name}": Run(dataset, config, about, None, dataset != "bunny", crop=None)
+        for dataset in ("bunny", *(name for name in DATASETS if name.startswith("davis/")))
+        for name, config, about in (
+            ("d2gv_before", D2GV_BEFORE, "D2GV as we had it first"),
+            ("gaussian_video_before", replace(GAUSSIAN_VIDEO, placement="uniform"), "GaussianVideo, uniform start"),
+        )
+    },
+    **{
+        f"{dataset}/same_{field}": Run(dataset, same_trainer(field, length), about, None, dataset != "bunny", crop=None)
+        for dataset, length in SAME_GOPS.items()
+        for field, (_, about) in SAME_FIELDS.items()
+    },
     "bunny/middle": Run(
         "bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle", crop=None
     ),
     **{f"levers/{name}": Run("bunny", config, about, crop=None) for name, (config, about) in LEVERS.items()},
     **{f"hard/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in HARD_LEVERS.items()},
+    **{f"choices/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in CHOICES.items()},
     **{
         f"davis/{sequence}/no_flow": Run(
             f"davis/{sequence}", NO_FLOW, "without flow, 6 frequencies, first key frames", None, True, crop=None
@@ -183,6 +216,9 @@ def named(name: str) -> Run:
         return of_system(dataset, key)
     if name in RUNS:
         return RUNS[name]
+    if name in timed_runs():
+        system, _, part = key.rpartition("_")
+        return in_part(dataset, system, part)
     near = ", ".join(get_close_matches(name, names(), 3)) or "bunny/stgv, davis/cows/paper"
     raise StgvError(f"no run is named {name!r}; near it: {near}; registry.names() lists all")
 
@@ -196,4 +232,4 @@ def system_runs() -> list[str]:
 
 def names() -> list[str]:
     """Every named run."""
-    return list(dict.fromkeys([*system_runs(), *RUNS]))
+    return list(dict.fromkeys([*system_runs(), *RUNS, *timed_runs()]))

@@ -25,7 +25,7 @@ def encodes(field) -> bool:
     """Whether a field's encoding is one of these, at the sizes that the kernels are built for."""
     config = field.config
     if config.encoding == "positional":
-        return PositionalEncoder.width(config) <= MLP_INPUTS
+        return PositionalEncoder.width(config) <= MLP_INPUTS and config.position_code == "pi"
     if config.encoding == "planes":
         return field.planes.width == MLP_INPUTS
     grids = [(grid, features) for grid, features in ((field.spatial, 2), (field.temporal, 4)) if grid is not None]

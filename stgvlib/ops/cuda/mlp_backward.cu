@@ -311,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) mlp_reduce(
     const float* __restrict__ sums, const float* __restrict__ t, const int* __restrict__ row_of, float* __restrict__ w1,
     float* __restrict__ b1, float* __restrict__ w2, float* __restrict__ b2, float* __restrict__ wp,
     float* __restrict__ bp, float* __restrict__ wc, float* __restrict__ bc, float* __restrict__ NULLABLE ws,
-    float* __restrict__ NULLABLE bs, int blocks, int inputs, int codes, float unscale) {
+    float* __restrict__ NULLABLE bs, int blocks, int inputs, int codes, float unit, float unscale) {
   int i = blockIdx.x * blockDim.x + threadIdx.x, g = blockIdx.y;
   if (i >= SUMS) return;
   float total = 0.f;
@@ -324,8 +324,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) mlp_reduce(
     int n = i - SUM_B1, half = codes / 2;
     b1[g * HIDDEN + n] = total;
     float* row = w1 + ((ll)g * inputs + inputs - codes) * HIDDEN + n;
-    float angle = t[g];
-    row[0] = angle * total;
+    float angle = t[g] * unit;
+    row[0] = t[g] * total;
     for (int k = 0; k < half; k++, angle *= 2.f) {
       row[(1 + k) * HIDDEN] = sinpif(angle) * total;
       row[(1 + half + k) * HIDDEN] = cospif(angle) * total;

@@ -9,12 +9,12 @@
 static_assert(ROWS == THREADS, "a warp takes 32 rows");
 
 // Frame, t and first bias. step null: t is given. Else frame = step * stride % count, t = (frame + 1) / count.
-// gops null: batch entry g is GoP g.
+// gops null: batch entry g is GoP g. gamma(t) has sines of 2^k pi unit t.
 extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(
     const float* __restrict__ w1, const float* __restrict__ b1, const ll* __restrict__ NULLABLE step,
     const ll* __restrict__ NULLABLE counts, const ll* __restrict__ NULLABLE strides,
     const int* __restrict__ NULLABLE gops, float* __restrict__ t, int* __restrict__ frame, float* __restrict__ bias,
-    int inputs, int codes) {
+    int inputs, int codes, float unit) {
   int g = blockIdx.x, n = threadIdx.x, p = gops ? gops[g] : g;
   float time;
   if (step) {
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(HIDDEN) mlp_begin(
     time = t[g];
   }
   const float* w = w1 + ((ll)p * inputs + inputs - codes) * HIDDEN + n;
-  float sum = fmaf(w[0], time, b1[p * HIDDEN + n]), angle = time;
+  float sum = fmaf(w[0], time, b1[p * HIDDEN + n]), angle = time * unit;
   int half = codes / 2;
   for (int k = 0; k < half; k++, angle *= 2.f)
     sum = fmaf(w[(1 + k) * HIDDEN], sinpif(angle), fmaf(w[(1 + half + k) * HIDDEN], cospif(angle), sum));

@@ -123,6 +123,9 @@ __device__ __forceinline__ unsigned char eight_bits(float v) {
 // v, but no further from zero than `most`; NaN stays NaN
 __device__ __forceinline__ float within(float v, float most) { return v > most ? most : v < -most ? -most : v; }
 
+// v in [0, 1]; NaN stays NaN
+__device__ __forceinline__ float clamped(float v) { return v > 1.f ? 1.f : v < 0.f ? 0.f : v; }
+
 __device__ __forceinline__ void add(float3& sum, float weight, float r, float g, float b) {
   sum.x = fmaf(weight, r, sum.x);
   sum.y = fmaf(weight, g, sum.y);
@@ -140,7 +143,7 @@ __device__ __forceinline__ void forward(
     const int* __restrict__ counts, const int* __restrict__ lists, int n, int width, int height, int tiles_x,
     int tiles_y, int capacity, void* __restrict__ image, const uchar4* __restrict__ frames = 0,
     const int* __restrict__ frame_index = 0, uint2* __restrict__ residual = 0, float* __restrict__ loss = 0,
-    int num_frames = 0, float huber = 0) {
+    int num_frames = 0, float huber = 0, int clamp = 0) {
   __shared__ float4 first[THREADS], second[THREADS];
   __shared__ unsigned char quadrants[THREADS];
   int g = blockIdx.z, tile = (g * tiles_y + blockIdx.y) * tiles_x + blockIdx.x;
@@ -198,10 +201,15 @@ __device__ __forceinline__ void forward(
         long long f = (((long long)g * num_frames + frame_index[g]) * height + py) * width + px;
         uchar4 target = frames[f];
         float weight = target.w * (1 / 255.f);
-        float r = v.x - target.x * (1 / 255.f), hr = within(r, huber);
-        float gg = v.y - target.y * (1 / 255.f), hg = within(gg, huber);
-        float b = v.z - target.z * (1 / 255.f), hb = within(b, huber);
+        float3 shown = v;
+        if (clamp) shown = make_float3(clamped(v.x), clamped(v.y), clamped(v.z));
+        float r = shown.x - target.x * (1 / 255.f), hr = within(r, huber);
+        float gg = shown.y - target.y * (1 / 255.f), hg = within(gg, huber);
+        float b = shown.z - target.z * (1 / 255.f), hb = within(b, huber);
         sum += weight * (hr * (2 * r - hr) + hg * (2 * gg - hg) + hb * (2 * b - hb));
+        if (shown.x != v.x) hr = 0;  // no gradient outside of [0, 1]
+        if (shown.y != v.y) hg = 0;
+        if (shown.z != v.z) hb = 0;
         residual[o] = make_uint2(pack(weight * hr, weight * hg), pack(weight * hb, 0.f));
       } else if (WRITES == BYTES) {
         ((uchar3*)image)[o] = make_uchar3(eight_bits(v.x), eight_bits(v.y), eight_bits(v.z));
@@ -231,13 +239,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) splat_bytes(
   forward<BYTES>(shape, paint, boxes, counts, lists, n, width, height, tiles_x, tiles_y, capacity, image);
 }
 
-// frames [G, T, H, W] uchar4, frame_index [G], residual [G, H, W], loss [G, tiles]: squares, beyond `huber` linear
+// frames [G, T, H, W] uchar4, frame_index [G], residual [G, H, W], loss [G, tiles]: squares, beyond `huber` linear;
+// with `clamp` of the picture clamped to [0, 1], outside of which there is no gradient
 extern "C" __global__ void __launch_bounds__(THREADS) splat_mse_forward(
     const float4* shape, const float4* paint, const short4* boxes, const int* counts, const int* lists,
     const uchar4* frames, const int* frame_index, uint2* residual, float* loss,
-    int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames, float huber) {
+    int n, int width, int height, int tiles_x, int tiles_y, int capacity, int num_frames, float huber, int clamp) {
   forward<MSE>(shape, paint, boxes, counts, lists, n, width, height, tiles_x, tiles_y, capacity, 0, frames,
-               frame_index, residual, loss, num_frames, huber);
+               frame_index, residual, loss, num_frames, huber, clamp);
 }
 
 // partial [G, tiles] -> losses [step, G], each times factor

@@ -75,10 +75,11 @@ class Projection:
         run("splat", function, self.grid, SPLAT_THREADS, *self.lists_of, out, *self.geometry)
         return out
 
-    def mse(self, frames: Tensor, frame_index: Tensor, residual: Tensor, partial: Tensor, huber: float | None) -> None:
+    def mse(self, frames: Tensor, frame_index: Tensor, residual: Tensor, partial: Tensor, huber, clamp: bool) -> None:
         """Compare with frames uint8 [B, T, H, W, 4]: residual fp16 [B, H, W, 4], partial losses [B, tiles]."""
         most = math.inf if huber is None else float(huber)
-        arguments = (*self.lists_of, frames, frame_index, residual, partial, *self.geometry, frames.shape[1], most)
+        arguments = (*self.lists_of, frames, frame_index, residual, partial, *self.geometry)
+        arguments += (frames.shape[1], most, int(clamp))
         run("splat", "splat_mse_forward", self.grid, SPLAT_THREADS, *arguments)
 
     def gather(self, image_grad: Tensor, cholesky: Tensor, grads: list[Tensor], factor=1.0, scale=None, offset=0.0):
@@ -114,12 +115,12 @@ class SplatMSE(torch.autograd.Function):
     """`splat_mse` for float32 CUDA tensors: the image gradient leaves the forward kernel as fp16, 8 bytes a pixel."""
 
     @staticmethod
-    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber):
+    def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber, clamp):
         size = tuple(frames.shape[2:4])
         ctx.projection = Projection.empty(*mu.shape[:2], size, mu.device).project(mu, cholesky, rgb)
         residual = torch.empty(len(mu), *size, 4, dtype=torch.float16, device=mu.device)
         partial = mu.new_empty(len(mu), ctx.projection.counts[0].numel())
-        ctx.projection.mse(frames, frame_index.int(), residual, partial, huber)
+        ctx.projection.mse(frames, frame_index.int(), residual, partial, huber, clamp)
         ctx.save_for_backward(cholesky, residual)
         return partial.sum(1) / (3 * size[0] * size[1])
 
@@ -129,4 +130,4 @@ class SplatMSE(torch.autograd.Function):
         height, width = residual.shape[1:3]
         grads = [cholesky.new_empty(*cholesky.shape[:2], n) for n in (2, 3, 3)]
         ctx.projection.gather(residual, cholesky, grads, 2 / (3 * height * width), grad.contiguous())
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
