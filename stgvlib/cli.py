@@ -259,7 +259,8 @@ def info(file: Positional[str | None] = None, /, system: bool = False, json_outp
     elif file.endswith((".safetensors", ".stgv")) or is_stream(file):
         result = _about_model(Path(file))
     else:
-        result = open_input(file).about()
+        about = open_input(file).about()
+        result = {"file": str(*files_of(file))} | about
     if json_output:
         print(json.dumps(result))
         return

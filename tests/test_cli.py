@@ -218,6 +218,7 @@ def test_rate_and_pixel_shape_go_all_the_way(tmp_path):
 
 def test_info_of_a_video(clip):
     about = json.loads(stgv("info", clip, "--json").stdout)
+    assert about["file"] == str(clip)
     assert (about["width"], about["height"], about["frames"], about["fps"]) == (32, 24, 5, 25.0)
     assert "folder of pictures" in stgv("info", clip).stdout
     assert "does not exist" in refused("info", clip / "nothing.mp4")

@@ -8,6 +8,7 @@
 | members outside of the folder | FAULTS 8 | test_members_stay_in_their_folder |
 | UVG needs py7zr | FAULTS 8 | test_uvg_is_unpacked_with_py7zr |
 | `davis/cow`: no list of names | CASES D | test_a_name_like_a_datasets_lists_them |
+| UVG's stand-ins: which is taken, what it is said to be | issue 29 | test_the_best_source_is_taken, test_a_folder_... |
 """
 
 import hashlib
@@ -22,6 +23,7 @@ import pytest
 
 from stgvlib.errors import StgvError
 from stgvlib.video import datasets
+from stgvlib.video.write import write_video
 
 PAGE = b"<!DOCTYPE html><html>Please log in</html>"
 
@@ -106,6 +108,85 @@ def test_incomplete_dataset_is_not_used(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "data_folders", lambda: [tmp_path])
     with pytest.raises(StgvError, match="gives 1 frames, davis/cows has 104"):
         datasets.load_dataset("davis/cows")
+
+
+def pictures(folder, count, size=(512, 512)):
+    """A folder of PNGs of one colour, UVG's names; written once and linked, which is as good and fast."""
+    import cv2
+
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "00000.png"), np.full((*size, 3), 90, np.uint8))
+    for i in range(1, count):
+        (folder / f"{4 * i:05d}.png").hardlink_to(folder / "00000.png")
+
+
+def yuv(folder, name, frames):
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{name}_1920x1080_120fps_420_8bit_YUV.yuv", "wb") as file:
+        file.truncate(frames * 1920 * 1080 * 3 // 2)  # sparse
+
+
+def test_the_best_source_is_taken_wherever_it_lies(monkeypatch, tmp_path):
+    """The official file before 132 pictures, those before a stand-in; a folder belongs to the source of its number."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setattr(datasets, "data_folders", lambda: [first, second])
+    with pytest.raises(StgvError, match=r"missing: expected uvg/Beauty_1920x1080\*.yuv or uvg/Beauty below .*first or"):
+        datasets.load_dataset("uvg/Beauty")
+    pictures(first / "uvg/Beauty", 36)
+    video = datasets.load_dataset("uvg/Beauty")
+    assert (video.num_frames, video.size) == (36, (512, 512)) and video.read(35).shape == (1, 512, 512, 3)
+    assert video.notes == ("uvg/Beauty is a stand-in: 512x512, centre crop, every 4th frame, 36 frames",)
+    pictures(second / "uvg/Beauty", 132, (720, 1280))
+    video = datasets.load_dataset("uvg/Beauty")
+    assert (video.num_frames, video.size) == (132, (720, 1280)) and "of a public copy" in video.notes[0]
+    assert datasets.find("uvg/Beauty") == second / "uvg/Beauty"
+    yuv(second / "uvg", "Beauty", 600)
+    video = datasets.load_dataset("uvg/Beauty")
+    assert (video.num_frames, video.size, datasets.note_of("uvg/Beauty")) == (150, (720, 1280), "")
+    assert not any("stand-in" in note for note in video.notes)
+
+
+@pytest.mark.parametrize("name, count", [("Beauty", 37), ("ShakeNDry", 36), ("YachtRide", 36)])
+def test_a_folder_of_another_number_of_frames_says_what_was_expected(monkeypatch, tmp_path, name, count):
+    expected = {"Beauty": "132 or 36", "ShakeNDry": "132 or 35", "YachtRide": "132"}[name]
+    pictures(tmp_path / "uvg" / name, count)
+    monkeypatch.setattr(datasets, "data_folders", lambda: [tmp_path])
+    with pytest.raises(StgvError, match=f"uvg/{name} gives {count} frames, uvg/{name} has {expected}: is the"):
+        datasets.load_dataset(f"uvg/{name}")
+
+
+def test_frames_of_another_size_are_no_stand_in(monkeypatch, tmp_path):
+    pictures(tmp_path / "uvg/Jockey", 36, (64, 48))
+    monkeypatch.setattr(datasets, "data_folders", lambda: [tmp_path])
+    with pytest.raises(StgvError, match=r"has frames of 48x64, expected 512x512 \(stand-in: "):
+        datasets.load_dataset("uvg/Jockey")
+
+
+def test_a_part_of_a_frame_stands_in(monkeypatch, tmp_path):
+    """Columns, then rows, then every n-th frame, then a profile's resize."""
+    frames = np.zeros((5, 8, 12, 3), np.uint8)
+    frames[..., 0], frames[..., 1] = np.arange(5)[:, None, None] * 40, np.arange(12) * 20
+    write_video(tmp_path / "clip", frames)
+    part = datasets.Source(("clip",), 3, (2, 8), (4, 12), 2, size=(6, 8), note="stand-in: a corner")
+    whole = datasets.Dataset("whole", ("whole.mp4",), 9, 100, target=(20, 30), stand_ins=(part,))
+    monkeypatch.setattr(datasets, "data_folders", lambda: [tmp_path])
+    monkeypatch.setitem(datasets.DATASETS, "whole", whole)
+    video = datasets.load_dataset("whole")
+    assert np.array_equal(video.read(), frames[::2, 2:8, 4:12]) and video.about()["width"] == 8
+    assert video.scaled(0.5).read().shape == (3, 3, 4, 3)
+    assert whole.pixels_per_gaussian((6, 8), stand_in=True) == 6 and whole.pixels_per_gaussian((6, 8)) == 0.48
+
+
+def test_uvg_is_fetched_where_only_a_stand_in_is_here(monkeypatch, tmp_path):
+    asked = []
+    pictures(tmp_path / "uvg/Beauty", 36)
+    yuv(tmp_path / "uvg", "Jockey", 600)
+    monkeypatch.setattr(datasets, "data_folders", lambda: [tmp_path])
+    monkeypatch.setattr(datasets, "find_spec", lambda _: True)
+    monkeypatch.setattr(datasets, "_download", lambda url, _: asked.append(url.rsplit("/", 1)[1].split("_")[0]))
+    monkeypatch.setattr(datasets, "_unpack", lambda *_: None)
+    datasets.fetch("uvg", tmp_path)
+    assert asked == ["Beauty", "Bosphorus", "HoneyBee", "ReadySetGo", "ShakeNDry", "YachtRide"]
 
 
 @pytest.mark.parametrize("name", [n for n in datasets.DATASETS if n.startswith("davis/")])

@@ -5,13 +5,32 @@ import pytest
 from stgvlib.repro import paper
 
 
-def test_recomputed_means_show_the_papers_slips():
-    seven, eight = paper.recomputed_means(paper.TABLE_7), paper.recomputed_means(paper.TABLE_8)
-    wrong = {(7, m): round(p[1], 3) for m, (p, _) in seven.items() if abs(p[0] - p[1]) > 0.01}
-    wrong |= {(8, m): round(p[1], 3) for m, (p, _) in eight.items() if abs(p[0] - p[1]) > 0.01}
-    expected = {(7, "E-NeRV"): 35.021, (7, "2DGS"): 31.827, (7, "D2GV"): 34.449}
-    expected |= {(8, "NeRV"): 27.090, (8, "2DGS"): 30.253, (8, "D2GV"): 31.262}
-    assert wrong == pytest.approx(expected, abs=2e-3)
+def test_averages_show_the_papers_slips():
+    """FACTS, section 7; AUDIT 12. The paper prints two decimals, so half a unit is no slip."""
+    wrong = {
+        (number.table, number.row, number.title): round(mean, 3)
+        for number, mean, _ in paper.averages()
+        if number.measure == "PSNR" and abs(mean - number.value) > 0.0051
+    }
+    uvg = {"E-NeRV": 35.021, "2DGS": 31.827, "D2GV": 34.449}
+    davis = {"NeRV": 27.090, "2DGS": 30.253, "D2GV": 31.262}
+    expected = {(table, row, "UVG, average"): mean for table in ("I", "VII") for row, mean in uvg.items()}
+    expected |= {(table, row, "DAVIS, average"): mean for table in ("I", "VIII") for row, mean in davis.items()}
+    assert wrong == pytest.approx(expected | {("VI", "Minimum", "average of 3"): 17.230}, abs=2e-3)
+    assert {number.table for number, *_ in paper.averages()} == {"I", "III", "IV", "V", "VI", "VII", "VIII"}
+
+
+def test_numbers_are_those_that_are_printed():
+    numbers = paper.numbers()
+    assert len(numbers) == 287 == len({(n.table, n.row, n.measure, n.of) for n in numbers})
+    found = {(n.table, n.row, n.measure, n.title): n.value for n in numbers}
+    assert found[("I", "STGV", "FPS", "DAVIS, average")] == 433 and found[("II", "GSVR", "PSNR", "bunny")] == 35.65
+    assert found[("III", "D2GV", "PSNR", "inpaint_random/davis/cows")] == 29.30
+    assert found[("VI", "Median", "PSNR", "noise_salt_pepper/uvg/HoneyBee")] == 38.15
+    assert (
+        found[("VIII", "2DGS", "MS-SSIM", "davis/boat")] == 0.9554 and ("II", "GSVR", "MS-SSIM", "bunny") not in found
+    )
+    assert paper.TABLE_2["SIREN"][1:] == paper.TABLE_1["uvg"]["SIREN"][2:]  # a slip of the paper
 
 
 def test_tables_have_a_value_a_video():

@@ -26,13 +26,14 @@ LAYERS = (
 WITHIN = {  # rooms whose files have an order too: what is left is never imported from what is right of it
     "fitting": "progress processes optimizer plan resume placement motion stage_cuda stage batches gop_length "
     "estimate fit",
-    "repro": "paper sources records controls registry pictures fits classical curves tasks tables task_tables "
-    "curve_tables figures work notebooks documents",
+    "repro": "paper sources records controls frames registry pictures fits classical curves tasks tables task_tables "
+    "curve_tables figures work coverage notebooks documents",
 }
 PROBES = {("device", "ops.cuda.compiler")}  # asks whether kernels can be compiled
 # 8,817 in one flat folder at commit 4045339; since then workers, sources of records, documents, systems as a protocol,
-# checks of launches; then one reader for all video, limits and checks of both formats, resume that cannot mix.
-CODE_LINES = 11_600
+# checks of launches; then one reader for all video, limits and checks of both formats, resume that cannot mix; then
+# the controls of a fair trial: sources of a dataset, coverage of the paper's numbers, conventions of peers.
+CODE_LINES = 12_600
 VALID = {"fits": 123, "curves": 18, "block codecs": 9, "tasks": 146}
 ONE_CALLER = {"scene_cuts": 1, "with_scenes": 1, "cut_gops": 1, "gaussian_count": 1, "choose": 1}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -21,6 +21,8 @@ from stgvlib.ops.encoding import HashGrid
 from stgvlib.repro import curve_tables, curves, figures, fits, tables
 from stgvlib.repro.records import Record, save_record
 from stgvlib.repro.registry import RUNS, named
+from stgvlib.video.datasets import Dataset, Source
+from stgvlib.video.write import write_video
 
 NAMES = {"V1": "multi_frame", "V2": "key_frame", "Ours": "paper"}
 
@@ -101,7 +103,7 @@ def test_what_cannot_run_says_why(results, monkeypatch):
     with pytest.raises(StgvError, match="has no record: not run"):
         missing["psnr"]
     monkeypatch.setitem(RUNS, "x", replace(named("bunny/paper"), dataset="uvg/Jockey"))
-    monkeypatch.setattr(fits.datasets, "find", lambda _: None)
+    monkeypatch.setattr(fits.datasets, "locate", lambda _: None)
     assert "stgv fetch uvg" in run("x").reason
     with pytest.raises(StgvError, match="no run is named 'bunny/nothing'; near it: "):
         run("bunny/nothing")
@@ -160,11 +162,36 @@ def test_records_serve_where_their_frames_are_not(results, monkeypatch):
         here.setattr(fits.datasets, "open_input", lambda _: clip)
         made = run("x/cows")
     assert made and made["psnr"] > 5
-    monkeypatch.setattr(fits.datasets, "find", lambda _: None)
+    monkeypatch.setattr(fits.datasets, "locate", lambda _: None)
     assert run("x/cows").data == made.data
     assert run("x/cows", refresh=True).reason == "davis/cows is not on the machine that ran this: stgv fetch davis"
     monkeypatch.setitem(RUNS, "x/cows", replace(small, config=named("bunny/paper").config))
     assert "of other settings" in run("x/cows").reason
+
+
+def test_a_record_says_what_stood_in_for_its_dataset(results, monkeypatch, tmp_path):
+    """It has the density of the whole frame, and never takes the place of a record of the dataset's own frames."""
+    monkeypatch.setitem(PROFILES, "smoke", replace(TINY, scale=1.0))
+    clip = fits.datasets.load_dataset("bunny").scaled(0.1)
+    write_video(tmp_path / "own", clip.read(0, 3))
+    write_video(tmp_path / "part", clip.read(0, 2)[:, :32, :48])
+    part = Source(("part",), 2, note="stand-in: a corner")
+    dataset = Dataset("d", ("own",), 3, 40, target=(64, 128), stand_ins=(part,))
+    monkeypatch.setitem(fits.datasets.DATASETS, "d", dataset)
+    monkeypatch.setattr(fits.datasets, "data_folders", lambda: [tmp_path])
+    monkeypatch.setitem(RUNS, "x/d", replace(named("bunny/static"), dataset="d", published_gaussians=True))
+    own = run("x/d")
+    assert own["frames"] == 3 and "source" not in own["dataset"] and own["gaussians"] == 40
+    (tmp_path / "own").rename(tmp_path / "away")
+    assert run("x/d").data == own.data
+    own.path.unlink()
+    made = run("x/d")
+    assert made["dataset"]["source"] == "stand-in: a corner" and made["frames"] == 2
+    assert made["gaussians"] == round(32 * 48 / (64 * 128 / 40)) == 8
+    (tmp_path / "part").rename(tmp_path / "gone")
+    assert run("x/d").data == made.data  # where no frames are at hand
+    (tmp_path / "away").rename(tmp_path / "own")
+    assert run("x/d")["frames"] == 3  # the official frames replace it
 
 
 def test_systems_make_tables_and_figures(results, monkeypatch):
@@ -183,10 +210,9 @@ def test_systems_make_tables_and_figures(results, monkeypatch):
     videos = tables.video_table("davis", davis, "smoke").set_index(["system", "measure", "source"])
     assert videos.loc[("2DGS", "PSNR", "ours"), "cows"] == round(found["2DGS"]["psnr"], 4)
     assert videos.loc[("2DGS", "PSNR", "paper"), "boat"] == 33.01
-    assert pd.isna(videos.loc[("SIREN", "PSNR", "ours"), "boat"]) and pd.isna(
-        videos.loc[("2DGS", "PSNR", "ours"), "mean"]
-    )
-    assert "quality 75" in tables.size_table(davis, "smoke").set_index("video").loc["cows", "note"]
+    assert pd.isna(videos.loc[("SIREN", "PSNR", "ours"), "boat"])
+    alone = videos.loc[("SIREN", "PSNR", "ours")]
+    assert alone["mean"] == alone["cows"] and "mean of 1 of 6 videos" in alone["note"]
     for path in (
         figures.systems_figure(found | {"D2GV": gone}, "smoke", "systems"),
         figures.cost_figure(found | {"D2GV": gone}, "smoke"),
@@ -196,10 +222,13 @@ def test_systems_make_tables_and_figures(results, monkeypatch):
 
 
 def test_the_audit_finds_what_the_paper_got_wrong(results):
-    audit = tables.audit_table("smoke").set_index(["table", "system", "measure"])
-    wrong = set(audit.index[~audit["agrees"]])
-    psnr = {("VII", "E-NeRV"), ("VII", "2DGS"), ("VII", "D2GV"), ("VIII", "NeRV"), ("VIII", "2DGS"), ("VIII", "D2GV")}
-    assert wrong == {(*key, "PSNR") for key in psnr} | {("VII", "NeRV", "MS-SSIM")}
+    audit = tables.audit_table("smoke")
+    wrong = audit[~audit["agrees"]]
+    assert len(wrong) == 17 and len(audit) == 55
+    found = set(zip(wrong["table"], wrong["system"], wrong["measure"]))
+    assert {("VI", "Minimum", "PSNR"), ("VII", "NeRV", "MS-SSIM"), ("II", "SIREN", "PSNR")} < found
+    three = audit[(audit["system"] == "D2GV") & (audit["of"] == "DAVIS, average") & (audit["measure"] == "PSNR")]
+    assert three["printed"].tolist() == [31.09, 30.26] and three["mean"].tolist() == [31.2617] * 2
 
 
 def test_seeds_have_a_mean_and_a_spread(results, monkeypatch):

@@ -155,8 +155,8 @@ def configured(spec: Run, to: Profile, data: dict):
     """A run's configuration at a profile, on the frames that `data` describes."""
     if not spec.published_gaussians:
         return spec.system.configure(to, None)
-    height, width = data["size"] if to.scale == 1 else datasets.load_dataset(spec.dataset).size
-    return spec.system.configure(to, height * width / datasets.DATASETS[spec.dataset].gaussians)
+    size = data["size"] if to.scale == 1 else datasets.load_dataset(spec.dataset).size
+    return spec.system.configure(to, datasets.DATASETS[spec.dataset].pixels_per_gaussian(size, "source" in data))
 
 
 def fitted(
@@ -234,7 +234,8 @@ def video_for(spec: Run, to: Profile) -> Video:
 
 def frames_of(spec: Run, to: Profile, found: dict | None) -> tuple[Video | None, dict | None, str]:
     """(video, what a record says of it, why there is none). Where the frames are not on this machine, a record `found`
-    speaks for them at full size: all but the frames is then checked. Reasons go into tables, so they name no folder.
+    speaks for them at full size: all but the frames is then checked. So does a record of a dataset's own frames where
+    only a stand-in is here. Reasons go into tables, so they name no folder.
 
     Raises StgvError for a video of your own that cannot be read.
     """
@@ -243,8 +244,11 @@ def frames_of(spec: Run, to: Profile, found: dict | None) -> tuple[Video | None,
         video = video_for(spec, to)
         return video, _dataset(Path(spec.dataset).name, spec.dataset, video), ""
     try:
-        video = video_for(spec, to)
-        return video, _dataset(spec.dataset, str(datasets.find(spec.dataset)), video), ""
+        video, note = video_for(spec, to), datasets.note_of(spec.dataset)
+        if note and found is not None and to.scale == 1 and "source" not in found["dataset"]:
+            return None, found["dataset"], f"its record is of the dataset's own frames; here is a {note}"
+        data = _dataset(spec.dataset, str(datasets.find(spec.dataset)), video)
+        return video, data | ({"source": note} if note else {}), ""
     except StgvError as error:
         reason = str(error)
     if datasets.find(spec.dataset) is None and dataset.fetch:

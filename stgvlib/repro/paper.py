@@ -1,8 +1,10 @@
 """The paper's printed tables as data (arXiv 2604.10910), and where its averages do not follow from its own rows.
 
-Values are what is printed. `recomputed_means` gives the mean of a table's per-video rows beside the printed average.
-Nothing here ever enters one of our columns.
+Values are what is printed. `numbers` lists them one by one, `averages` gives the mean of the parts of an average beside
+what is printed. Nothing here ever enters one of our columns.
 """
+
+from dataclasses import dataclass
 
 SOURCE = "STGV, arXiv 2604.10910"
 
@@ -120,9 +122,83 @@ TABLE_8 = {
 }
 
 
-def recomputed_means(table: dict) -> dict[str, tuple[tuple[float, float], ...]]:
-    """method -> ((printed, recomputed) for PSNR, (printed, recomputed) for MS-SSIM) of TABLE_7 or TABLE_8."""
-    return {
-        method: tuple((row[-1], sum(row[:-1]) / (len(row) - 1)) for row in measures)
-        for method, measures in table.items()
-    }
+UVG, DAVIS = (tuple(f"uvg/{v}" for v in UVG_VIDEOS), tuple(f"davis/{v}" for v in DAVIS_VIDEOS))
+INPAINTED = ("uvg/HoneyBee", "davis/blackswan", "davis/cows", "uvg/Bosphorus", "uvg/Beauty")  # columns of Table III
+NOISES = ("white", "black", "salt_pepper")  # columns of Table VI
+HARDWARE = ("training, h", "FPS")  # measures that the paper's RTX 3090 decides
+DETAILS = {"I": ("VII", "VIII"), "IV": ("VII",), "V": ("VII",)}  # where the rows are that a table's averages are of
+FULL = ("STGV", "Ours", "spatio-temporal")  # names of the paper's full method
+
+
+@dataclass(frozen=True)
+class Number:
+    """One printed number."""
+
+    table: str
+    row: str  # a system or variant, as the paper calls it
+    measure: str
+    of: tuple[str, ...]  # dataset, or task/dataset; of several: their average
+    value: float
+
+    @property
+    def title(self) -> str:
+        """What it was measured on, in words."""
+        if len(self.of) == 1:
+            return self.of[0]
+        return {UVG: "UVG, average", DAVIS: "DAVIS, average"}.get(self.of, f"average of {len(self.of)}")
+
+
+def numbers() -> list[Number]:
+    """The 287 numbers of Tables I to VIII, without parameter counts and names.
+
+    Examples:
+        >>> from stgvlib.repro.paper import numbers
+        >>> len(numbers())
+        287
+        >>> first = numbers()[0]
+        >>> first.table, first.row, first.measure, first.title, first.value
+        ('I', 'SIREN', 'training, h', 'UVG, average', 8.0)
+    """
+    found: list[Number] = []
+
+    def add(table: str, row: str, measures: tuple[str, ...], of: tuple[str, ...], values: tuple) -> None:
+        found.extend(Number(table, row, m, of, v) for m, v in zip(measures, values, strict=True) if v is not None)
+
+    def add_each(table: str, row: str, measure: str, each: tuple[str, ...], values: tuple) -> None:
+        """A number for each, and last their average."""
+        found.extend(Number(table, row, measure, of, v) for of, v in zip([*((e,) for e in each), each], values))
+
+    for group, each in (("uvg", UVG), ("davis", DAVIS)):
+        for row, values in TABLE_1[group].items():
+            if row != "parameters":
+                add("I", row, (*HARDWARE, "PSNR", "MS-SSIM"), each, values)
+    for row, values in TABLE_2.items():
+        add("II", row, ("FPS", "PSNR", "MS-SSIM"), ("bunny",), values)
+    for row, values in TABLE_3.items():
+        add_each("III", row, "PSNR", tuple(f"inpaint_random/{video}" for video in INPAINTED), values)
+    for table, rows in (("IV", TABLE_4), ("V", TABLE_5)):
+        for row, (bunny, uvg) in rows.items():
+            found += [Number(table, row, "PSNR", ("bunny",), bunny), Number(table, row, "PSNR", UVG, uvg)]
+    for row, values in TABLE_6.items():
+        add_each("VI", row, "PSNR", tuple(f"noise_{noise}/uvg/HoneyBee" for noise in NOISES), values)
+    for table, rows, each in (("VII", TABLE_7, UVG), ("VIII", TABLE_8, DAVIS)):
+        for row, measures in rows.items():
+            for measure, values in zip(("PSNR", "MS-SSIM"), measures):
+                add_each(table, row, measure, each, values)
+    return found
+
+
+def averages() -> list[tuple[Number, float, str]]:
+    """Each printed average whose parts are printed too, their mean, and the table that has them."""
+    single = {(n.table, _method(n.row), n.measure, n.of): n.value for n in numbers() if len(n.of) == 1}
+    found = []
+    for number in numbers():
+        for table in DETAILS.get(number.table, (number.table,)) if len(number.of) > 1 else ():
+            parts = [single.get((table, _method(number.row), number.measure, (of,))) for of in number.of]
+            if None not in parts:
+                found.append((number, sum(parts) / len(parts), table))
+    return found
+
+
+def _method(row: str) -> str:
+    return FULL[0] if row in FULL else row

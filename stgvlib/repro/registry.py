@@ -148,13 +148,13 @@ VARIANTS = {  # Tables IV and V; the full method is "paper"
     "dynamic": (_field(spatial=False), "V4: key frame, 3D hash"),
     "planes": (_field(encoding="planes"), "key frame, three planes"),
 }
-ABLATED = ("blackswan", "bmx-trees")  # sequences of DAVIS on which the ablations run too
+ABLATED = ("blackswan", "bmx-trees")  # sequences of DAVIS on which the ablations run too, beside all of UVG
 COUNTS = (5_000, 10_000, 40_000)  # Gaussians a GoP of Fig. 9, beside the method's own 20,000
 RUNS = {  # beside every system on every dataset
     **{f"bunny/{name}": Run("bunny", config, about) for name, (config, about) in VARIANTS.items()},
     **{
-        f"davis/{sequence}/{name}": Run(f"davis/{sequence}", config, about, published_gaussians=True, crop=None)
-        for sequence in ABLATED
+        f"{dataset}/{name}": Run(dataset, config, about, published_gaussians=True, crop=None)
+        for dataset in (*(f"davis/{sequence}" for sequence in ABLATED), *(d for d in DATASETS if d.startswith("uvg/")))
         for name, (config, about) in VARIANTS.items()
     },
     "bunny/no_flow": Run(

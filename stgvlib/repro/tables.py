@@ -13,19 +13,18 @@ import pandas as pd
 from stgvlib.baselines.system import SYSTEMS
 from stgvlib.files import write_atomically
 from stgvlib.ops.encoding import HashGrid
-from stgvlib.repro import paper
+from stgvlib.repro import frames, paper
 from stgvlib.repro.fits import own_records, run, some
 from stgvlib.repro.records import Record, escaped, results
 from stgvlib.repro.registry import RUNS, named, system_runs
-from stgvlib.video import datasets
 
-UVG_REASON = "UVG is not on the machine that ran this: stgv fetch uvg"
-SOURCES = {  # what to say beside a number of DAVIS sequences that are smaller than the paper's 720p
-    "bmx-trees": "854x480 JPEG of about quality 92, not 720p",
-    **dict.fromkeys(
-        ("camel", "cows", "dance-twirl"),
-        "854x480 JPEG saved again at quality 75 (36.5 dB from the official files): softer, easier targets, not 720p",
-    ),
+RUN_OF = {  # rows of Tables IV and V -> keys of our runs
+    **{"V1": "multi_frame", "V2": "key_frame", "V3": "static", "V4": "dynamic", "Ours": "paper"},
+    **{"positional": "key_frame", "plane-based": "planes", "spatio-temporal": "paper"},
+}
+PER_VIDEO = {  # group -> number of the paper's table, its videos, its rows
+    "uvg": ("7", paper.UVG_VIDEOS, paper.TABLE_7),
+    "davis": ("8", paper.DAVIS_VIDEOS, paper.TABLE_8),
 }
 AGREES = {"PSNR": 0.0051, "MS-SSIM": 0.00011}  # half a unit of the last printed digit, or a little more
 DAGGER = "\u2020"
@@ -35,13 +34,25 @@ MEASURES = {"PSNR": "psnr", "MS-SSIM": "ms_ssim"}
 
 def table_1(group: str, records: dict[str, dict[str, Record]], profile: str) -> pd.DataFrame:
     """Table I for "uvg" or "davis": every system, means over the videos; records: video -> system -> record."""
-    videos = {"uvg": paper.UVG_VIDEOS, "davis": paper.DAVIS_VIDEOS}[group]
+    _, videos, printed = PER_VIDEO[group]
     by_system: dict[str, list[Record]] = {}
     for systems in records.values():
         for label, record in systems.items():
             by_system.setdefault(label, []).append(record)
     frame = _systems(by_system, paper.TABLE_1[group], profile, len(videos))
+    if profile == "paper":
+        extra = [_like_for_like(by_system[label], printed.get(label), videos) for label in frame["system"]]
+        frame["note"] = ["; ".join(filter(None, pair)) for pair in zip(frame["note"], extra)]
     return save_table(frame, f"table_1_{group}", profile)
+
+
+def _like_for_like(records: list[Record], printed: tuple | None, videos: tuple[str, ...]) -> str:
+    """Where only some videos have the paper's frames: our mean PSNR over those, and the paper's."""
+    same = {r["dataset"]["name"].rsplit("/", 1)[-1]: r["psnr"] for r in records if r and frames.kind(r) == frames.SAME}
+    if not printed or not 0 < len(same) < len(videos):
+        return ""
+    theirs = np.mean([printed[0][videos.index(video)] for video in same])
+    return f"on the paper's frames ({', '.join(same)}): ours {np.mean(list(same.values())):.2f}, paper {theirs:.2f}"
 
 
 def table_2(records: dict[str, Record], profile: str) -> pd.DataFrame:
@@ -61,7 +72,8 @@ def _systems(records: dict[str, list[Record]], printed: dict, profile: str, vide
             return float(np.mean([of(r) for r in there])) if there and of(there[0]) is not None else None
 
         row = {"system": label, "paper PSNR": psnr, "ours PSNR": mean(lambda r: r["psnr"]), "difference": None}
-        if there and psnr is not None and profile == "paper" and len(there) == videos:
+        alike = len(there) == videos and all(frames.kind(r) == frames.SAME for r in there)
+        if alike and psnr is not None and profile == "paper":
             row["difference"] = row["ours PSNR"] - psnr
         row |= {"paper MS-SSIM": similarity, "ours MS-SSIM": mean(lambda r: r["ms_ssim"])}
         row |= {"parameters, M": mean(lambda r: r["parameters"] / 1e6), "paper training, h": hours}
@@ -69,8 +81,7 @@ def _systems(records: dict[str, list[Record]], printed: dict, profile: str, vide
         row |= {"ours FPS": mean(lambda r: r["decode_fps"]), "ours FPS, 8-bit": mean(lambda r: r["decode_fps_8bit"])}
         row |= {"videos": len(there), "device": ", ".join(dict.fromkeys(r["device"] for r in there)) or None}
         row["outdated"] = "all" if any(r.outdated for r in there) else ""
-        part = f"{len(there)} of {videos} videos" if 0 < len(there) < videos else ""
-        row["note"] = "; ".join(filter(None, [*reasons(found), part, reduced(profile)]))
+        row["note"] = _notes([*reasons(found), part(len(there), videos), *frames.marks(there)], profile)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -93,12 +104,18 @@ def reduced(profile: str) -> str:
     return f"profile {profile}: smaller frames, fewer steps, not comparable with the paper"
 
 
+def part(there: int, videos: int) -> str:
+    return f"mean of {there} of {videos} videos" if 0 < there < videos else ""
+
+
+def _notes(notes: Iterable[str], profile: str) -> str:
+    return "; ".join(filter(None, [*notes, reduced(profile)]))
+
+
 def video_table(group: str, records: dict[str, dict[str, Record]], profile: str) -> pd.DataFrame:
-    """Tables VII ("uvg") and VIII ("davis"): every system on every video, printed and ours in turn."""
-    number, videos, printed = {
-        "uvg": (7, paper.UVG_VIDEOS, paper.TABLE_7),
-        "davis": (8, paper.DAVIS_VIDEOS, paper.TABLE_8),
-    }[group]
+    """Tables VII ("uvg") and VIII ("davis"): every system on every video, printed and ours in turn. Our mean is over
+    the videos that have a record."""
+    number, videos, printed = PER_VIDEO[group]
     labels = list(dict.fromkeys(label for systems in records.values() for label in systems))
     rows = []
     for label in labels:
@@ -108,14 +125,15 @@ def video_table(group: str, records: dict[str, dict[str, Record]], profile: str)
                 row = {"system": label, "measure": measure, "source": "paper"} | dict(zip(videos, values))
                 rows.append(row | {"mean": sum(values) / len(values), "note": "mean recomputed from the row"})
             found = {video: records.get(video, {}).get(label) for video in videos}
-            values = [record[key] if record else None for record in found.values()]
-            row = {"system": label, "measure": measure, "source": "ours"} | dict(zip(videos, values))
-            row["mean"] = sum(values) / len(values) if None not in values else None
-            not_run = ["not part of this profile"] if None in found.values() else []
-            notes = [*reasons(r for r in found.values() if r is not None), *not_run, reduced(profile)]
+            there = {video: r[key] for video, r in found.items() if r and r[key] is not None}  # small: no MS-SSIM
+            row = {"system": label, "measure": measure, "source": "ours"} | dict.fromkeys(videos) | there
+            row["mean"] = float(np.mean(list(there.values()))) if there else None
+            notes = [*reasons(r for r in found.values() if r is not None), part(len(there), len(videos))]
+            notes += ["not part of this profile"] if None in found.values() else []
+            notes += frames.marks(r for r in found.values() if r)
             old = [video for video, record in found.items() if record and record.outdated]
-            old += ["mean"] if old and row["mean"] is not None else []
-            rows.append(row | {"note": "; ".join(filter(None, notes)), "outdated": ", ".join(old)})
+            old += ["mean"] if old else []
+            rows.append(row | {"note": _notes(notes, profile), "outdated": ", ".join(old)})
     return save_table(pd.DataFrame(rows), f"table_{number}", profile, digits=4)
 
 
@@ -127,20 +145,24 @@ def size_table(records: dict[str, dict[str, Record]], profile: str) -> pd.DataFr
         row = {"video": video, "size": None, "frames": None, "note": "; ".join(reasons(systems.values()))}
         if record:
             row |= {"size": "{}x{}".format(*record["dataset"]["size"]), "frames": record["frames"]}
-            native = record["config"]["pixels_per_gaussian"] * datasets.DATASETS[record["dataset"]["name"]].gaussians
-            row["note"] = SOURCES.get(video, "") if native < 720 * 1280 else "at least 720p, resized to 720p"
+            of_files = {frames.OTHER: frames.FILES.get(video), frames.SAME: "at least 720p, resized to 720p"}
+            row["note"] = "; ".join(filter(None, [frames.mark(record), of_files.get(frames.kind(record))]))
         rows.append(row)
     return save_table(pd.DataFrame(rows), "videos", profile)
 
 
 def audit_table(profile: str) -> pd.DataFrame:
-    """Averages that the paper prints in Tables VII and VIII, beside the means of its own rows."""
+    """Averages that the paper prints in Tables I to VIII, beside the means of the rows that they are said to average;
+    and a row that repeats another."""
     rows = []
-    for name, table in (("VII", paper.TABLE_7), ("VIII", paper.TABLE_8)):
-        for method, pairs in paper.recomputed_means(table).items():
-            for measure, (printed, mean) in zip(MEASURES, pairs):
-                row = {"table": name, "system": method, "measure": measure, "printed": printed, "mean of its row": mean}
-                rows.append(row | {"difference": mean - printed, "agrees": abs(mean - printed) < AGREES[measure]})
+    for number, mean, source in paper.averages():
+        row = {"table": number.table, "system": number.row, "measure": number.measure, "of": number.title}
+        row |= {"printed": number.value, "mean": mean, "difference": mean - number.value}
+        agrees = abs(mean - number.value) < AGREES.get(number.measure, AGREES["PSNR"])
+        rows.append(row | {"agrees": agrees, "note": f"mean of its row in Table {source}"})
+    for measure, value in zip(MEASURES, paper.TABLE_2["SIREN"][1:]):
+        row = {"table": "II", "system": "SIREN", "measure": measure, "of": "bunny", "printed": value, "agrees": False}
+        rows.append(row | {"note": "repeats SIREN's UVG row of Table I"})
     return save_table(pd.DataFrame(rows), "audit", profile, digits=4)
 
 
@@ -155,7 +177,7 @@ def seed_table(names: Iterable[str], profile: str, device: str, seeds: int = 3) 
             row |= {"mean PSNR": float(np.mean(values)), "spread": max(values) - min(values)}
             row |= {"standard deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None}
         row["outdated"] = "all" if any(record.outdated for record in found) else ""
-        rows.append(row | {"note": "; ".join(filter(None, [*reasons(found), reduced(profile)]))})
+        rows.append(row | {"note": _notes(reasons(found), profile)})
     return save_table(pd.DataFrame(rows), "seeds", profile, digits=3)
 
 
@@ -172,7 +194,7 @@ def run_table(names: Iterable[str], profile: str, device: str, name: str) -> pd.
             row |= {"Gaussians": record["gaussians"], "parameters": record["parameters"]}
             row["seconds"] = record["seconds"]["total"]
         row["outdated"] = outdated(record)
-        rows.append(row | {"note": "; ".join(filter(None, [record.reason, reduced(profile)]))})
+        rows.append(row | {"note": _notes([record.reason], profile)})
     return save_table(pd.DataFrame(rows), name, profile)
 
 
@@ -187,25 +209,31 @@ def table_5(records: dict[str, Record], profile: str, name: str = "table_5", whe
 
 
 def _compare(records: dict[str, Record], printed: dict, profile: str, where: str) -> pd.DataFrame:
-    """`where` names what the records were fitted to; the paper prints Bunny and UVG."""
-    whole = profile == "paper" and where == "Bunny"
-    no_uvg = UVG_REASON if datasets.find("uvg/Beauty") is None else ""
+    """`where` names what the records were fitted to. The paper prints Bunny and UVG: with Bunny come the means over the
+    sequences of UVG that have a record; nothing is fitted for them."""
     rows = []
     for key, record in records.items():
         bunny, uvg = printed[key]
         row = {"variant": key, f"paper {where}": bunny if where == "Bunny" else None}
         row |= {f"ours {where}": None, "difference": None}
         if record:
-            difference = record["psnr"] - bunny if whole else None
+            difference = record["psnr"] - bunny if profile == "paper" and where == "Bunny" else None
             row |= {f"ours {where}": record["psnr"], "difference": difference, "8-bit": record["psnr_8bit"]}
             row |= {"MS-SSIM": record["ms_ssim"], "parameters": record["parameters"]}
             row |= {"steps": record["config"]["steps"], "seconds": record["seconds"]["total"]}
             row |= {"frames": record["frames"], "size": "{}x{}".format(*record["dataset"]["size"])}
             row |= {"device": record["device"], "outdated": outdated(record)}
+        notes = [record.reason, *frames.marks([record])]
         if where == "Bunny":
-            row |= {"paper UVG": uvg, "ours UVG": None}
-        row["note"] = "; ".join(filter(None, [record.reason, reduced(profile), no_uvg if where == "Bunny" else ""]))
-        rows.append(row)
+            runs = [f"uvg/{video}/{RUN_OF[key]}" for video in some(paper.UVG_VIDEOS, profile)]
+            found = [run(name, profile, "cpu", make=False) for name in runs]
+            there = [each["psnr"] for each in found if each]
+            row |= {"paper UVG": uvg, "ours UVG": float(np.mean(there)) if there else None}
+            about = [*reasons(found), part(len(there), len(paper.UVG_VIDEOS)), *frames.marks(found)]
+            notes += [f"UVG: {'; '.join(filter(None, about))}"]
+            if not record.outdated and any(each.outdated for each in found):
+                row["outdated"] = "ours UVG"
+        rows.append(row | {"note": _notes(notes, profile)})
     return pd.DataFrame(rows)
 
 

@@ -4,6 +4,7 @@ import pandas as pd
 
 from stgvlib.repro import paper
 from stgvlib.repro.classical import NOISES
+from stgvlib.repro.frames import marks
 from stgvlib.repro.records import Record
 from stgvlib.repro.tables import reasons, reduced, save_table
 from stgvlib.repro.tasks import LABELS, TASKS
@@ -53,6 +54,7 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
                     if given and figures and more not in figures:  # of other kinds, some systems have no such figure
                         older.setdefault(title, []).append(short)
         notes = reasons(found[system] for found in records.values() if system in found)
+        notes += marks(found[system] for found in records.values() if system in found)
         notes += [f"{', '.join(of)}: recorded before {title} was measured" for title, of in older.items()]
         row["outdated"] = ", ".join(column for column in old if row.get(column) is not None)
         rows.append(row | {"note": "; ".join(filter(None, [*notes, reduced(profile)]))})

@@ -2,9 +2,11 @@
 
 bunny          ships with the repository: 132 frames, rows 40..679 of 720, giving 640 x 1280 (paper, Sec. III)
 davis/<seq>    six sequences, resized to 720p where the files are larger; smaller files are taken as they are
-uvg/<seq>      seven sequences, 1080p yuv420p, every 4th frame, resized to 720p
+uvg/<seq>      seven sequences, 1080p yuv420p, every 4th frame, resized to 720p; where those files are missing, a
+               stand-in: a folder of PNGs, or part of a frame (data/README.md)
 
 Files are looked for in the repository's data/, in ./data and in $STGV_DATA. `stgv fetch davis|uvg` downloads them.
+A dataset may have several sources, in order of preference; `load_dataset` notes what it found where it is a stand-in.
 """
 
 import hashlib
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from stgvlib.errors import StgvError
 from stgvlib.files import data_folders, repository
+from stgvlib.video.picture_source import IMAGE_SUFFIXES
 from stgvlib.video.video import Video, open_video
 
 BUNNY_FRAMES_SHA256 = "52126f0b88bddddb25abea5e135a998b93636fa15d94b5acb1f7eb6958fa4fc5"  # 132 RGB24 frames, 720 rows
@@ -34,8 +37,23 @@ SHA256 = {  # of archives, as others have published them: the servers give none,
 
 
 @dataclass(frozen=True)
+class Source:
+    """One form in which a dataset may lie here, and how its frames are prepared: rows `crop`, `columns`, every
+    `stride`-th frame, then a resize to `target` where frames are larger."""
+
+    candidates: tuple[str, ...]  # glob patterns below a data folder, or absolute
+    frames: int  # after subsampling
+    crop: tuple[int, int] | None = None  # first row, one past the last
+    columns: tuple[int, int] | None = None  # first column, one past the last
+    stride: int = 1
+    target: tuple[int, int] | None = None  # height, width that larger frames are resized to
+    size: tuple[int, int] | None = None  # height, width that its frames must have; None: any
+    note: str = ""  # what a stand-in is. Records hold it and are valid for it: other words make them again
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """One video and its protocol: crop rows, take every `stride`-th frame, then resize."""
+    """One video and its protocol, as `Source` has it, and sources that may stand in for its files, best first."""
 
     name: str
     candidates: tuple[str, ...]  # glob patterns below a data folder, or absolute
@@ -45,6 +63,32 @@ class Dataset:
     stride: int = 1
     target: tuple[int, int] | None = None  # size that larger files are resized to
     fetch: str = ""  # the command that gets it
+    stand_ins: tuple[Source, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        own = Source(self.candidates, self.frames, self.crop, stride=self.stride, target=self.target)
+        return (own, *self.stand_ins)
+
+    def pixels_per_gaussian(self, size: tuple[int, int], stand_in: bool = False) -> float:
+        """Pixels of a frame for one Gaussian of a GoP: the published number on a frame of `size` (height, width in px).
+        A stand-in, which may be a small part of a frame, keeps the density of the dataset's own `target`."""
+        height, width = self.target if stand_in and self.target else size
+        return height * width / self.gaussians
+
+
+class _Part:
+    """Some columns of another source's frames, with a note of what they are."""
+
+    def __init__(self, whole, columns: tuple[int, int] | None, note: str):
+        self.whole, self.columns = whole, slice(*(columns or (0, whole.size[1])))
+        self.size, self.notes = (whole.size[0], self.columns.stop - self.columns.start), (*whole.notes, note)
+
+    def __getattr__(self, name: str):
+        return getattr(self.whole, name)
+
+    def read(self, indices: list[int]) -> list:
+        return [frame[:, self.columns] for frame in self.whole.read(indices)]
 
 
 def _davis(name: str, frames: int) -> Dataset:
@@ -54,11 +98,46 @@ def _davis(name: str, frames: int) -> Dataset:
     return Dataset(f"davis/{name}", places, frames, 40_000, target=(720, 1280), fetch="stgv fetch davis")
 
 
-def _uvg(name: str, frames: int = 150) -> Dataset:
+def _uvg(name: str, *stand_ins: Source, frames: int = 150) -> Dataset:
     places = (f"uvg/{name}_1920x1080*.yuv", f"UVG/{name}_1920x1080*.yuv")
-    return Dataset(f"uvg/{name}", places, frames, 40_000, stride=4, target=(720, 1280), fetch="stgv fetch uvg")
+    copy = Source(_folders(name), 132, size=(720, 1280), note="stand-in: 1280x720, 132 frames of a public copy")
+    return Dataset(
+        f"uvg/{name}",
+        places,
+        frames,
+        40_000,
+        stride=4,
+        target=(720, 1280),
+        fetch="stgv fetch uvg",
+        stand_ins=(copy, *stand_ins),
+    )
 
 
+def _folders(name: str) -> tuple[str, ...]:
+    return f"uvg/{name}", f"UVG/{name}"
+
+
+def _centre(name: str, frames: int) -> Source:
+    note = f"stand-in: 512x512, centre crop, every 4th frame, {frames} frames"
+    return Source(_folders(name), frames, size=(512, 512), note=note)
+
+
+BOSPHORUS = Source(
+    ("uvg/Bosphorus_720p_left.mp4",),
+    150,
+    columns=(0, 1280),
+    stride=4,
+    size=(720, 1280),
+    note="stand-in: 1280x720, H.264 crf 20, every 4th frame, 150 frames",
+)
+HONEYBEE = Source(
+    ("uvg/HoneyBee_540p_top.mp4",),
+    100,
+    crop=(0, 540),
+    stride=8,
+    size=(540, 960),
+    note="stand-in: 960x540, H.264 crf 30, 100 frames",
+)
 DATASETS = {
     d.name: d
     for d in (
@@ -69,12 +148,12 @@ DATASETS = {
         _davis("blackswan", 50),
         _davis("cows", 104),
         _davis("boat", 75),
-        _uvg("Beauty"),
-        _uvg("Bosphorus"),
-        _uvg("HoneyBee"),
-        _uvg("Jockey"),
+        _uvg("Beauty", _centre("Beauty", 36)),
+        _uvg("Bosphorus", BOSPHORUS),
+        _uvg("HoneyBee", HONEYBEE),
+        _uvg("Jockey", _centre("Jockey", 36)),
         _uvg("ReadySteadyGo"),
-        _uvg("ShakeNDry", 75),
+        _uvg("ShakeNDry", _centre("ShakeNDry", 35), frames=75),
         _uvg("YachtRide"),
     )
 }
@@ -96,20 +175,41 @@ def register_dataset(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def find(name: str) -> Path | None:
-    """The file or folder of a dataset, or None."""
-    for folder in data_folders():
-        for pattern in DATASETS[name].candidates:
-            for path in sorted(glob(pattern, root_dir=folder)):
-                return folder / path
+def locate(name: str) -> tuple[Source, Path] | None:
+    """The best source of a dataset that is here, and its file or folder. Sources that lie in the same place are folders
+    of different numbers of pictures: a folder belongs to the source with its number, else to the best of them."""
+    sources = DATASETS[name].sources
+    for source in sources:
+        others = {s.frames for s in sources if s.candidates == source.candidates} - {source.frames}
+        for folder in data_folders():
+            for path in (folder / p for pattern in source.candidates for p in sorted(glob(pattern, root_dir=folder))):
+                if not (others and path.is_dir() and _pictures(path) in others):
+                    return source, path
     return None
 
 
-def load_dataset(name: str) -> Video:
-    """A dataset's video under the paper's protocol (Sec. III): "bunny", "davis/<sequence>" or "uvg/<sequence>".
+def _pictures(folder: Path) -> int:
+    return sum(f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") for f in folder.iterdir())
 
-    Raises StgvError for an unknown name, for an incomplete download, and for a missing file; the last error names the
-    command that fetches it.
+
+def find(name: str) -> Path | None:
+    """The file or folder of a dataset, or None."""
+    found = locate(name)
+    return found and found[1]
+
+
+def note_of(name: str) -> str:
+    """What stands in for a dataset here; empty where its own files are here, or nothing."""
+    found = locate(name)
+    return found[0].note if found else ""
+
+
+def load_dataset(name: str) -> Video:
+    """A dataset's video under the paper's protocol (Sec. III): "bunny", "davis/<sequence>" or "uvg/<sequence>". Where a
+    stand-in was found, its `notes` say so.
+
+    Raises StgvError for an unknown name, for an incomplete download, for frames of another size than a stand-in's, and
+    for a missing file; the last error names the command that fetches it.
 
     Examples:
         >>> from stgvlib import load_dataset
@@ -119,20 +219,29 @@ def load_dataset(name: str) -> Video:
     """
     if name not in DATASETS:
         raise StgvError(f"dataset must be one of {', '.join(_nearest(name))}, got {name!r}")
-    dataset, path = DATASETS[name], find(name)
-    if path is None:
+    dataset, found = DATASETS[name], locate(name)
+    if found is None:
         folders, hint = (
             " or ".join(map(str, data_folders())),
             f"; get it with: {dataset.fetch}" if dataset.fetch else "",
         )
-        raise StgvError(f"{name} is missing: expected {dataset.candidates[0]} below {folders}{hint}")
-    video = open_video(path).with_(crop=dataset.crop, stride=dataset.stride)
-    if dataset.target and video.size[0] > dataset.target[0]:
-        video = video.with_(resize=dataset.target)
-    if video.num_frames != dataset.frames:
+        places = " or ".join(dict.fromkeys(source.candidates[0] for source in dataset.sources))
+        raise StgvError(f"{name} is missing: expected {places} below {folders}{hint}")
+    source, path = found
+    video = open_video(path)
+    if source.note:
+        video = video.with_(source=_Part(video.source, source.columns, f"{name} is a {source.note}"))
+    video = video.with_(crop=source.crop, stride=source.stride)
+    if source.target and video.size[0] > source.target[0]:
+        video = video.with_(resize=source.target)
+    if video.num_frames != source.frames:
+        expected = [str(s.frames) for s in dataset.sources if s.candidates == source.candidates]
         raise StgvError(
-            f"{path} gives {video.num_frames} frames, {name} has {dataset.frames}: is the download complete?"
+            f"{path} gives {video.num_frames} frames, {name} has {' or '.join(expected)}: is the download complete?"
         )
+    if source.size not in (None, video.size):
+        (height, width), (rows, columns) = video.size, source.size
+        raise StgvError(f"{path} has frames of {width}x{height}, expected {columns}x{rows} ({source.note})")
     return video
 
 
@@ -189,7 +298,7 @@ def fetch(group: str, folder: Path | None = None) -> list[Path]:
             return [target.parent / "DAVIS"]
         done = []
         for name in (d.name.split("/")[1] for d in DATASETS.values() if d.name.startswith("uvg/")):
-            if find(f"uvg/{name}") is None:
+            if find(f"uvg/{name}") is None or note_of(f"uvg/{name}"):  # a stand-in
                 url = UVG_URL.format({"ReadySteadyGo": "ReadySetGo"}.get(name, name))
                 _unpack(_download(url, target), target)
             done.append(find(f"uvg/{name}") or target)
