@@ -181,7 +181,9 @@ def segments(model: VideoModel, name: Name) -> list[Segment]:
     whole = config.coarse_steps + config.steps if config.schedule_over == "fit" else steps
 
     def rates(rate: float) -> Tensor:
-        least, halved = rate * config.last_rate, (config.steps or steps) // 3
+        least = rate * config.last_rate
+        # 20,000 steps at the published numbers: a third of 60,000, or two sevenths of 10,000 + 60,000
+        halved = 2 * whole // 7 if config.schedule_over == "fit" else (config.steps or steps) // 3
         return schedule(config.gaussian_schedule, rate, least, whole, halved)[before : before + steps]
 
     parts = [

@@ -4,7 +4,7 @@ representation, and parts of the schedules (tables in notebook 04, docs/REPRODUC
 
 from dataclasses import replace
 
-from stgvlib.baselines.gaussian import D2GV, D2GV_BEFORE
+from stgvlib.baselines.gaussian import D2GV, D2GV_BEFORE, GAUSSIAN_VIDEO
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig
 from stgvlib.fitting.plan import with_gop_size
 
@@ -64,6 +64,12 @@ def same_trainer(field: str, gop_size: int) -> FitConfig:
     return replace(config, keyframe="all", coarse_steps=coarse + config.steps, steps=0, field=shape)
 
 
+# Peers as we had them before we read their code and abstracts again.
+FIRST_VERSIONS = {
+    "d2gv": (D2GV_BEFORE, "D2GV as we had it first"),
+    "gaussian_video": (replace(GAUSSIAN_VIDEO, placement="uniform"), "GaussianVideo, uniform start"),
+}
+
 # Quality over time: every system with parts of its schedule, beside the whole, which is the system's own run.
-SCHEDULES = {"half": 0.5, "quarter": 0.25, "eighth": 0.125}
+SCHEDULES = {"eighth": 0.125, "quarter": 0.25, "half": 0.5}
 TIMED = ("bunny", "davis/blackswan")

@@ -166,6 +166,25 @@ def cost_figure(records: dict[str, Record], profile: str, name: str = "quality_a
         return _save_figure(figure, name, profile)
 
 
+def time_figure(records: dict[str, list[Record]], profile: str, name: str) -> Path:
+    """PSNR over seconds of training of every system, a point a schedule: records by label, shortest schedule first.
+    Only those of the card that most of them have, which the axis names."""
+    cards = [record["device"] for parts in records.values() for record in parts if record]
+    card = max(set(cards), key=cards.count) if cards else ""
+    with matplotlib.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
+        for place, (label, parts) in enumerate(records.items()):
+            found = [record for record in parts if record and record["device"] == card]
+            if found:
+                points = [(record["seconds"]["total"], record["psnr"]) for record in found]
+                axis.plot(*zip(*points), f"{'oD'[place // 10]}-", color=f"C{place % 10}", label=label, markersize=5)
+        axis.set(xscale="log", xlabel=f"training, s ({card})", ylabel="PSNR, dB")
+        _log_ticks(axis)
+        if axis.lines:
+            axis.legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
+        return _save_figure(figure, name, profile)
+
+
 def figure_9(records: dict[int, Record], profile: str) -> Path:
     """Fig. 9: quality, parameters and decoding speed over the number of Gaussians a GoP."""
     found = {n: record for n, record in sorted(records.items()) if record}

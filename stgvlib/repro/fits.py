@@ -20,6 +20,7 @@ from stgvlib.device import resolve_device
 from stgvlib.errors import StgvError
 from stgvlib.fitting.progress import ProgressBar, psnr_over_steps
 from stgvlib.model.judge import judge
+from stgvlib.repro.controls import SAME_ROWS
 from stgvlib.repro.pictures import pictures_of
 from stgvlib.repro.records import (
     HOLDS_DATA,
@@ -32,7 +33,7 @@ from stgvlib.repro.records import (
     recorded,
     save_pictures,
 )
-from stgvlib.repro.registry import Run, named, system_runs
+from stgvlib.repro.registry import RUNS, Run, named
 from stgvlib.video import datasets
 from stgvlib.video.video import Video
 
@@ -196,14 +197,12 @@ def systems(
         >>> list(records)[:4]
         ['SIREN', 'NeRV', 'E-NeRV', 'HNeRV']
     """
-    records, there = {}, system_runs()
+    records = {}
     for key, system in SYSTEMS.items():
-        name = f"{dataset}/{key}"
-        if name not in there:
-            reason = "not part of our comparison: fitted to Bunny only"
-            records[system.label] = Record(name, record_path(name, profile_name), None, reason)
-        else:
-            records[system.label] = run(name, profile_name, device, refresh, make=make)
+        records[system.label] = run(f"{dataset}/{key}", profile_name, device, refresh, make=make)
+    for field, label in SAME_ROWS.items():  # loaded only: they belong to the comparison under one trainer
+        if f"{dataset}/same_{field}" in RUNS:
+            records[label] = run(f"{dataset}/same_{field}", profile_name, device, make=False)
     return records
 
 

@@ -14,10 +14,19 @@ from difflib import get_close_matches
 from typing import Any
 
 from stgvlib.baselines import SYSTEMS, System, as_system
-from stgvlib.baselines.gaussian import D2GV, D2GV_BEFORE, GAUSSIAN_VIDEO
+from stgvlib.baselines.gaussian import D2GV
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, Profile
 from stgvlib.errors import StgvError
-from stgvlib.repro.controls import CHOICES, PARENT, SAME_FIELDS, SAME_GOPS, SCHEDULES, TIMED, same_trainer
+from stgvlib.repro.controls import (
+    CHOICES,
+    FIRST_VERSIONS,
+    PARENT,
+    SAME_FIELDS,
+    SAME_GOPS,
+    SCHEDULES,
+    TIMED,
+    same_trainer,
+)
 from stgvlib.video.datasets import DATASETS
 
 
@@ -179,12 +188,9 @@ RUNS = {  # beside every system on every dataset
     ),
     "bunny/parent": Run("bunny", PARENT, "the paper's method, its parent's conventions", crop=None),
     **{
-        f"{dataset}/{name}": Run(dataset, config, about, None, dataset != "bunny", crop=None)
+        f"{dataset}/{name}_before": Run(dataset, config, about, None, dataset != "bunny", crop=None)
         for dataset in ("bunny", *(name for name in DATASETS if name.startswith("davis/")))
-        for name, config, about in (
-            ("d2gv_before", D2GV_BEFORE, "D2GV as we had it first"),
-            ("gaussian_video_before", replace(GAUSSIAN_VIDEO, placement="uniform"), "GaussianVideo, uniform start"),
-        )
+        for name, (config, about) in FIRST_VERSIONS.items()
     },
     **{
         f"{dataset}/same_{field}": Run(dataset, same_trainer(field, length), about, None, dataset != "bunny", crop=None)

@@ -16,16 +16,20 @@ import torch
 from stgvlib.device import resolve_device
 from stgvlib.errors import StgvError
 from stgvlib.repro import curves, fits, tasks
+from stgvlib.repro.controls import SAME_FIELDS, SAME_GOPS
 from stgvlib.repro.fits import some
 from stgvlib.repro.paper import DAVIS_VIDEOS, UVG_VIDEOS
 from stgvlib.repro.records import NOT_MADE, Record, load_record, results
-from stgvlib.repro.registry import RUNS, system_runs
+from stgvlib.repro.registry import RUNS, system_runs, timed_runs
 from stgvlib.video.datasets import DATASETS
 
-SEEDS = {"bunny/paper": (1, 2), "bunny/stgv": (1, 2)}  # beside seed 0
+# Beside seed 0: three of the rows that claims rest on, two of the comparison of representations under one trainer.
+SEEDS = {f"{dataset}/{key}": (1, 2) for dataset in SAME_GOPS for key in ("paper", "stgv", "fast", "d2gv", "hnerv")} | {
+    f"{dataset}/same_{field}": (1,) for dataset in SAME_GOPS for field in SAME_FIELDS
+}
 COMPRESSED = ("blackswan", "bmx-trees")  # sequences of DAVIS that have curves
 PATIENCE = "10s"  # how long a scheduler may take to answer
-FAMILIES = ("levers", "hard")  # of runs, one table each
+FAMILIES = ("levers", "hard", "choices")  # of runs, one table each
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ def experiments(profile_name: str) -> list[str]:
     groups = {"davis": DAVIS_VIDEOS, "uvg": UVG_VIDEOS}
     videos = {f"{group}/{video}" for group, every in groups.items() for video in some(every, profile_name)}
     names = [name for name in [*system_runs(), *RUNS] if name.rpartition("/")[0] in {"bunny", "bunny_gop", *videos}]
+    names = [name for name in names if "/same_" not in name]
+    names += [f"{d}/same_{f}" for d in some(SAME_GOPS, profile_name) for f in some(SAME_FIELDS, profile_name)]
+    names += some(timed_runs(), profile_name)
     for family in FAMILIES:
         names += some((name for name in RUNS if name.startswith(f"{family}/")), profile_name)
     names += [f"{name}.seed{seed}" for name, seeds in SEEDS.items() for seed in some((0, *seeds), profile_name)[1:]]
