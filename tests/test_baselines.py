@@ -139,7 +139,7 @@ def test_hnerv_decodes_from_what_is_counted(video):
     model = fit_inr(video, replace(HNERV, epochs=2, pixels_per_gaussian=1.0)).model
     network = model.network
     picture = torch.from_numpy(video.read(1, 2)).movedim(-1, 1).float() / 255
-    expected = network.decode(network.encode(picture))
+    expected = network.decode(network.encode(picture), torch.tensor([1]))
     del network.encoder
     assert torch.allclose(model.render(torch.tensor([1])), expected.movedim(1, -1), atol=1e-5)
     kept = network.embeddings.numel() + sum(p.numel() for p in network.parameters())

@@ -32,7 +32,7 @@ from stgvlib.repro.records import (
     recorded,
     save_pictures,
 )
-from stgvlib.repro.registry import Run, named, system_runs
+from stgvlib.repro.registry import Run, named
 from stgvlib.video import datasets
 from stgvlib.video.video import Video
 
@@ -196,15 +196,7 @@ def systems(
         >>> list(records)[:4]
         ['SIREN', 'NeRV', 'E-NeRV', 'HNeRV']
     """
-    records, there = {}, system_runs()
-    for key, system in SYSTEMS.items():
-        name = f"{dataset}/{key}"
-        if name not in there:
-            reason = "not part of our comparison: fitted to Bunny only"
-            records[system.label] = Record(name, record_path(name, profile_name), None, reason)
-        else:
-            records[system.label] = run(name, profile_name, device, refresh, make=make)
-    return records
+    return {s.label: run(f"{dataset}/{key}", profile_name, device, refresh, make=make) for key, s in SYSTEMS.items()}
 
 
 def own_records(profile_name: str) -> list[Record]:

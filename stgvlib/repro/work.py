@@ -41,7 +41,8 @@ def experiments(profile_name: str) -> list[str]:
     """Names of all that a profile's notebooks ask for, as paths below results/<profile>/runs."""
     groups = {"davis": DAVIS_VIDEOS, "uvg": UVG_VIDEOS}
     videos = {f"{group}/{video}" for group, every in groups.items() for video in some(every, profile_name)}
-    names = [name for name in [*system_runs(), *RUNS] if name.rpartition("/")[0] in {"bunny", "bunny_gop", *videos}]
+    videos |= {"bunny", "bunny_720", "bunny_gop"}
+    names = [name for name in [*system_runs(), *RUNS] if name.rpartition("/")[0] in videos]
     for family in FAMILIES:
         names += some((name for name in RUNS if name.startswith(f"{family}/")), profile_name)
     names += [f"{name}.seed{seed}" for name, seeds in SEEDS.items() for seed in some((0, *seeds), profile_name)[1:]]
