@@ -7,7 +7,7 @@ graph; convolutions run in the configuration's precision, weights, loss and opti
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -98,10 +98,14 @@ class InrModel(nn.Module):
 
 
 class InrDecoder:
-    """The interface of `decode.Decoder` over an `InrModel`."""
+    """The interface of `decoder.Decoder` over an `InrModel`. On a GPU the network and the rounding are a CUDA graph for
+    each number of frames a call; where a network cannot be captured, `way` says why and it runs as it is."""
 
     def __init__(self, model: InrModel, dtype: torch.dtype = torch.uint8, batch: int = 4):
         self.model, self.dtype, self.batch = model, dtype, batch
+        self.device = next(model.parameters()).device
+        self.way = "one CUDA graph a call" if self.device.type == "cuda" else "no CUDA graph"
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}  # graph, numbers, frames
 
     def __len__(self) -> int:
         return self.model.num_frames[0]
@@ -112,10 +116,43 @@ class InrDecoder:
     def __iter__(self):
         return (self[i] for i in range(len(self)))
 
-    def frames(self, numbers) -> Tensor:
-        device = next(self.model.parameters()).device
-        shown = self.model.render(torch.tensor(list(numbers), device=device))
+    @torch.no_grad()
+    def frames(self, numbers: Sequence[int]) -> Tensor:
+        """Frames by number, [B, H, W, 3]. Raises IndexError for one that is not there."""
+        for number in numbers:
+            if not 0 <= number < len(self):
+                raise IndexError(f"frame {number} was asked for, the video has frames 0 to {len(self) - 1}")
+        asked = torch.tensor(list(numbers))
+        if self.way == "one CUDA graph a call" and len(numbers) not in self._graphs:
+            with torch.cuda.device(self.device):
+                self._capture(len(numbers))
+        if len(numbers) not in self._graphs:
+            return self._shown(asked.to(self.device))
+        graph, static, out = self._graphs[len(numbers)]
+        static.copy_(asked) if len(numbers) > 1 else static.fill_(numbers[0])
+        graph.replay()
+        return out.clone()
+
+    def _shown(self, numbers: Tensor) -> Tensor:
+        shown = self.model.render(numbers)
         return to_uint8(shown) if self.dtype == torch.uint8 else shown
+
+    def _capture(self, count: int) -> None:
+        static = torch.zeros(count, dtype=torch.int64, device=self.device)
+        side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._shown(static)
+        torch.cuda.current_stream().wait_stream(side)
+        try:
+            with torch.cuda.graph(graph):
+                out = self._shown(static)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a network of one's own may wait for the GPU, which a graph cannot hold
+            self.way = f"no CUDA graph ({str(error).partition(chr(10))[0]})"
+        else:
+            self._graphs[count] = graph, static, out
 
 
 def sized(config: InrConfig, size: tuple[int, int], frames: int, budget: int) -> InrModel:
