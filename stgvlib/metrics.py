@@ -121,8 +121,8 @@ def bd_rate(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, f
 
 
 def decode_fps(render: Callable[[int], Tensor], frames: int, seconds: float = 1.0) -> float:
-    """Calls of `render(i)` a second, warm, for about `seconds` of wall time: passes over i < `frames`, or over as many of
-    them as there is time for; the GPU is waited for after each pass.
+    """Calls of `render(i)` a second, warm, for about `seconds` of wall time: passes over i < `frames`, or over as many
+    of them as there is time for; the GPU is waited for after each pass.
 
     Each call must return finished frames; what it includes (8-bit rounding or not) is the caller's to state.
     """
