@@ -18,7 +18,7 @@ from stgvlib.model.budget import paper_budget
 from stgvlib.repro.registry import RUNS
 from stgvlib.video.video import video_of
 
-WINDOW = Objective(torch.nn.Identity(), HNERV_BOOST).window
+WINDOW = Objective(torch.nn.Identity(), HNERV_BOOST.loss, bf16=False).window
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,8 @@ def test_similarity_is_that_of_the_usual_library(size):
     assert found.item() == pytest.approx(expected.item(), abs=1e-6)
     gradients = [torch.autograd.grad(value, y)[0] for value in (expected, found)]
     assert torch.allclose(*gradients, atol=1e-8)
+    (opposed,) = torch.autograd.grad(similarity_over_scales(x, 1 - y, WINDOW), y)  # roots of 0
+    assert opposed.isfinite().all()
 
 
 def test_the_frequency_term_is_of_the_transform():

@@ -207,7 +207,7 @@ def fit_inr(
         if config.loss != "l2" or config.preset == "siren":
             raise StgvError(f"{config.preset} cannot leave pixels out of its loss; NeRV and HNeRV can")
         weights = torch.from_numpy(video.weights(0, frames)).to(device)
-    objective = Objective(network, config, weights).to(device)
+    objective = Objective(network, config.loss, config.precision == "bf16", weights).to(device)
     compiled(objective, device)
     chosen = _draws(config, images, per_epoch, generator.clone_state())[0]
 

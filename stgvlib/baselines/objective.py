@@ -5,17 +5,12 @@ l1_ssim         0.7 L1 + 0.3 (1 - SSIM)                                     E-Ne
 l1_ms_ssim_fft  60 (0.7 L1 + 0.3 (1 - MS-SSIM)) + mean |Re|, |Im| of the FFT of the error     HNeRV-Boost
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from stgvlib.baselines.hnerv import HNerv
 from stgvlib.baselines.siren import Siren
 from stgvlib.metrics import MS_SSIM_LEAST
-
-if TYPE_CHECKING:
-    from stgvlib.baselines.inr import InrConfig
 
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM's five scales (Wang et al. 2003)
 C1, C2 = 0.01**2, 0.03**2  # of SSIM, for values in [0, 1]
@@ -28,18 +23,21 @@ def pictures(images: Tensor, numbers: Tensor) -> Tensor:
 
 
 class Objective(nn.Module):
-    """(loss, MSE without gradient) of frames or pixels by their numbers."""
+    """(loss, MSE without gradient) of frames or pixels by their numbers. `bf16`: precision of the network on a GPU."""
 
-    def __init__(self, network: nn.Module, config: "InrConfig", weights: Tensor | None = None):  # uint8 [T, H, W]
+    def __init__(self, network: nn.Module, loss: str, bf16: bool, weights: Tensor | None = None):  # uint8 [T, H, W]
         super().__init__()
-        self.network, self.config = network, config
+        self.network, self.loss, self.bf16 = network, loss, bf16
         self.register_buffer("weights", weights)
+        self.spectral_distance = spectral_distance
+        if any(p.is_cuda for p in network.parameters()):  # torch.compile has no complex numbers, and loads for seconds
+            self.spectral_distance = torch.compiler.disable(spectral_distance)
         window = torch.exp(-((torch.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
         self.register_buffer("window", (window / window.sum()).repeat(3, 1, 1, 1))  # of SSIM, [3, 1, 1, 11]
 
     def forward(self, images: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         network = self.network
-        with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda and self.config.precision == "bf16"):
+        with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda and self.bf16):
             if isinstance(network, Siren):
                 pixels = images[0, ..., 0].numel()
                 shown = network.colors(network.points(chosen // pixels, chosen % pixels))
@@ -54,16 +52,16 @@ class Objective(nn.Module):
             mse = ((shown - target).square() * counts).sum() / (3 * counts.sum().clamp(min=1))
             return mse, mse.detach()
         mse = nn.functional.mse_loss(shown, target)
-        if self.config.loss == "l2":
+        if self.loss == "l2":
             return mse, mse.detach()
         target, distance = target.contiguous(), nn.functional.l1_loss(shown, target)
-        if self.config.loss == "l1_ssim":
+        if self.loss == "l1_ssim":
             from pytorch_msssim import ssim
 
             similarity = ssim(shown, target, data_range=1, win=self.window)
             return 0.7 * distance + 0.3 * (1 - similarity), mse.detach()
         spatial = 0.7 * distance + 0.3 * (1 - similarity_over_scales(shown, target, self.window))
-        return SPATIAL * spatial + spectral_distance(shown, target), mse.detach()
+        return SPATIAL * spatial + self.spectral_distance(shown, target), mse.detach()
 
 
 def similarity_over_scales(x: Tensor, y: Tensor, window: Tensor) -> Tensor:
@@ -91,7 +89,6 @@ def similarity_over_scales(x: Tensor, y: Tensor, window: Tensor) -> Tensor:
     return product.mean()
 
 
-@torch.compiler.disable  # which has no complex numbers
 def spectral_distance(x: Tensor, y: Tensor) -> Tensor:
     """Mean absolute difference of the real and imaginary parts of both pictures' FFT, not normalised."""
     return torch.view_as_real(torch.fft.fft2(x - y)).abs().mean()
