@@ -20,8 +20,8 @@ from stgvlib.codec.bitstream import parse, stream
 from stgvlib.config import PAPER, STGV
 from stgvlib.device import resolve_device
 from stgvlib.fitting.fit import fit
-from stgvlib.metrics import decode_fps
 from stgvlib.model.decoder import Decoder
+from stgvlib.model.judge import decoding_speed
 from stgvlib.video.datasets import load_dataset
 
 
@@ -38,12 +38,9 @@ def main(name: str) -> None:
     if on_gpu:
         floor += 1e3 * (48e3 * model.count / 790e12 + 3 * model.size[0] * model.size[1] / 4.3e12)
     about = f"bunny 640x1280 N={model.count}, {len(model.num_frames)} GoPs"
-    decoder = Decoder(model)
-    for batch in (1, 16, 64) if on_gpu else (1,):
-        starts = range(0, len(decoder) - batch + 1, batch)
-        numbers = [list(range(s, s + batch)) for s in starts]
-        calls = decode_fps(lambda i, numbers=numbers: decoder.frames(numbers[i]), len(numbers), seconds=2.0)
-        report("decode to uint8", f"{about}, {batch} a call", device, calls * batch, "frames/s", 1e3 / floor)
+    found = decoding_speed(model, batches=(1, 16, 64), seconds=2.0)
+    for batch, speed in found["decode_batches"].items():
+        report("decode to uint8", f"{about}, {batch} a call", device, speed, "frames/s", 1e3 / floor)
 
 
 def of_file(name: str, path: Path) -> None:

@@ -121,27 +121,28 @@ def bd_rate(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, f
 
 
 def decode_fps(render: Callable[[int], Tensor], frames: int, seconds: float = 1.0) -> float:
-    """Frames a second of `render(i)`, one frame at a time, warm and synchronised, for about `seconds` of wall time.
+    """Calls of `render(i)` a second, warm, for about `seconds` of wall time: passes over i < `frames`, or over as many
+    of them as there is time for; the GPU is waited for after each pass.
 
-    Each call must return the finished frame; what it includes (8-bit rounding or not) is the caller's to state.
+    Each call must return finished frames; what it includes (8-bit rounding or not) is the caller's to state.
     """
 
     def wait(frame: Tensor) -> None:
         if frame.is_cuda:
             torch.cuda.synchronize(frame.device)
 
-    for i in range(min(3, frames)):
-        wait(render(i))
-    began, done = time.perf_counter(), 0
-    while done < frames or time.perf_counter() - began < seconds:
-        frame = render(done % frames)
-        done += 1
-        if done % frames == 0:
-            wait(frame)
-            if time.perf_counter() - began >= seconds:
-                break
-    wait(frame)
-    return done / (time.perf_counter() - began)
+    wait(render(0))  # compiles, captures
+    began = time.perf_counter()
+    wait(render(min(1, frames - 1)))
+    once = time.perf_counter() - began
+    a_pass = min(frames, max(1, int(seconds / max(once, 1e-9))))
+    began, done, spent = time.perf_counter(), 0, 0.0
+    while done == 0 or spent < seconds:
+        for i in range(a_pass):
+            frame = render(i)
+        wait(frame)
+        done, spent = done + a_pass, time.perf_counter() - began
+    return done / spent
 
 
 def _same(image: Tensor, target: Tensor) -> None:

@@ -122,6 +122,43 @@ def test_a_network_trains_in_one_graph(video):
     assert cuda[-5:].mean() < 0.3 * cuda[:5].mean() and 0.2 < cuda[-5:].mean() / cpu[-5:].mean() < 5
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("key", IMPLICIT)
+def test_a_graph_decodes_what_the_network_does(key):
+    """Any number of frames a call, in any order, twice; the same as without graphs."""
+    model = InrModel(IMPLICIT[key], 8, (50, 70), 5).to("cuda").eval()
+    if hasattr(model.network, "embeddings"):
+        model.network.embeddings.normal_()
+    decoder, rounded = InrDecoder(model, torch.float32), InrDecoder(model)
+    for numbers in ([3], [0, 4, 1], [2], [1, 1, 3]):
+        expected = model.render(torch.tensor(numbers, device="cuda"))
+        assert torch.allclose(decoder.frames(numbers), expected, atol=1e-3)
+        assert (rounded.frames(numbers).int() - (255 * expected.clamp(0, 1)).round().int()).abs().max() <= 1
+    assert decoder.way == "one CUDA graph a call" and sorted(decoder._graphs) == [1, 3]
+
+
+@pytest.mark.gpu
+def test_a_network_that_no_graph_can_hold_says_so():
+    class Waiting(Siren):
+        def forward(self, frame):
+            assert frame.max().item() < 5  # waits for the GPU
+            return super().forward(frame)
+
+    model = InrModel(SIREN, 8, (50, 70), 5).to("cuda").eval()
+    model.network.__class__ = Waiting
+    decoder = InrDecoder(model, torch.float32)
+    assert torch.allclose(decoder[2], model.render(torch.tensor([2], device="cuda"))[0], atol=1e-3)
+    assert decoder.way.startswith("no CUDA graph (")
+
+
+def test_a_frame_that_is_not_there():
+    decoder = InrDecoder(InrModel(NERV, 2, (50, 70), 5))
+    for number in (5, -1):
+        with pytest.raises(IndexError, match=f"frame {number} was asked for, the video has frames 0 to 4"):
+            decoder[number]
+    assert decoder.way == "no CUDA graph"
+
+
 def test_what_cannot_be_fitted_says_why(video):
     with pytest.raises(StgvError, match=r"nerv, seed 0: the loss is not finite in epoch \d+; lower its rate"):
         fit_inr(video, replace(NERV, rate=1e30, epochs=5, pixels_per_gaussian=1.0))
@@ -139,7 +176,7 @@ def test_hnerv_decodes_from_what_is_counted(video):
     model = fit_inr(video, replace(HNERV, epochs=2, pixels_per_gaussian=1.0)).model
     network = model.network
     picture = torch.from_numpy(video.read(1, 2)).movedim(-1, 1).float() / 255
-    expected = network.decode(network.encode(picture))
+    expected = network.decode(network.encode(picture), torch.tensor([1]))
     del network.encoder
     assert torch.allclose(model.render(torch.tensor([1])), expected.movedim(1, -1), atol=1e-5)
     kept = network.embeddings.numel() + sum(p.numel() for p in network.parameters())

@@ -224,7 +224,7 @@ BAD = {
     ),
     "a network that is not there": (
         lambda: NetworkSystem("mine", "mine", "", InrConfig("mine")),
-        "network 'mine' is unknown: expected siren, nerv, e_nerv, hnerv",
+        "network 'mine' is unknown: expected siren, nerv, e_nerv, hnerv, hnerv_boost",
     ),
     "a path that does not exist": (
         lambda: run(Run("nowhere.mp4", STGV, "")),

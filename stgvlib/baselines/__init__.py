@@ -2,14 +2,15 @@
 (docs/EXTENDING.md).
 
 Gaussian systems are settings of our own model and trainer (gaussian.py); implicit ones (siren.py, nerv.py, e_nerv.py,
-hnerv.py) have networks of their own and one trainer (inr.py). All get the parameter budget of the paper's method on the
-same video. $STGV_SYSTEMS names modules or .py files, separated by commas, that register more systems on import.
+hnerv.py, hnerv_boost.py) have networks of their own and one trainer (inr.py). All get the parameter budget of the
+paper's method on the same video. $STGV_SYSTEMS names modules or .py files, separated by commas, that register more
+systems on import.
 """
 
 import os
 
 from stgvlib.baselines.gaussian import D2GV, GAUSSIAN_VIDEO, GSVR, TWO_DGS, GaussianSystem
-from stgvlib.baselines.inr import E_NERV, HNERV, NERV, SIREN, InrConfig, NetworkSystem
+from stgvlib.baselines.inr import E_NERV, HNERV, HNERV_BOOST, NERV, SIREN, InrConfig, NetworkSystem
 from stgvlib.baselines.system import SYSTEMS, System, as_system, load_systems, register, unregister
 from stgvlib.config import FAST, PAPER, STGV
 
@@ -29,6 +30,7 @@ for _system in (
     NetworkSystem("nerv", "NeRV", "a network over the time code", NERV),
     NetworkSystem("e_nerv", "E-NeRV", "NeRV with space and time apart", E_NERV),
     NetworkSystem("hnerv", "HNeRV", "an embedding of each frame and a decoder", HNERV),
+    NetworkSystem("hnerv_boost", "HNeRV-Boost", "HNeRV with a decoder that knows the time", HNERV_BOOST),
     GaussianSystem("2dgs", "2DGS", "2D Gaussians for each frame alone", TWO_DGS),
     GaussianSystem("gaussian_video", "GaussianVideo", "planes; position, colour and shape deformed", GAUSSIAN_VIDEO),
     GaussianSystem("gsvr", "GSVR", "planes and a polynomial motion, GoPs cut by motion", GSVR),

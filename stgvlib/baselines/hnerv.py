@@ -35,14 +35,21 @@ class ConvNext(nn.Module):
 
 
 class HNerv(nn.Module):
+    """Frames by number, int64 [B] -> [B, 3, H, W]. `size` is (height, width) in px."""
+
+    strides, stage = STRIDES, ConvNext  # candidates; a stage of the encoder
+
     def __init__(self, width: int, size: tuple[int, int], frames: int):
         super().__init__()
         self.size, self.num_frames = size, frames
-        strides, grid = layout(size, STRIDES)
+        strides, grid = layout(size, self.strides)
         self.padded = grid[0] * math.prod(strides), grid[1] * math.prod(strides)
         widths = [3] + [ENCODER] * (len(strides) - 1) + [EMBEDDING]
-        self.encoder = nn.Sequential(*(ConvNext(i, o, s) for i, o, s in zip(widths, widths[1:], strides)))
+        self.encoder = nn.Sequential(*(self.stage(i, o, s) for i, o, s in zip(widths, widths[1:], strides)))
         self.register_buffer("embeddings", torch.zeros(frames, EMBEDDING, *grid))  # what is sent; `embed` fills it
+        self.make_decoder(width, strides)
+
+    def make_decoder(self, width: int, strides: tuple[int, ...]) -> None:
         stages, channels = [nn.Conv2d(EMBEDDING, width, 1), nn.GELU()], width
         for k, stride in enumerate(strides):
             outputs = max(round(channels / REDUCTION), LEAST)
@@ -61,13 +68,15 @@ class HNerv(nn.Module):
         """Keep the embeddings of frames (int64 [B]) whose pictures are `image` [B, 3, H, W]."""
         self.embeddings[frames] = self.encode(image)
 
-    def decode(self, embedding: Tensor) -> Tensor:
+    def decode(self, embedding: Tensor, frame: Tensor) -> Tensor:
+        """Embeddings [B, 16, h, w] of frames, int64 [B], to pictures [B, 3, H, W]."""
         shown = self.decoder(embedding)[..., : self.size[0], : self.size[1]]
         return (torch.tanh(shown) + 1) / 2
 
     def forward(self, frame: Tensor) -> Tensor:
-        """Frames from their kept embeddings: int64 [B] -> [B, 3, H, W]."""
-        return self.decode(self.embeddings[frame])
+        """Frames from their kept embeddings."""
+        return self.decode(self.embeddings[frame], frame)
 
     def num_parameters(self) -> int:
-        return self.embeddings.numel() + sum(p.numel() for p in self.decoder.parameters())
+        sent = (p.numel() for name, p in self.named_parameters() if not name.startswith("encoder."))
+        return self.embeddings.numel() + sum(sent)

@@ -1,13 +1,13 @@
-"""Fit an implicit video network to a parameter budget: one trainer for SIREN, NeRV, E-NeRV and HNeRV.
+"""Fit an implicit video network to a parameter budget: one trainer for SIREN, NeRV, E-NeRV, HNeRV and HNeRV-Boost.
 
-Schedules are the published ones (300 epochs, Adam, warm-up, cosine). Widths follow from the budget, which is what the
-paper's method has on the same video. On a GPU a step goes through torch.compile and is one CUDA graph; convolutions run
-in the configuration's precision, weights, loss and optimiser are float32.
+Schedules are the published ones (300 epochs, Adam or Adan, warm-up, cosine). Widths follow from the budget,
+which is what the paper's method has on the same video. On a GPU a step goes through torch.compile and is one CUDA
+graph; convolutions run in the configuration's precision, weights, loss and optimiser are float32.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,21 +17,23 @@ from torch import Tensor, nn
 
 from stgvlib.baselines.e_nerv import ENerv
 from stgvlib.baselines.hnerv import HNerv
+from stgvlib.baselines.hnerv_boost import HNervBoost
 from stgvlib.baselines.nerv import Nerv
+from stgvlib.baselines.objective import Objective, pictures
 from stgvlib.baselines.siren import Siren
 from stgvlib.baselines.system import module_of
 from stgvlib.config import Profile
 from stgvlib.device import compiled, fast_products
 from stgvlib.errors import StgvError
 from stgvlib.fitting.batches import FitResult
-from stgvlib.fitting.optimizer import FlatOptimizer, Segment, captured
+from stgvlib.fitting.optimizer import BETAS, FlatOptimizer, Segment, captured
 from stgvlib.fitting.plan import identity
 from stgvlib.fitting.progress import Progress
 from stgvlib.metrics import decibels, to_uint8
 from stgvlib.model.budget import paper_budget
 from stgvlib.video.video import Video
 
-NETWORKS = {"siren": Siren, "nerv": Nerv, "e_nerv": ENerv, "hnerv": HNerv}
+NETWORKS = {"siren": Siren, "nerv": Nerv, "e_nerv": ENerv, "hnerv": HNerv, "hnerv_boost": HNervBoost}
 PUBLISHED = tuple(NETWORKS)
 REPORT_SECONDS = 0.5
 
@@ -50,9 +52,10 @@ class InrConfig:
     epochs: int = 300
     batch: int = 1  # frames a step
     rate: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.999)
+    optimizer: Literal["adam", "adan"] = "adam"
+    betas: tuple[float, ...] = (0.9, 0.999)  # decay rates: two of Adam, three of Adan
     warm_up: float = 0.2  # part of the epochs with a growing rate
-    loss: Literal["l2", "l1_ssim"] = "l2"  # l1_ssim: 0.7 L1 + 0.3 (1 - SSIM)
+    loss: Literal["l2", "l1_ssim", "l1_ms_ssim_fft"] = "l2"  # objective.py
     pixel_part: float = 1.0  # SIREN: pixels a step, of one frame's, drawn from all frames
     precision: Literal["tf32", "bf16"] = "bf16"  # of products and convolutions on a GPU
     pixels_per_gaussian: float = 40.96  # sets the budget, as for Gaussians
@@ -63,6 +66,15 @@ SIREN = InrConfig("siren", rate=1e-4, warm_up=0.0, pixel_part=0.08, precision="t
 NERV = InrConfig("nerv", batch=2, rate=1e-3, warm_up=0.1)
 E_NERV = InrConfig("e_nerv", betas=(0.5, 0.999), loss="l1_ssim")
 HNERV = InrConfig("hnerv", batch=2, rate=1e-3, warm_up=0.1)
+HNERV_BOOST = InrConfig(
+    "hnerv_boost",
+    rate=3e-3,
+    optimizer="adan",
+    betas=BETAS["adan"],
+    warm_up=0.1,
+    loss="l1_ms_ssim_fft",
+    precision="tf32",
+)
 
 
 class InrModel(nn.Module):
@@ -80,16 +92,20 @@ class InrModel(nn.Module):
             return self.network(frame).movedim(1, -1).float()
 
     def num_parameters(self) -> int:
-        """What has to be sent: all weights, or HNeRV's decoder and embeddings."""
+        """What has to be sent: all weights, or of HNeRV and HNeRV-Boost all but the encoder, and the embeddings."""
         count = getattr(self.network, "num_parameters", None)
         return count() if count else sum(p.numel() for p in self.network.parameters())
 
 
 class InrDecoder:
-    """The interface of `decode.Decoder` over an `InrModel`."""
+    """The interface of `decoder.Decoder` over an `InrModel`. On a GPU the network and the rounding are a CUDA graph for
+    each number of frames a call; where a network cannot be captured, `way` says why and it runs as it is."""
 
     def __init__(self, model: InrModel, dtype: torch.dtype = torch.uint8, batch: int = 4):
         self.model, self.dtype, self.batch = model, dtype, batch
+        self.device = next(model.parameters()).device
+        self.way = "one CUDA graph a call" if self.device.type == "cuda" else "no CUDA graph"
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}  # graph, numbers, frames
 
     def __len__(self) -> int:
         return self.model.num_frames[0]
@@ -100,10 +116,43 @@ class InrDecoder:
     def __iter__(self):
         return (self[i] for i in range(len(self)))
 
-    def frames(self, numbers) -> Tensor:
-        device = next(self.model.parameters()).device
-        shown = self.model.render(torch.tensor(list(numbers), device=device))
+    @torch.no_grad()
+    def frames(self, numbers: Sequence[int]) -> Tensor:
+        """Frames by number, [B, H, W, 3]. Raises IndexError for one that is not there."""
+        for number in numbers:
+            if not 0 <= number < len(self):
+                raise IndexError(f"frame {number} was asked for, the video has frames 0 to {len(self) - 1}")
+        asked = torch.tensor(list(numbers))
+        if self.way == "one CUDA graph a call" and len(numbers) not in self._graphs:
+            with torch.cuda.device(self.device):
+                self._capture(len(numbers))
+        if len(numbers) not in self._graphs:
+            return self._shown(asked.to(self.device))
+        graph, static, out = self._graphs[len(numbers)]
+        static.copy_(asked) if len(numbers) > 1 else static.fill_(numbers[0])
+        graph.replay()
+        return out.clone()
+
+    def _shown(self, numbers: Tensor) -> Tensor:
+        shown = self.model.render(numbers)
         return to_uint8(shown) if self.dtype == torch.uint8 else shown
+
+    def _capture(self, count: int) -> None:
+        static = torch.zeros(count, dtype=torch.int64, device=self.device)
+        side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._shown(static)
+        torch.cuda.current_stream().wait_stream(side)
+        try:
+            with torch.cuda.graph(graph):
+                out = self._shown(static)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a network of one's own may wait for the GPU, which a graph cannot hold
+            self.way = f"no CUDA graph ({str(error).partition(chr(10))[0]})"
+        else:
+            self._graphs[count] = graph, static, out
 
 
 def sized(config: InrConfig, size: tuple[int, int], frames: int, budget: int) -> InrModel:
@@ -149,7 +198,8 @@ def fit_inr(
     per_epoch = -(-frames // config.batch)
     total = config.epochs * per_epoch
     rates = torch.tensor([config.rate * _rate(step / total, config.warm_up) for step in range(total)])
-    optimizer = FlatOptimizer([Segment("network", list(network.parameters()), rates)], betas=config.betas, eps=1e-8)
+    segments = [Segment("network", list(network.parameters()), rates)]
+    optimizer = FlatOptimizer(segments, config.optimizer, config.betas, eps=1e-8)
     generator = torch.Generator(device).manual_seed(seed)
     errors = torch.zeros(total, 1, device=device)  # MSE of each step
     weights = None
@@ -157,7 +207,7 @@ def fit_inr(
         if config.loss != "l2" or config.preset == "siren":
             raise StgvError(f"{config.preset} cannot leave pixels out of its loss; NeRV and HNeRV can")
         weights = torch.from_numpy(video.weights(0, frames)).to(device)
-    objective = Objective(network, config, weights).to(device)
+    objective = Objective(network, config.loss, config.precision == "bf16", weights).to(device)
     compiled(objective, device)
     chosen = _draws(config, images, per_epoch, generator.clone_state())[0]
 
@@ -193,17 +243,13 @@ def fit_inr(
     if isinstance(network, HNerv):
         for start in range(0, frames, 4):
             numbers = torch.arange(start, min(start + 4, frames), device=device)
-            network.embed(numbers, _pictures(images, numbers))
+            network.embed(numbers, pictures(images, numbers))
     if progress and done:
         progress(_progress(errors, done, total))
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     seconds = {"training": time.perf_counter() - began}
     return FitResult(model.eval(), None, {"training": errors.cpu()}, seconds)
-
-
-def _pictures(images: Tensor, numbers: Tensor) -> Tensor:
-    return images[numbers].movedim(-1, 1).float() / 255
 
 
 def _draws(config: InrConfig, images: Tensor, per_epoch: int, generator: torch.Generator) -> list[Tensor]:
@@ -215,40 +261,6 @@ def _draws(config: InrConfig, images: Tensor, per_epoch: int, generator: torch.G
     order = torch.randperm(frames, generator=generator, device=device)
     filled = order[torch.arange(per_epoch * config.batch, device=device) % frames]  # the last step has a batch too
     return list(filled.split(config.batch))
-
-
-class Objective(nn.Module):
-    """What a step minimises: (loss, MSE without gradient) of frames or pixels by their numbers."""
-
-    def __init__(self, network: nn.Module, config: InrConfig, weights: Tensor | None = None):  # uint8 [T, H, W]
-        super().__init__()
-        self.network, self.config = network, config
-        self.register_buffer("weights", weights)
-        window = torch.exp(-((torch.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
-        self.register_buffer("window", (window / window.sum()).repeat(3, 1, 1, 1))  # of SSIM, [3, 1, 1, 11]
-
-    def forward(self, images: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        network = self.network
-        with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda and self.config.precision == "bf16"):
-            if isinstance(network, Siren):
-                pixels = images[0, ..., 0].numel()
-                shown = network.colors(network.points(chosen // pixels, chosen % pixels))
-                target = images.view(-1, 3)[chosen].float() / 255
-            else:
-                target = _pictures(images, chosen)
-                shown = network.decode(network.encode(target)) if isinstance(network, HNerv) else network(chosen)
-        shown = shown.float().contiguous()
-        if self.weights is not None:
-            counts = self.weights[chosen][:, None].float() / 255
-            mse = ((shown - target).square() * counts).sum() / (3 * counts.sum().clamp(min=1))
-            return mse, mse.detach()
-        mse = nn.functional.mse_loss(shown, target)
-        if self.config.loss == "l2":
-            return mse, mse.detach()
-        from pytorch_msssim import ssim
-
-        similarity = ssim(shown, target.contiguous(), data_range=1, win=self.window)
-        return 0.7 * nn.functional.l1_loss(shown, target) + 0.3 * (1 - similarity), mse.detach()
 
 
 def _rate(progress: float, warm_up: float) -> float:

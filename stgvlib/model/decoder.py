@@ -44,6 +44,11 @@ class Decoder:
         self._alone: tuple[int, VideoModel | None] = (-1, None)  # the GoP that was decoded last
         self._graphs: dict[int, _Graph] = {}
 
+    @property
+    def way(self) -> str:
+        """How frames are made, for records of decoding speed."""
+        return "one CUDA graph a call" if kernels_for(self.model.gaussians.mu) == "cuda" else "no CUDA graph"
+
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 

@@ -1,6 +1,7 @@
 """Named runs: which configuration on which frames. `fits.run(name)` fits and judges them or loads their record.
 
 bunny/...             every system of the paper and the variants of its ablations, on Bunny
+bunny_720/...         HNeRV-Boost on Bunny's whole frames, at its authors' two sizes
 davis/<sequence>/...  the systems on DAVIS
 uvg/<sequence>/...    the systems on UVG, or on what stands in for it
 .../same_...          one trainer, ours, for every representation
@@ -15,6 +16,7 @@ from typing import Any
 
 from stgvlib.baselines import SYSTEMS, System, as_system
 from stgvlib.baselines.gaussian import D2GV
+from stgvlib.baselines.inr import HNERV_BOOST
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, Profile
 from stgvlib.errors import StgvError
 from stgvlib.repro.controls import (
@@ -126,7 +128,6 @@ HARD_LEVERS = {
     "uniform": _lever("base, but uniform placement", base=HARD, placement="uniform"),
     "stgv": (replace(STGV, gop_size=16, motion_steps=2_000, steps=12_000), "all that the preset takes"),
 }
-BUNNY_ONLY = ("siren", "nerv", "e_nerv")  # HNeRV stands for the implicit networks elsewhere
 
 
 def in_part(dataset: str, key: str, part: str) -> Run:
@@ -200,6 +201,15 @@ RUNS = {  # beside every system on every dataset
     "bunny/middle": Run(
         "bunny", replace(PAPER, keyframe="middle"), "the paper's method, key frame in the middle", crop=None
     ),
+    **{  # of so many Gaussians a GoP the budget holds the network of the authors' 1.51M and 3.08M, to a number
+        f"bunny_720/{name}": Run(
+            "bunny_720",
+            replace(HNERV_BOOST, pixels_per_gaussian=720 * 1280 / n),
+            f"HNeRV-Boost at its authors' size, {size} parameters",
+            crop=None,
+        )
+        for name, n, size in (("hnerv_boost_small", 5_523, "1.51M"), ("hnerv_boost", 20_646, "3.08M"))
+    },
     **{f"levers/{name}": Run("bunny", config, about, crop=None) for name, (config, about) in LEVERS.items()},
     **{f"hard/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in HARD_LEVERS.items()},
     **{f"choices/{name}": Run("bunny", config, about, 44, crop=None) for name, (config, about) in CHOICES.items()},
@@ -230,10 +240,8 @@ def named(name: str) -> Run:
 
 
 def system_runs() -> list[str]:
-    """Names of the registered systems' runs: all of them on Bunny, on the other datasets without BUNNY_ONLY."""
-    return [
-        f"{dataset}/{key}" for dataset in DATASETS for key in SYSTEMS if dataset == "bunny" or key not in BUNNY_ONLY
-    ]
+    """Names of the registered systems' runs: each on every dataset but bunny_720, which is HNeRV-Boost's own."""
+    return [f"{dataset}/{key}" for dataset in DATASETS if dataset != "bunny_720" for key in SYSTEMS]
 
 
 def names() -> list[str]:

@@ -45,7 +45,8 @@ def experiments(profile_name: str) -> list[str]:
     """Names of all that a profile's notebooks ask for, as paths below results/<profile>/runs."""
     groups = {"davis": DAVIS_VIDEOS, "uvg": UVG_VIDEOS}
     videos = {f"{group}/{video}" for group, every in groups.items() for video in some(every, profile_name)}
-    names = [name for name in [*system_runs(), *RUNS] if name.rpartition("/")[0] in {"bunny", "bunny_gop", *videos}]
+    videos |= {"bunny", "bunny_720", "bunny_gop"}
+    names = [name for name in [*system_runs(), *RUNS] if name.rpartition("/")[0] in videos]
     names = [name for name in names if "/same_" not in name]
     names += [f"{d}/same_{f}" for d in some(SAME_GOPS, profile_name) for f in some(SAME_FIELDS, profile_name)]
     names += some(timed_runs(), profile_name)

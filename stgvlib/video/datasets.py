@@ -1,6 +1,7 @@
 """The paper's datasets: where they may lie, how their frames are prepared, and how to fetch them.
 
 bunny          ships with the repository: 132 frames, rows 40..679 of 720, giving 640 x 1280 (paper, Sec. III)
+bunny_720      its whole frames, 720 x 1280, as HNeRV-Boost's authors take them
 davis/<seq>    six sequences, resized to 720p where the files are larger; smaller files are taken as they are
 uvg/<seq>      seven sequences, 1080p yuv420p, every 4th frame, resized to 720p; where those files are missing, a
                stand-in: a folder of PNGs, or part of a frame (data/README.md)
@@ -142,6 +143,7 @@ DATASETS = {
     d.name: d
     for d in (
         Dataset("bunny", ("bunny/bigbuckbunny.mp4",), 132, 20_000, crop=(40, 680)),
+        Dataset("bunny_720", ("bunny/bigbuckbunny.mp4",), 132, 20_000),
         _davis("dance-twirl", 90),
         _davis("camel", 90),
         _davis("bmx-trees", 80),
