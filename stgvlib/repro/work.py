@@ -23,7 +23,7 @@ from stgvlib.repro.registry import RUNS, system_runs
 from stgvlib.video.datasets import DATASETS
 
 SEEDS = {"bunny/paper": (1, 2), "bunny/stgv": (1, 2)}  # beside seed 0
-COMPRESSED = ("blackswan", "bmx-trees")  # sequences of DAVIS that have curves
+COMPRESSED = ("blackswan", "boat", "bmx-trees")  # sequences of DAVIS that have curves
 PATIENCE = "10s"  # how long a scheduler may take to answer
 FAMILIES = ("levers", "hard")  # of runs, one table each
 
