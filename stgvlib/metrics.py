@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 MS_SSIM_LEAST = 161  # px of the shorter side: five scales with an 11 px window
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales
@@ -43,7 +42,9 @@ def yuv_420(image: Tensor) -> tuple[Tensor, Tensor]:
     red, green, blue = image.clamp(0, 1).double().unbind(-1)
     luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     chroma = torch.stack([(blue - luma) / 1.8556, (red - luma) / 1.5748])
-    return (16 + 219 * luma) / 255, (128 + 224 * avg_pool2d(chroma[None], 2, ceil_mode=True)[0]) / 255
+    return (16 + 219 * luma) / 255, (
+        128 + 224 * torch.nn.functional.avg_pool2d(chroma[None], 2, ceil_mode=True)[0]
+    ) / 255
 
 
 def psnr_yuv(image: Tensor, target: Tensor) -> float:
@@ -118,7 +119,7 @@ def _ms_ssim_cpu(image: Tensor, target: Tensor) -> float:
             found *= (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
         product = product * found.mean((0, 1), dtype=np.float64).clip(0) ** weight
         padding = [side % 2 for side in image.shape[2:]]
-        image, target = (avg_pool2d(v, 2, padding=padding) for v in (image, target))
+        image, target = (torch.nn.functional.avg_pool2d(v, 2, padding=padding) for v in (image, target))
     return float(product.mean())
 
 
