@@ -33,24 +33,26 @@ def psnr(image: Tensor, target: Tensor) -> float:
     return (-10 * torch.log10(error)).item()
 
 
-def yuv_420(image: Tensor) -> tuple[Tensor, Tensor]:
-    """The planes Y [H, W] and CbCr [2, ceil(H / 2), ceil(W / 2)] of a frame [H, W, 3] in [0, 1], clamped first.
+def yuv_420(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """How the planes Y [H, W] and CbCr [2, ceil(H / 2), ceil(W / 2)] of two RGB frames differ that differ by
+    [H, W, 3]: planes are linear in RGB.
 
-    BT.709, limited range, in units of 255: Y from 16 / 255 to 235 / 255, Cb and Cr around 128 / 255. Chroma is the mean
-    of 2x2 pixels (at an odd border, of those there are). Nothing is rounded.
+    BT.709, limited range: white and black differ by 219 / 255 in Y. Chroma is the mean of 2x2 pixels (at an odd border,
+    of those there are). Nothing is rounded.
     """
-    red, green, blue = image.clamp(0, 1).double().unbind(-1)
-    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    chroma = torch.stack([(blue - luma) / 1.8556, (red - luma) / 1.5748])
-    return (16 + 219 * luma) / 255, (
-        128 + 224 * torch.nn.functional.avg_pool2d(chroma[None], 2, ceil_mode=True)[0]
-    ) / 255
+    red, green, blue = 0.2126, 0.7152, 0.0722
+    luma = difference.new_tensor([red, green, blue]) * (219 / 255)
+    to_blue = [-red, -green, 1 - blue], 2 * (1 - blue)
+    to_red = [1 - red, -green, -blue], 2 * (1 - red)
+    chroma = torch.stack([difference.new_tensor(row) * (224 / 255) / scale for row, scale in (to_blue, to_red)])
+    small = torch.nn.functional.avg_pool2d(difference.permute(2, 0, 1)[None], 2, ceil_mode=True)[0]
+    return difference @ luma, torch.einsum("pc,chw->phw", chroma, small)
 
 
 def psnr_yuv(image: Tensor, target: Tensor) -> float:
     """PSNR of one frame in YUV, in dB, as video codecs are compared: (6 PSNR(Y) + PSNR(Cb) + PSNR(Cr)) / 8 of 4:2:0.
 
-    Both are [H, W, 3] RGB in [0, 1] and become planes in the same way (`yuv_420`), so a codec that stores 4:2:0 and a
+    Both are [H, W, 3] RGB in [0, 1] and become planes alike (`yuv_420`), so a codec that stores 4:2:0 and a
     model that renders RGB are measured alike. The peak is 255, and limited range has 219 steps of luma: for the same
     picture it is 1 to 3 dB above the PSNR in RGB. Identical planes have 120 dB. Raises ValueError for other shapes.
 
@@ -62,9 +64,9 @@ def psnr_yuv(image: Tensor, target: Tensor) -> float:
         45.99
     """
     _same(image, target)
-    (luma, chroma), (luma_target, chroma_target) = yuv_420(image), yuv_420(target)
-    errors = [(luma - luma_target).square().mean(), *(chroma - chroma_target).square().mean((1, 2))]
-    return (decibels(torch.stack(errors)) @ torch.tensor([6.0, 1, 1]).to(errors[0]) / 8).item()
+    luma, chroma = yuv_420(image.detach().float().clamp(0, 1) - target.float())
+    errors = torch.stack([luma.square().mean(), *chroma.square().mean((1, 2))]).double()
+    return (decibels(errors) @ errors.new_tensor([6, 1, 1]) / 8).item()
 
 
 def decibels(mse: Tensor) -> Tensor:

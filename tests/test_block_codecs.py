@@ -1,6 +1,7 @@
 """Block codecs: curves of real files, groups that are decoded by themselves, encoders that are not installed."""
 
 import os
+import re
 import sys
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -74,11 +75,14 @@ def test_closed_groups_are_decoded_by_themselves(clip, tmp_path, name):
     assert len(tail) == 24 and all(np.array_equal(a, b) for a, b in zip(tail, whole[16:]))
 
 
-def test_tuning_for_psnr_gains_psnr(results):
-    """At the same rate level the codecs' own measure moves: x264's default tuning is for viewers."""
-    usual, tuned = (curves.block_codec(name, "bunny", "smoke", show_progress=False) for name in ("x264", "x264_psnr"))
-    gains = [b["psnr"] - a["psnr"] for a, b in zip(usual["points"], tuned["points"])]
-    assert sum(gains) > 0 and usual["hash"] != tuned["hash"]
+@pytest.mark.parametrize("codec, psychovisual", [("x264", rb"psy=(\d)"), ("x265", rb"psy-rd=([\d.]+)")])
+def test_tuning_reaches_the_encoder(clip, tmp_path, codec, psychovisual):
+    """Both write their settings into the stream."""
+    strengths = []
+    for name in (codec, f"{codec}_psnr", f"{codec}_closed"):
+        block_codecs.encode(clip, BLOCK_CODECS[name], 24, tmp_path / f"{name}.mp4")
+        strengths.append(float(re.search(psychovisual, (tmp_path / f"{name}.mp4").read_bytes())[1]))
+    assert strengths[0] > 0 == strengths[1] == strengths[2]
 
 
 def test_settings_that_came_later_leave_hashes_alone():

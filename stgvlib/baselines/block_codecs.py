@@ -20,7 +20,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,19 +67,20 @@ class BlockCodec:
         return {k: v for k, v in asdict(self).items() if k in FIRST_SETTINGS or v != usual[k]}
 
 
-AV1 = BlockCodec("libsvtav1", preset="6", levels=(20, 28, 36, 44, 52, 60))  # presets: 0 (slowest) to 13
+TUNED = BlockCodec("libx265", levels=(18, 24, 30, 36), tune="psnr")
+AV1 = BlockCodec("libsvtav1", preset="6", levels=(20, 32, 44, 56))  # its tune is PSNR; presets: 0 (slowest) to 13
 BLOCK_CODECS = {
     "x264": BlockCodec("libx264"),
     "x265": BlockCodec("libx265"),
-    "av1": AV1,  # its own tune is 1, PSNR
-    "x264_psnr": BlockCodec("libx264", tune="psnr"),
-    "x265_psnr": BlockCodec("libx265", tune="psnr"),
-    "x265_slower": BlockCodec("libx265", "slower", levels=(18, 24, 30, 36), tune="psnr"),
-    "av1_slower": BlockCodec("libsvtav1", "3", levels=AV1.levels),
+    "av1": replace(AV1, levels=(20, 28, 36, 44, 52, 60)),
+    "x264_psnr": replace(TUNED, codec="libx264"),
+    "x265_psnr": TUNED,
+    "x265_slower": replace(TUNED, preset="slower"),
+    "av1_slower": replace(AV1, preset="3"),
     "vvc": BlockCodec("libvvenc", "fast", levels=(20, 25, 30, 35)),
-    "x264_closed": BlockCodec("libx264", tune="psnr", group=16),
-    "x265_closed": BlockCodec("libx265", tune="psnr", group=16),
-    "av1_closed": BlockCodec("libsvtav1", "6", levels=AV1.levels, group=16),
+    "x264_closed": replace(TUNED, codec="libx264", group=16),
+    "x265_closed": replace(TUNED, group=16),
+    "av1_closed": replace(AV1, group=16),
 }
 CLOSED = tuple(name for name, setting in BLOCK_CODECS.items() if setting.group)
 USUAL = ("x264", "x265")  # with psychovisual tuning
