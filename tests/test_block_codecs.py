@@ -119,6 +119,7 @@ def test_the_source_of_bunny_has_a_rate():
     record = Record("bunny/rate_stgv", find("bunny"), {"dataset": {"size": [640, 1280]}})
     assert curves.source_bpp("bunny", record) == pytest.approx(0.0589, abs=5e-5)
     assert curves.source_bpp("bunny", Record("bunny/rate_stgv", find("bunny"), None, "not run")) is None
-    assert curves.source_bpp("davis/boat", record) is None
+    smaller = Record("bunny/rate_stgv", find("bunny"), {"dataset": {"size": [192, 384]}})
+    assert curves.source_bpp("bunny", smaller) is None
     with pytest.raises(StgvError, match="is no video file"):
         block_codecs.source_rate(find("bunny").parent)

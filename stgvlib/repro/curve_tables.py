@@ -121,16 +121,16 @@ def published_table(record: Record, dataset: str, profile: str) -> pd.DataFrame:
     rows = []
     for curve in (c for c in PUBLISHED if c.dataset == dataset):
         for rate, psnr in curve.points:
-            row = {"system": curve.label, "bits a pixel": f"{rate:.4f}", "paper PSNR": psnr}
+            row = {"system": curve.label, "bits a pixel": f"{rate:.4f}", "published PSNR": psnr, "outdated": ""}
             if ours:
                 inside = rates[0] <= np.log(rate) <= rates[-1]
                 row["ours PSNR"] = float(np.interp(np.log(rate), rates, qualities)) if inside else None
                 row["difference"] = row["ours PSNR"] - psnr if inside else None
-                row["outdated"] = "all" if record.outdated else ""
+                row["outdated"] = "ours PSNR, difference" if record.outdated else ""
             row["note"] = f"read off: {curve.source}; theirs are {'x'.join(map(str, curve.size))}"
             rows.append(row | ({} if record else {"note": f"{row['note']}; ours: {record.reason}"}))
-    rows += [{"system": figure, "note": reason} for figure, reason in NOT_READ.items()]
-    numbers = ["paper PSNR", "ours PSNR", "difference"]
+    rows += [{"system": figure, "note": reason, "outdated": ""} for figure, reason in NOT_READ.items()]
+    numbers = ["published PSNR", "ours PSNR", "difference"]
     frame = pd.DataFrame(rows, columns=["system", "bits a pixel", *numbers, "note", "outdated"])
     frame[numbers] = frame[numbers].astype(float)
     return save_table(frame, f"published_{dataset}", profile)

@@ -33,7 +33,7 @@ from stgvlib.model.video_model import VideoModel
 from stgvlib.repro.fits import digest_of, fitted, frames_of, some, sources_of
 from stgvlib.repro.records import HOLDS_DATA, How, Job, NotRun, Record, load_record, recorded, save_record
 from stgvlib.repro.registry import Run, named
-from stgvlib.video.datasets import find
+from stgvlib.video.datasets import find, load_dataset
 from stgvlib.video.video import Video
 
 VERSION = 2  # raised when a change of the code changes what a curve's figures mean
@@ -249,9 +249,10 @@ def _judged(file: Path, read: Callable, spec: Run, video: Video, device: torch.d
 
 def source_bpp(dataset: str, record: Record) -> float | None:
     """Bits a pixel of the file that a dataset's frames come from: bytes a frame of its stream over the pixels that the
-    record's frames have. None without a record, and where frames are pictures or lie elsewhere."""
+    record's frames have. None without a record, where its frames were made smaller, where they are pictures or lie
+    elsewhere."""
     path = find(dataset)
-    if not record or path is None or path.is_dir():
+    if not record or path is None or path.is_dir() or list(load_dataset(dataset).size) != record["dataset"]["size"]:
         return None
     return 8 * block_codecs.source_rate(path)[1] / math.prod(record["dataset"]["size"])
 
