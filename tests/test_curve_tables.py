@@ -1,5 +1,6 @@
 """Tables and figures of curves that are made up, so that every number is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,14 @@ def test_every_measure_has_its_bd_rate(results):
             assert table.loc["old", "against anchor, %"] == -50
         name = {"psnr": "bd_rate", "psnr_yuv": "bd_rate_yuv", "ms_ssim": "bd_rate_ms_ssim"}[measure]
         assert documents.FUNCTIONS[name](made["anchor"]["points"], made["twice"]["points"]) == pytest.approx(100)
+
+
+def test_bd_rates_of_old_records_have_a_dagger(results):
+    """Their columns' names have commas themselves."""
+    made = {"anchor": curve(), "old": replace(curve(2.0), outdated=True)}
+    curve_tables.bd_table(made, ["anchor"], "smoke")
+    assert "| old | 100.0 \u2020 |" in (results / "tables/bd_rates.md").read_text()
+    assert "| anchor | 0.0 |" in (results / "tables/bd_rates.md").read_text()
 
 
 def test_ms_ssim_is_compared_in_decibels():

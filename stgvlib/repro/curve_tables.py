@@ -95,7 +95,7 @@ def _bd_rate(anchor: Record, record: Record, measure: str) -> tuple[float | None
 def codec_table(videos: dict[str, dict[str, Record]], ours: str, profile: str) -> pd.DataFrame:
     """BD-rate of our curve against every block codec on every video, in each of MEASURES: positive where ours needs
     more bits. Where both have short groups that are decoded by themselves, random access is alike."""
-    rows = []
+    rows, numbers = [], [f"in {title}, %" for title in MEASURES]
     for video, curves in videos.items():
         record = curves[ours]
         fitted = run(record["run"][0], profile, "cpu", make=False) if record else record
@@ -106,10 +106,10 @@ def codec_table(videos: dict[str, dict[str, Record]], ours: str, profile: str) -
             found = {title: _bd_rate(anchor, record, measure) for title, measure in MEASURES.items()}
             row |= {"our groups, frames": length} | {f"in {title}, %": value for title, (value, _) in found.items()}
             row["note"] = "; ".join(dict.fromkeys(reason for _, reason in found.values() if reason))
-            rows.append(row | {"outdated": "all" if record.outdated or anchor.outdated else ""})
+            old = record.outdated or anchor.outdated
+            rows.append(row | {"outdated": ", ".join(c for c in numbers if old and row[c] is not None)})
     frame = pd.DataFrame(rows)
-    numbers = [f"in {title}, %" for title in MEASURES]
-    frame[numbers] = frame[numbers].astype(float)
+    frame[numbers] = frame[numbers].astype(float).round(1)
     return save_table(frame, "bd_rates_codecs", profile, 1)
 
 
