@@ -42,6 +42,49 @@ def test_ms_ssim(frames):
     assert evaluate([target[:100]], [frames[0][:100]])["ms_ssim"] is None
 
 
+def test_ms_ssim_on_a_cpu_is_pytorch_msssims(frames):
+    """OpenCV's filter in place of torch's, at odd sizes too."""
+    from pytorch_msssim import ms_ssim as reference
+
+    noise = torch.randn(frames[0].shape, generator=torch.Generator().manual_seed(0))
+    for strength, crop in ((0.05, (192, 384)), (0.2, (171, 203)), (1.0, (161, 162))):
+        target = torch.from_numpy(frames[0]).float()[: crop[0], : crop[1]] / 255
+        image = (target + strength * noise[: crop[0], : crop[1]]).clamp(0, 1)
+        expected = reference(*(v.permute(2, 0, 1)[None] for v in (image, target)), data_range=1).item()
+        assert ms_ssim(image, target) == pytest.approx(expected, abs=5e-6) and expected < 0.99
+
+
+def test_yuv_planes_are_ffmpegs(frames):
+    """BT.709, limited range, against FFmpeg's conversion to 4:4:4 in 8 bits; chroma is then the mean of 2x2."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[0]), format="rgb24")
+    told = {"dst_colorspace": Colorspace.ITU709, "src_color_range": ColorRange.JPEG, "dst_color_range": ColorRange.MPEG}
+    expected = frame.reformat(format="yuv444p", **told).to_ndarray().astype(float)
+    luma, chroma = metrics.yuv_420(torch.from_numpy(frames[0]) / 255)  # against black: 16, 128, 128
+    assert np.abs(16 + 255 * luma.numpy() - expected[0]).max() < 1.1
+    halves = expected[1:].reshape(2, 96, 2, 192, 2).mean((2, 4))
+    assert np.abs(128 + 255 * chroma.numpy() - halves).max() < 1.1
+
+
+def test_psnr_yuv_weighs_planes_six_one_one(frames):
+    """By hand, at an odd size: extreme colours have the standard's values, and each plane its weight."""
+    colours = torch.tensor([[[0.0, 0, 0], [1, 1, 1], [1, 0, 0]]]).expand(3, 3, 3)
+    luma, chroma = metrics.yuv_420(colours)
+    assert (255 * luma[0]).tolist() == pytest.approx([0, 219, 219 * 0.2126])
+    assert (255 * chroma[1, 0]).tolist() == pytest.approx([0, 112], abs=1e-4)  # of red alone 112, of black and white 0
+    target = torch.from_numpy(frames[0]).float()[:101, :77] / 255
+    image = target + 0.02 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    planes = [[p[0], *p[1]] for p in (metrics.yuv_420(v.clamp(0, 1)) for v in (image, target))]
+    values = [peak_signal_noise_ratio(b.numpy(), a.numpy(), data_range=1) for a, b in zip(*planes)]
+    expected = (6 * values[0] + values[1] + values[2]) / 8
+    assert metrics.psnr_yuv(image, target) == pytest.approx(expected, abs=1e-4)
+    assert abs(values[0] - values[1]) > 1 and evaluate([image], [(255 * target).byte()])["psnr_yuv"] > 30
+    assert metrics.psnr_yuv(target, target) == pytest.approx(120)
+    assert evaluate([image], [(255 * target).byte()], similarity=False)["psnr_yuv"] is None
+
+
 def test_eight_bits_round_and_clamp():
     assert to_uint8(torch.tensor([-1.0, 0.4999 / 255, 0.5001 / 255, 1.0, 7.0])).tolist() == [0, 0, 1, 255, 255]
 

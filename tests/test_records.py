@@ -7,7 +7,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -238,19 +237,6 @@ def test_seeds_have_a_mean_and_a_spread(results, monkeypatch):
     assert table["spread"] == round(abs(values[0] - values[1]), 3) > 0
 
 
-def test_block_codecs_make_a_curve(results, monkeypatch):
-    setting = replace(curves.BLOCK_CODECS["x264"], levels=(20, 40))
-    monkeypatch.setitem(curves.BLOCK_CODECS, "x264", setting)
-    record = curves.block_codec("x264", "bunny", "smoke", show_progress=False)
-    fine, coarse = record["points"]
-    assert fine["bytes"] > coarse["bytes"] > 500 and fine["psnr"] > coarse["psnr"] + 2 > 20
-    assert fine["bpp"] == 8 * fine["bytes"] / (64 * 128 * 3)
-    monkeypatch.setattr(curves.block_codecs, "encode", lambda *_: pytest.fail("encoded again"))
-    assert curves.block_codec("x264", "bunny", "smoke").data == record.data
-    with pytest.raises(StgvError, match="codec must be one of x264, x265, av1, got 'mpeg2'"):
-        curves.block_codec("mpeg2", "bunny", "smoke")
-
-
 def test_models_become_files_of_several_rates(results, monkeypatch):
     """A Gaussian model fine-tuned, the same rounded, and a network; the model is fitted once and kept."""
     for name, levels, tuning in (
@@ -320,17 +306,3 @@ def test_a_model_that_is_gone_is_fitted_again(results):
     path.unlink()
     again, _ = fits.fitted("bunny/2dgs", "smoke", "cpu", show_progress=False)
     assert path.exists() and all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
-
-
-def test_odd_frames_come_back_at_their_size(tmp_path):
-    from stgvlib.baselines import block_codecs
-    from stgvlib.video.video import open_video
-    from stgvlib.video.write import write_video
-
-    y, x = np.mgrid[:51, :67]
-    frames = [np.stack([x * 2 + t, y * 3, x + y], -1).astype(np.uint8) for t in range(4)]
-    write_video(tmp_path / "clip", frames)
-    for codec, setting in block_codecs.BLOCK_CODECS.items():
-        block_codecs.encode(open_video(tmp_path / "clip"), setting, setting.levels[0], tmp_path / f"{codec}.mp4")
-        found = list(block_codecs.decode(tmp_path / f"{codec}.mp4", (51, 67)))
-        assert len(found) == 4 and all(np.abs(a.astype(int) - b).mean() < 4 for a, b in zip(found, frames)), codec

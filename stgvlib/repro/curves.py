@@ -30,9 +30,10 @@ from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
 from stgvlib.model.video_model import VideoModel
-from stgvlib.repro.fits import JUDGED_BY, digest_of, fitted, frames_of, some, sources_of
+from stgvlib.repro.fits import digest_of, fitted, frames_of, some, sources_of
 from stgvlib.repro.records import HOLDS_DATA, How, Job, NotRun, Record, load_record, recorded, save_record
 from stgvlib.repro.registry import Run, named
+from stgvlib.video.datasets import find, load_dataset
 from stgvlib.video.video import Video
 
 VERSION = 2  # raised when a change of the code changes what a curve's figures mean
@@ -235,7 +236,7 @@ def _judged(file: Path, read: Callable, spec: Run, video: Video, device: torch.d
             seconds.append(time.perf_counter() - began)
     quality = evaluate(spec.system.decoder(model, torch.float32), video)
     point = {"bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
-    point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
+    point |= {name: quality[name] for name in ("psnr", "psnr_yuv", "ms_ssim")}
     point |= {"entropy_decoding_seconds": round(parsed[-2], 4)}
     if seconds:
         frames = video.num_frames
@@ -246,6 +247,16 @@ def _judged(file: Path, read: Callable, spec: Run, video: Video, device: torch.d
     return point | ({"sections": sections} if sections else {})
 
 
+def source_bpp(dataset: str, record: Record) -> float | None:
+    """Bits a pixel of the file that a dataset's frames come from: bytes a frame of its stream over the pixels that the
+    record's frames have. None without a record, where its frames were made smaller, where they are pictures or lie
+    elsewhere."""
+    path = find(dataset)
+    if not record or path is None or path.is_dir() or list(load_dataset(dataset).size) != record["dataset"]["size"]:
+        return None
+    return 8 * block_codecs.source_rate(path)[1] / math.prod(record["dataset"]["size"])
+
+
 def block_codec(
     codec: str,
     dataset: str,
@@ -254,9 +265,9 @@ def block_codec(
     show_progress: bool = True,
     make: bool = True,
 ) -> Record:
-    """The rate-distortion curve of a block codec ("x264", "x265", "av1") on a dataset: `points` from high rate to low.
+    """The rate-distortion curve of one of BLOCK_CODECS on a dataset: `points` from high rate to low.
 
-    Runs on a CPU at every profile. Raises StgvError for an unknown codec.
+    Runs on a CPU at every profile. Raises StgvError for an unknown codec; one that is not installed is the reason.
     """
     if codec not in BLOCK_CODECS:
         raise StgvError(f"codec must be one of {', '.join(BLOCK_CODECS)}, got {codec!r}")
@@ -264,22 +275,15 @@ def block_codec(
     setting, name = BLOCK_CODECS[codec], f"{dataset}/anchor_{codec}"
 
     def key(data: dict) -> tuple[dict, dict]:
-        return {"config": asdict(setting), "dataset": data, "record_version": VERSION}, asdict(setting)
+        return {"config": asdict(setting), "dataset": data, "record_version": VERSION}, setting.settings()
 
     def make_record(job: Job) -> dict:
-        points, video = [], job.video
-        for crf in tqdm(setting.levels, desc=name, unit="rate", file=sys.stderr, disable=not show_progress):
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "video.mp4"
-                seconds, size = block_codecs.encode(video, setting, crf, file), file.stat().st_size
-                began = time.perf_counter()
-                frames = [torch.from_numpy(frame).float() / 255 for frame in block_codecs.decode(file, video.size)]
-                decoded = time.perf_counter() - began
-            quality = evaluate(frames, video)
-            point = {"level": crf, "bytes": size, "bpp": 8 * size / (math.prod(video.size) * video.num_frames)}
-            point |= {name: quality[name] for name in ("psnr", "ms_ssim")}
-            points.append(point | {"encode_seconds": round(seconds, 2), "decode_fps": round(len(frames) / decoded, 1)})
-        return {"points": points}
+        levels = tqdm(setting.levels, desc=name, unit="rate", file=sys.stderr, disable=not show_progress)
+        try:
+            points = [block_codecs.point(job.video, setting, level) for level in levels]
+        except StgvError as error:
+            raise NotRun(f"not run: {error}") from error
+        return block_codecs.made_by(setting) | {"points": points}
 
     return recorded(
         name,
@@ -288,6 +292,6 @@ def block_codec(
         VERSION,
         frames=lambda found: frames_of(Run(dataset, None, ""), how.profile, found),
         holds=HOLDS,
-        sources=("stgvlib.baselines.block_codecs", *JUDGED_BY),
+        sources=("stgvlib.baselines.block_codecs",),
         how=how,
     )

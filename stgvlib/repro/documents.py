@@ -13,7 +13,7 @@ Or `<!--table file=levers-->` for results/paper/tables/levers.md, `<!--table ste
 A reference is a record below results/paper/runs and a path into it, or a cell of a table, with _ for spaces:
 bunny/rate_stgv:points.2.bytes, bd_rates.csv:ROW:COLUMN. `*` stands for every record that fits, or every item of a list:
 davis/*/stgv:psnr, bunny/rate_stgv:points.*.psnr. Around references stand + - * / ( ), item by item where there are
-several, and mean, min, max, abs, round, bd_rate(ANCHOR:points, CURVE:points) in percent and bd_rate_ms_ssim.
+several, and mean, min, max, abs, round, bd_rate(ANCHOR:points, CURVE:points) in percent, bd_rate_yuv, bd_rate_ms_ssim.
 benchmark("decode to uint8", "16 a call") is a value of benchmarks/results.csv: its name, and what else its row has. In
 a table a value without a record is empty.
 """
@@ -27,7 +27,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from math import log10
 from pathlib import Path
 from statistics import mean
 
@@ -36,6 +35,7 @@ import numpy as np
 from stgvlib.errors import StgvError
 from stgvlib.files import repository
 from stgvlib.metrics import bd_rate
+from stgvlib.repro.curve_tables import rated
 from stgvlib.repro.records import escaped, load_record
 
 DOCUMENTS = ("README.md", "data/README.md", "docs/*.md")
@@ -57,10 +57,10 @@ def benchmark(name: str, *others: str) -> float:
 
 FUNCTIONS: dict[str, Callable] = {
     **{"benchmark": benchmark, "mean": mean, "min": min, "max": max, "abs": abs, "round": round},
-    "bd_rate": lambda *curves: bd_rate(*([(p["bpp"], p["psnr"]) for p in curve] for curve in curves)),
-    "bd_rate_ms_ssim": lambda *curves: bd_rate(
-        *([(p["bpp"], -10 * log10(1 - p["ms_ssim"])) for p in curve] for curve in curves)
-    ),
+    **{
+        f"bd_rate{suffix}": lambda *curves, measure=measure: bd_rate(*(rated(curve, measure) for curve in curves))
+        for suffix, measure in {"": "psnr", "_yuv": "psnr_yuv", "_ms_ssim": "ms_ssim"}.items()
+    },
 }
 
 

@@ -1,6 +1,7 @@
 """Figures from run records, below results/<profile>/figures: pictures as .jpg, the rest as .png. What has no record or
 picture is left out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,13 +11,14 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from stgvlib.baselines.block_codecs import BLOCK_CODECS
+from stgvlib.baselines.block_codecs import BLOCK_CODECS, USUAL
+from stgvlib.repro.published import PUBLISHED
 from stgvlib.repro.records import Record, results
 from stgvlib.repro.tasks import LABELS
 
 STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 STYLE |= {"axes.axisbelow": True}
-CODEC_LINES = dict(zip(BLOCK_CODECS, ("s:", "^-.", "*--")))
+CODEC_MARKERS = {"libx264": "s", "libx265": "^", "libsvtav1": "*", "libvvenc": "P"}
 ERROR_RANGE = 32  # of 255, white in an error map
 
 
@@ -218,8 +220,16 @@ def history_figure(records: dict[str, Record], profile: str, name: str, stages: 
         return _save_figure(figure, name, profile)
 
 
-def figure_5(curves: dict[str, Record], profile: str, name: str = "figure_5") -> Path:
-    """Fig. 5: PSNR and MS-SSIM over the rate of every curve; block codecs black."""
+def figure_5(
+    curves: dict[str, Record],
+    profile: str,
+    name: str = "figure_5",
+    source: float | None = None,
+    dataset: str = "",
+) -> Path:
+    """Fig. 5: PSNR and MS-SSIM over the rate of every curve. Block codecs are black, hollow at slow presets and dashed
+    in closed groups. `source`: bits a pixel of the file that the frames come from, a vertical line. Points that others
+    have published on `dataset` are hollow diamonds."""
     found = {title: record["points"] for title, record in curves.items() if record}
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
@@ -228,17 +238,31 @@ def figure_5(curves: dict[str, Record], profile: str, name: str = "figure_5") ->
             for title, points in found.items():
                 pairs = [(p["bpp"], p[key]) for p in points if p[key] is not None]
                 if pairs:
-                    style, color = CODEC_LINES.get(title), "black"
-                    if style is None:  # ten colours, then again with another marker
-                        place = next(others)
-                        style, color = f"{'oD'[place // 10]}-", f"C{place % 10}"
-                    axis.plot(*zip(*pairs), style, color=color, label=title, linewidth=2, markersize=5)
+                    axis.plot(*zip(*pairs), **_line(title, others), label=title, linewidth=2, markersize=5)
+            if source:
+                axis.axvline(
+                    source, color="0.5", linestyle=":", label=f"the video's own file, {source:.3f} bits a pixel"
+                )
+            for curve in PUBLISHED if key == "psnr" else ():
+                if curve.dataset == dataset:
+                    text = f"{curve.label}, published, {'x'.join(map(str, curve.size))}"
+                    axis.plot(*zip(*curve.points), "D", color="C3", fillstyle="none", markersize=7, label=text)
             axis.set(xscale="log", xlabel="bits a pixel (file size)", ylabel=label)
             _log_ticks(axis)
-        if found:
+        if axes[0].lines:
             lines = axes[0].get_legend_handles_labels()
             axes[1].legend(*lines, frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
         return _save_figure(figure, name, profile)
+
+
+def _line(title: str, others: Iterator[int]) -> dict:
+    """How a curve is drawn: a block codec by its settings, others in turn in ten colours, then with another marker."""
+    if (setting := BLOCK_CODECS.get(title)) is None:
+        place = next(others)
+        return {"marker": "oD"[place // 10], "linestyle": "-", "color": f"C{place % 10}"}
+    line = {"marker": CODEC_MARKERS[setting.codec], "color": "0.6" if title in USUAL else "black"}
+    slow = title.endswith("_slower")
+    return line | {"linestyle": "--" if setting.group else "-", "fillstyle": "none" if slow else "full"}
 
 
 def motion_figure(record: Record, profile: str, name: str = "deformation_fields") -> Path:

@@ -272,7 +272,7 @@ def markdown(frame: pd.DataFrame) -> str:
     frame = frame.drop(columns="outdated", errors="ignore")
     lines = [[escaped(str(c)) for c in frame.columns], ["---"] * len(frame.columns)]
     for (_, row), which in zip(frame.astype(object).iterrows(), old):
-        marked = _measured(frame) if which == "all" else which.split(", ")
+        marked = _measured(frame) if which == "all" else [c for c in frame if f", {c}, " in f", {which}, "]
         cells = {c: "" if pd.isna(v) else escaped(str(v)) for c, v in row.items()}
         lines.append([f"{cell} {DAGGER}" if cell and c in marked else cell for c, cell in cells.items()])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -27,7 +27,7 @@ from stgvlib.video.datasets import DATASETS
 SEEDS = {f"{dataset}/{key}": (1, 2) for dataset in SAME_GOPS for key in ("paper", "stgv", "fast", "d2gv", "hnerv")} | {
     f"{dataset}/same_{field}": (1,) for dataset in SAME_GOPS for field in SAME_FIELDS
 }
-COMPRESSED = ("blackswan", "bmx-trees")  # sequences of DAVIS that have curves
+COMPRESSED = ("blackswan", "boat", "bmx-trees")  # sequences of DAVIS that have curves
 PATIENCE = "10s"  # how long a scheduler may take to answer
 FAMILIES = ("levers", "hard", "choices")  # of runs, one table each
 
