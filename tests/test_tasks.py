@@ -1,5 +1,6 @@
 """Masks, noise, filters; a model rendered larger; what lies between frames."""
 
+import sys
 from dataclasses import replace
 
 import cv2
@@ -69,16 +70,53 @@ def test_noise_has_its_level_and_repeats_itself():
 
 
 def test_filters_remove_noise(frames):
+    """At the size that a clean frame tells, and at the one that is chosen without it."""
     noisy = classical.add_noise(frames, "white")
     before = classical.psnr_of(noisy, frames)
-    for method in ("gaussian", "uniform", "median", "nlm", "wavelet"):
-        assert classical.psnr_of(classical.denoise(noisy, method, frames)[0], frames) > before + 1, method
-    least, most = (classical.denoise(noisy, method, frames)[0] for method in ("minimum", "maximum"))
+    for method in ("gaussian", "uniform", "median", "nlm", "nlm_5", "wavelet"):
+        sizes = classical.best_size(noisy, method, frames), classical.blind_size(noisy, method)
+        best, blind = (classical.psnr_of(classical.denoise(noisy, method, size), frames) for size in sizes)
+        assert before + 1 < blind <= best + 0.05, method  # the first frame chooses for all
+    least, most = (classical.denoise(noisy, method, 3) for method in ("minimum", "maximum"))
     assert (least <= noisy).all() and (most >= noisy).all()
     pepper = classical.add_noise(frames, "salt_pepper")
-    assert classical.denoise(pepper, "median", frames)[1] == 3
-    with pytest.raises(StgvError, match="filter must be one of gaussian, .*wavelet, got 'fft'"):
-        classical.denoise(noisy, "fft", frames)
+    assert classical.best_size(pepper, "median", frames) == 3
+    for call in (lambda: classical.denoise(noisy, "fft", 3), lambda: classical.blind_size(noisy, "fft")):
+        with pytest.raises(StgvError, match="filter must be one of gaussian, .*wavelet, got 'fft'"):
+            call()
+
+
+def test_a_blind_size_follows_the_noise():
+    """Of a smooth picture the widest kernel, of fine detail that is hardly noisy the narrowest."""
+    y, x = np.mgrid[:96, :128]
+    smooth = np.repeat((100 + 0.4 * x + 0.3 * y)[None, ..., None], 3, -1).astype(np.uint8)
+    fine = np.random.default_rng(0).integers(0, 255, (1, 24, 32, 3), np.uint8).repeat(4, 1).repeat(4, 2)
+    noisy = classical.add_noise(smooth, "white")
+    for method in ("gaussian", "uniform"):
+        assert classical.blind_size(noisy, method) == classical.best_size(noisy, method, smooth) == 7
+        assert classical.blind_size(fine, method) == 3
+    assert classical.blind_size(noisy, "nlm") > classical.blind_size(fine, "nlm") == 5
+    assert classical.blind_size(noisy, "wavelet") is None
+
+
+def test_scikit_image_is_asked_for_in_one_line(frames, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(StgvError, match="denoising needs scikit-image: pip install"):
+        classical.blind_size(frames, "median")
+
+
+def test_five_frames_are_seen_at_the_ends_of_a_clip_too(frames):
+    numbered = np.arange(7, dtype=np.uint8)[:, None, None, None]
+    seen = {i: classical.around(numbered, i, 5).ravel().tolist() for i in range(7)}
+    assert seen[0] == [1, 2, 0, 3, 4] and seen[1] == [0, 2, 1, 3, 4] and seen[3] == [1, 2, 3, 4, 5]
+    assert seen[6] == [2, 3, 6, 4, 5]
+    assert classical.around(numbered[:4], 3, 5).ravel().tolist() == [1, 3, 2], "three of four"
+    assert classical.around(numbered[:1], 0, 5).ravel().tolist() == [0]
+    still = np.repeat(frames[:1], 7, 0)
+    noisy = classical.add_noise(still, "white")
+    alone, five = (classical.denoise(noisy, method, 9) for method in ("nlm", "nlm_5"))
+    for i in range(7):  # nothing moves, so four more frames tell more of each
+        assert classical.psnr_of(five[i : i + 1], still[:1]) > classical.psnr_of(alone[i : i + 1], still[:1]) + 1
 
 
 def test_missing_pixels_are_left_out_of_the_loss(frames):

@@ -6,7 +6,7 @@ from stgvlib.repro import paper
 from stgvlib.repro.classical import NOISES
 from stgvlib.repro.records import Record
 from stgvlib.repro.tables import reasons, reduced, save_table
-from stgvlib.repro.tasks import LABELS, TASKS
+from stgvlib.repro.tasks import FITTED, FROM_FLOW, LABELS, TASKS
 
 PRINTED = {  # columns of the paper's task tables: dataset -> place in a row
     "inpaint_random": (paper.TABLE_3, ("uvg/HoneyBee", "davis/blackswan", "davis/cows", "uvg/Bosphorus", "uvg/Beauty")),
@@ -14,7 +14,7 @@ PRINTED = {  # columns of the paper's task tables: dataset -> place in a row
 }
 MORE = {
     "inpaint": {"holes": "psnr_holes", "composited": "psnr_composited"},
-    "noise": {"composited": "psnr_composited"},
+    "noise": {"blind": "psnr_blind", "composited": "psnr_composited"},
     "scale": {"sharpened": "psnr_sharpened", "back-projected": "psnr_back_projected", "small frames": "psnr_small"},
     "between": {"half-way": "psnr_half_way"},
 }
@@ -47,6 +47,8 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
             row[f"{short}: ours"] = record.data.get(key) if record else None
             old += [f"{short}: {what}" for what in ("ours", *more_of)] if record and record.outdated else []
             figures = record.data if record and system != "given" else {}
+            if figures and system in FITTED:
+                figures = figures | {"psnr_blind": record["psnr"]}
             for title, more in more_of.items():
                 if any(more in r.data for r in found.values() if r):
                     row[f"{short}: {title}"] = figures.get(more)
@@ -60,3 +62,26 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
     numbers = [c for c in frame if c not in ("system", "note", "outdated")]
     frame[numbers] = frame[numbers].astype(float)
     return save_table(frame[["system", *numbers, "note", "outdated"]], name, profile)
+
+
+def flow_table(masks: dict[str, dict[str, dict[str, Record]]], profile: str, name: str) -> pd.DataFrame:
+    """What flow alone gives inside the holes, and what each representation adds when it is fitted to the frames that
+    flow filled, beside the same with holes left out of its loss: PSNR, dB; mask -> dataset -> system -> record."""
+    rows, fill = [], "fitted to filled frames"
+    for mask, group in masks.items():
+        for dataset, found in group.items():
+            for system in (s for s in FROM_FLOW if s in found):
+                base = system.removesuffix("_flow")
+                used = {"flow alone": found.get("flow"), fill: found[system]}
+                used |= {"left out": found.get(base) if base != system else None}
+                row = {"mask": mask, "video": dataset.rsplit("/", 1)[-1], "representation": LABELS[base]}
+                row |= {column: record["psnr_holes"] if record else None for column, record in used.items()}
+                old = [column for column, record in used.items() if record and record.outdated]
+                row["adds to flow"] = row[fill] - row["flow alone"] if used[fill] and used["flow alone"] else None
+                old += ["adds to flow"] if {"flow alone", fill} & set(old) and row["adds to flow"] is not None else []
+                notes = [*reasons(r for r in used.values() if r is not None), reduced(profile)]
+                rows.append(row | {"note": "; ".join(filter(None, notes)), "outdated": ", ".join(old)})
+    columns = ["mask", "video", "representation", "left out", "flow alone", fill, "adds to flow", "note", "outdated"]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame[columns[3:7]] = frame[columns[3:7]].astype(float)
+    return save_table(frame, name, profile)
