@@ -29,7 +29,6 @@ from stgvlib.repro.records import HOLDS_DATA, How, Job, Record, recorded, save_p
 from stgvlib.repro.registry import Run
 from stgvlib.video import datasets, holes
 from stgvlib.video.holes import OUTLIER, composited
-from stgvlib.video.scenes import with_scenes
 from stgvlib.video.video import Video, open_video
 
 VERSION = 2  # raised when a change of the code changes what a task gives
@@ -56,7 +55,7 @@ FILLED = tuple(  # systems without a start from optical flow, on frames whose ho
     replace(SYSTEMS[key], key=f"{key}_flow", label=f"{SYSTEMS[key].label}, flow-filled frames")
     for key in ("paper", "d2gv")
 )
-FROM_FLOW = ("stgv", *(system.key for system in FILLED))  # inpaint the frames that optical flow has filled
+FROM_FLOW = ("stgv", *(system.key for system in FILLED))  # are fitted to the same frames, which flow filled
 FITTED = SYSTEMS | {system.key: system for system in (*VARIANTS, *FILLED)}
 LABELS = {key: system.label for key, system in FITTED.items()} | {
     "telea": "OpenCV inpainting",
@@ -147,7 +146,7 @@ def run(
         else:
             config, given = _configured(task, spec, to, job.key["dataset"]), spoiled.given
             if "holes" in job.key:
-                given = _filled(given)
+                given = holes.along_flow(given)
                 seconds["holes"] = time.perf_counter() - began
             with ProgressBar(name, show_progress) as bar:
                 result = system.fit(given, config, job.device, seed, bar)
@@ -222,15 +221,11 @@ def _configured(task: Task, spec: Run, to: Profile, data: dict):
     return configured(spec, to, data)
 
 
-def _filled(given: Video) -> Video:
-    """Frames whose holes are filled along optical flow: the same for the flow alone and for all of FROM_FLOW."""
-    return holes.along_flow(with_scenes(given))
-
-
 def _classical(system: str, task: Task, spoiled: Spoiled) -> tuple[Iterator[Tensor], dict]:
     given, about = spoiled.given.read(), {}
     if task.kind == "inpaint":
-        frames = _filled(spoiled.given).read() if system == "flow" else holes.telea(given, spoiled.missing)
+        flow = system == "flow"
+        frames = holes.along_flow(spoiled.given).read() if flow else holes.telea(given, spoiled.missing)
     elif task.kind == "noise":
         best, blind = classical.best_size(given, system, spoiled.clean), classical.blind_size(given, system)
         frames = classical.denoise(given, system, best)
