@@ -24,7 +24,8 @@ def task_table(task: str, records: dict[str, dict[str, Record]], profile: str, n
     """PSNR of every system on every dataset of a task (dataset -> system -> record), beside what the paper prints.
 
     "holes" is inside the missing pixels alone, "composited" keeps the known pixels as they were, or under outliers what
-    is near to what was restored. A column that no system has is left out; a record older than a figure is named.
+    is near to what was restored. "Blind" is with a filter's kernel chosen without the clean frames, which a fit never
+    sees. A column that no system has is left out; a record older than a figure is named.
     """
     printed, order = PRINTED.get(task, ({}, ()))
     column = list(NOISES).index(TASKS[task].level) if TASKS[task].kind == "noise" else None
