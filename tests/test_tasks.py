@@ -1,12 +1,14 @@
-"""Masks, noise, filters; a model rendered larger; what lies between frames."""
+"""Tasks: their records and tables; a model rendered larger; what lies between frames. Filters: test_classical.py."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from stgvlib.baselines import GaussianSystem
 from stgvlib.baselines.inr import NERV, fit_inr
 from stgvlib.config import PROFILES, STGV, FieldConfig, Profile
 from stgvlib.errors import StgvError
@@ -14,10 +16,12 @@ from stgvlib.fitting.batches import load_gops
 from stgvlib.fitting.fit import fit
 from stgvlib.model import resample
 from stgvlib.model.video_model import VideoModel
-from stgvlib.repro import classical, figures, task_tables, tasks
-from stgvlib.repro.records import Record
-from stgvlib.video import holes
+from stgvlib.repro import classical, figures, fits, task_tables, tasks
+from stgvlib.repro.records import NOT_MADE, Record
+from stgvlib.repro.tables import DAGGER
+from stgvlib.video import datasets
 from stgvlib.video.video import video_of
+from stgvlib.video.write import write_video
 
 SIZE = (72, 128)
 
@@ -27,58 +31,6 @@ def frames():
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     waves = [np.sin((x + 2 * t) / (9 + c)) * np.cos(y / (11 + c)) * 90 + 128 for t in range(6) for c in range(3)]
     return np.stack(waves).reshape(6, 3, *SIZE).transpose(0, 2, 3, 1).astype(np.uint8)
-
-
-def test_masks_hide_what_they_say():
-    random, fixed, moving = (mask(7, (640, 800), 3) for mask in classical.MASKS.values())
-    assert all(0 < hidden <= 5 * 50 * 50 for hidden in random.sum((1, 2)))
-    assert (fixed == fixed[0]).all() and fixed[0].sum() == 5 * 50 * 50 and fixed[0, 295:345, 375:425].all()
-    assert not (random[0] == random[1]).all() and (classical.random_boxes(7, (640, 800), 3) == random).all()
-    assert not (classical.random_boxes(7, (640, 800), 4) == random).all()
-    columns = [np.nonzero(m)[1].mean() for m in moving]
-    assert columns == sorted(columns) and moving[0].sum() == pytest.approx(np.pi * 64 * 96, rel=0.02)
-    assert classical.random_boxes(1, (64, 64))[0].sum() <= 5 * 5 * 5
-
-
-def test_masks_that_do_not_match_are_told():
-    with pytest.raises(StgvError, match="the mask is 3x8x9, expected 4 frames of 8x9: one picture a frame"):
-        holes.check_mask(np.zeros((3, 8, 9), bool), 4, (8, 9))
-    whole = np.zeros((4, 8, 9), bool)
-    whole[2] = True
-    with pytest.raises(StgvError, match="the mask hides all of frame 2"):
-        holes.check_mask(whole, 4, (8, 9))
-    with pytest.raises(StgvError, match="too small for boxes"):
-        classical.random_boxes(1, (5, 2))
-
-
-def test_noise_has_its_level_and_repeats_itself():
-    gray = np.full((4, 300, 400, 3), 128, np.uint8)
-    white = classical.add_noise(gray, "white").astype(float) - 128
-    assert white.std() == pytest.approx(255 * classical.WHITE_SIGMA, rel=0.02) and abs(white.mean()) < 0.1
-    black = classical.add_noise(gray, "black")
-    assert (black == 0).mean() == pytest.approx(0.01, rel=0.1) and set(np.unique(black)) == {0, 128}
-    salt = classical.add_noise(gray, "salt_pepper")
-    assert (salt == 255).mean() == pytest.approx(0.0025, rel=0.2) == (salt == 0).mean()
-    assert (salt.min(-1) == salt.max(-1)).all(), "whole pixels"
-    assert (classical.add_noise(gray, "black") == black).all() and (
-        classical.add_noise(gray, "black", 1) != black
-    ).any()
-    assert (gray == 128).all()
-    with pytest.raises(StgvError, match="noise must be one of white, black, salt_pepper, got 'pink'"):
-        classical.add_noise(gray, "pink")
-
-
-def test_filters_remove_noise(frames):
-    noisy = classical.add_noise(frames, "white")
-    before = classical.psnr_of(noisy, frames)
-    for method in ("gaussian", "uniform", "median", "nlm", "wavelet"):
-        assert classical.psnr_of(classical.denoise(noisy, method, frames)[0], frames) > before + 1, method
-    least, most = (classical.denoise(noisy, method, frames)[0] for method in ("minimum", "maximum"))
-    assert (least <= noisy).all() and (most >= noisy).all()
-    pepper = classical.add_noise(frames, "salt_pepper")
-    assert classical.denoise(pepper, "median", frames)[1] == 3
-    with pytest.raises(StgvError, match="filter must be one of gaussian, .*wavelet, got 'fft'"):
-        classical.denoise(noisy, "fft", frames)
 
 
 def test_missing_pixels_are_left_out_of_the_loss(frames):
@@ -168,29 +120,6 @@ def test_half_way_gaussians():
     assert meeting[24:26].max() == pytest.approx(meeting[4:6].max().item(), rel=0.05) and meeting[15] < 0.1
 
 
-def test_back_projection_makes_frames_agree_with_the_small_ones(frames):
-    small = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in frames])
-    start = classical.upscale(small, SIZE, "bicubic")
-    made = classical.back_project(start, small)
-    again = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in made])
-    before = np.stack([cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA) for frame in start])
-    assert classical.psnr_of(again, small) > classical.psnr_of(before, small) + 5
-    assert classical.psnr_of(made, frames) > classical.psnr_of(start, frames)
-    assert classical.psnr_of(classical.back_project(frames, small), frames) > 50, "what agrees already stays"
-
-
-def test_flow_follows_what_moves(frames):
-    assert classical.psnr_of(classical.flow(frames[::2]), frames[1:5:2]) > classical.psnr_of(
-        classical.average(frames[::2]), frames[1:5:2]
-    )
-    assert classical.average(np.array([[[[0, 10, 255]]], [[[255, 11, 255]]]], np.uint8)).tolist() == [
-        [[[128, 11, 255]]]
-    ]
-    with pytest.raises(StgvError, match="resizer must be one of"):
-        classical.upscale(frames, (8, 8), "nearest")
-    assert classical.upscale(frames, (144, 256), "lanczos").shape == (6, 144, 256, 3)
-
-
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     monkeypatch.setenv("STGV_RESULTS", str(tmp_path))
@@ -205,6 +134,8 @@ def results(tmp_path, monkeypatch):
         "inpaint_random/bunny/stgv",
         "inpaint_random/bunny/telea",
         "inpaint_random/bunny/nerv",
+        "inpaint_random/bunny/d2gv",
+        "inpaint_random/bunny/d2gv_flow",
         "noise_white/bunny/median",
         "noise_black/bunny/stgv_smooth",
         "noise_salt_pepper/bunny/stgv_robust",
@@ -222,8 +153,15 @@ def test_tasks_leave_records(name, results, monkeypatch):
     assert record.image("frame").shape == record.image("truth").shape
     if kind == "inpaint":
         assert record["psnr_composited"] > record["psnr_given"] and record["psnr_holes"] > 5
+        if not name.endswith("telea"):
+            filled = name.endswith(("stgv", "_flow"))
+            assert record["holes"] == ("filled along optical flow" if filled else "left out of the loss")
+            assert ("holes" in record["seconds"]) == filled
     if kind == "noise":
         assert ("psnr_composited" in record.data) == ("white" not in name)
+        assert ("psnr_blind" in record.data) == name.endswith("median")
+        if name.endswith("median") and record["kernel_blind"] == record["kernel"]:
+            assert record["psnr_blind"] == pytest.approx(record["psnr"], abs=1e-3)
     if name == "noise_salt_pepper/bunny/median":  # what is no outlier needs no filter
         assert record["psnr_composited"] > record["psnr"] + 2 > record["psnr_given"]
     if kind == "scale":
@@ -257,12 +195,97 @@ def test_task_tables_and_figures(results):
     rows = task_tables.task_table("inpaint_random", inpainted, "smoke", "table_3").set_index("system")
     assert rows["bunny: composited"].notna().sum() == len(rows) - 2  # and as given
     assert "bunny: recorded before composited was measured" in rows["note"]["OpenCV inpainting"]
+    noises = tasks.records("noise_white", "smoke", "cpu")
+    rows = task_tables.task_table("noise_white", noises, "smoke", "table_6_white").set_index("system")
+    blind, ours = rows["bunny: blind"], rows["bunny: ours"]
+    assert blind["STGV, our preset"] == ours["STGV, our preset"], "a fit never sees the clean frames"
+    assert blind["Median"] == round(noises["bunny"]["median"]["psnr_blind"], 2) and np.isnan(blind["As given"])
+    older = dict(noises["bunny"]["median"].data)
+    del older["psnr_blind"]
+    noises["bunny"]["median"] = replace(noises["bunny"]["median"], data=older)
+    rows = task_tables.task_table("noise_white", noises, "smoke", "table_6_white").set_index("system")
+    assert "bunny: recorded before blind was measured" in rows["note"]["Median"]
+    assert "recorded before" not in rows["note"]["STGV, our preset"] + rows["note"]["Gaussian"]
     picture = figures.task_figure(inpainted["bunny"], "smoke", "figure_6_bunny")
     assert cv2.imread(str(picture)).std() > 20
     scaled = tasks.records("scale_2", "smoke", "cpu")
     table = task_tables.task_table("scale_2", scaled, "smoke", "super_resolution_2")
     assert "As given" not in set(table["system"]) and "bunny: back-projected" in table
     assert figures.method_figure("smoke").stat().st_size > 10_000
+
+
+@pytest.fixture
+def beauty(results, tmp_path, monkeypatch):
+    """A dataset of the paper's super-resolution, 5 frames of noise."""
+    folder = tmp_path / "clips"
+    write_video(folder, np.random.default_rng(0).integers(0, 255, (5, 512, 512, 3), np.uint8))
+    synthetic = replace(datasets.DATASETS["uvg/Beauty"], candidates=(str(folder),), frames=5, stride=1)
+    monkeypatch.setitem(datasets.DATASETS, "uvg/Beauty", synthetic)
+
+
+@pytest.mark.parametrize("method", ["stgv", "lanczos"])
+def test_fractions_of_a_scale_have_records_too(method, beauty, results):
+    record = tasks.run(f"scale_1.5/uvg/Beauty/{method}", "smoke", "cpu", show_progress=False)
+    assert record["dataset"]["size"] == [51, 51] and record["psnr"] > 5 < record["psnr_back_projected"]
+    assert (results / "runs/tasks/scale_1.5/uvg/Beauty" / f"{method}.frame.png").is_file()
+    found = {"uvg/Beauty": {method: record}}
+    assert task_tables.task_table("scale_1.5", found, "smoke", "super_resolution_1.5")["Beauty: ours"].notna().all()
+
+
+def test_flow_fills_the_same_frames_for_all(results, monkeypatch):
+    """What each system of FROM_FLOW is fitted to is what the row of flow alone shows."""
+    given = {}
+
+    class Given(Exception):
+        pass
+
+    def fit(self, video, *_, **__):
+        given[self.key] = video
+        raise Given
+
+    monkeypatch.setattr(GaussianSystem, "fit", fit)
+    for system in (*tasks.FROM_FLOW, "d2gv"):
+        with pytest.raises(Given):
+            tasks.run(f"inpaint_random/bunny/{system}", "smoke", "cpu", show_progress=False)
+    alone = tasks.run("inpaint_random/bunny/flow", "smoke", "cpu")
+    clean = fits.video_for(tasks.Run("bunny", None, ""), PROFILES["smoke"]).read()
+    unfilled = given["d2gv"]
+    for system in tasks.FROM_FLOW:
+        filled = given[system].read()
+        assert (filled == given["stgv"].read()).all() and given[system].weights().all()
+        assert (filled[unfilled.missing] != unfilled.read()[unfilled.missing]).any()
+        assert classical.psnr_of(filled, clean) == pytest.approx(alone["psnr"], abs=1e-3)
+    assert not unfilled.weights().all()
+
+
+def test_other_settings_of_a_system_ask_for_its_records_again(results, monkeypatch):
+    """A record of D2GV as it was is not valid for D2GV as it is."""
+    tasks.run("inpaint_random/bunny/d2gv", "smoke", "cpu", show_progress=False)
+    assert tasks.run("inpaint_random/bunny/d2gv", "smoke", "cpu", make=False)
+    other = tasks.FITTED["d2gv"]
+    monkeypatch.setitem(tasks.FITTED, "d2gv", replace(other, config=replace(other.config, position_rate=5e-3)))
+    record = tasks.run("inpaint_random/bunny/d2gv", "smoke", "cpu", make=False)
+    assert not record and record.reason == NOT_MADE
+    assert tasks.run("inpaint_random/bunny/d2gv", "smoke", "cpu", show_progress=False)
+
+
+def test_flow_table(tmp_path, monkeypatch):
+    """What a representation adds to flow; a cell of another code's record is marked, and so is the difference."""
+
+    monkeypatch.setenv("STGV_RESULTS", str(tmp_path))
+
+    def record(holes, outdated=False):
+        return Record("x", Path("x.json"), {"psnr_holes": holes}, outdated=outdated)
+
+    found = {"stgv": record(30.5), "flow": record(30.0), "paper": record(20.0), "paper_flow": record(29.0, True)}
+    found["d2gv_flow"] = Record("y", Path("y.json"), None, "no GPU")
+    table = task_tables.flow_table({"random": {"davis/cows": found}}, "paper", "inpainting_flow")
+    rows = table.set_index("representation")
+    assert rows["adds to flow"].round(2).tolist()[:2] == [0.5, -1.0] and rows["left out"].tolist()[1] == 20.0
+    assert rows["note"]["D2GV"] == "no GPU" and np.isnan(rows["adds to flow"]["D2GV"])
+    assert rows["outdated"].tolist() == ["", "fitted to filled frames, adds to flow", ""]
+    text = (tmp_path / "paper" / "tables" / "inpainting_flow.md").read_text()
+    assert f"29.0 {DAGGER} | -1.0 {DAGGER}" in text
 
 
 def test_unknown_tasks_and_missing_data(results, monkeypatch):

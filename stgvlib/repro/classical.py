@@ -7,6 +7,7 @@ against averages and optical flow. Levels that the paper does not print are infe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -23,6 +24,10 @@ WHITE_SIGMA = 0.045  # [inferred]
 BLACK_PART = 0.01  # of all values [inferred]
 SALT_PEPPER_PART = 0.005  # of all pixels, half of them white [inferred]
 KERNELS = (3, 5, 7)  # px; the paper names no size
+STRENGTHS = (5, 7, 9, 12, 16, 20)  # of non-local means, of luma and colour alike, of 255
+PATCH = 5  # px, side of the patches that they compare
+SEARCHED = {1: 7, 5: 5}  # frames -> px, side of the window that is searched: the best of 7 and 15; of 5, 7, 11 and 15
+PROBE = 4  # of 255, by which a filter's given frame is changed to see what comes of it
 
 
 def random_boxes(frames: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -88,42 +93,105 @@ def add_noise(frames: np.ndarray, kind: str, seed: int = 0) -> np.ndarray:
     return out
 
 
+@dataclass(frozen=True)
+class Filter:
+    """A filter of one frame, that may see those around it."""
+
+    of: Callable[[np.ndarray, int | None], np.ndarray]  # (uint8 [T, H, W, 3], size) -> the middle frame [H, W, 3]
+    sizes: tuple[int | None, ...] = KERNELS  # to choose from: kernels, px, or strengths; (None,): no choice
+    frames: int = 1  # that it sees
+
+
 def _square(size: int) -> np.ndarray:
     return np.ones((size, size), np.uint8)
 
 
+def _non_local_means(frames: np.ndarray, strength: int) -> np.ndarray:
+    count, pictures = len(frames), [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]  # BGR
+    settings = (None, strength, strength, PATCH, SEARCHED[1 if count == 1 else 5])
+    if count == 1:
+        return cv2.fastNlMeansDenoisingColored(pictures[0], *settings)[..., ::-1]
+    return cv2.fastNlMeansDenoisingColoredMulti(pictures, count // 2, count, *settings)[..., ::-1]
+
+
 def _wavelet(frame: np.ndarray) -> np.ndarray:
-    from skimage.restoration import denoise_wavelet
+    denoised = _restoration().denoise_wavelet(frame, channel_axis=-1, convert2ycbcr=True, rescale_sigma=True)
+    return np.rint(denoised * 255).astype(np.uint8)
 
-    return np.rint(denoise_wavelet(frame, channel_axis=-1, convert2ycbcr=True, rescale_sigma=True) * 255)
+
+def _restoration():
+    try:
+        from skimage import restoration
+    except ImportError as error:
+        raise StgvError("denoising needs scikit-image: pip install 'stgvlib[notebooks]'") from error
+    return restoration
 
 
-FILTERS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {  # uint8 [H, W, 3], size -> [H, W, 3]
-    "gaussian": lambda frame, size: cv2.GaussianBlur(frame, (size, size), 0),
-    "uniform": lambda frame, size: cv2.blur(frame, (size, size)),
-    "median": lambda frame, size: cv2.medianBlur(frame, size),
-    "minimum": lambda frame, size: cv2.erode(frame, _square(size)),
-    "maximum": lambda frame, size: cv2.dilate(frame, _square(size)),
+FILTERS = {
+    "gaussian": Filter(lambda frames, size: cv2.GaussianBlur(frames[0], (size, size), 0)),
+    "uniform": Filter(lambda frames, size: cv2.blur(frames[0], (size, size))),
+    "median": Filter(lambda frames, size: cv2.medianBlur(frames[0], size)),
+    "minimum": Filter(lambda frames, size: cv2.erode(frames[0], _square(size))),
+    "maximum": Filter(lambda frames, size: cv2.dilate(frames[0], _square(size))),
+    "nlm": Filter(_non_local_means, STRENGTHS),
+    "nlm_5": Filter(_non_local_means, STRENGTHS, frames=5),
+    "wavelet": Filter(lambda frames, _: _wavelet(frames[0]), (None,)),  # it estimates its threshold itself
 }
-STRONGER: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # without a size to choose
-    "nlm": lambda frame: cv2.fastNlMeansDenoisingColored(frame, None, 7, 7, 5, 15),
-    "wavelet": _wavelet,
-}
 
 
-def denoise(frames: np.ndarray, method: str, clean: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """(frames filtered by one of FILTERS or STRONGER, kernel size or None). Of KERNELS the size that gives the first
-    frame the least error against the clean one: the filters get the best of it."""
-    if method in STRONGER:
-        return np.stack([STRONGER[method](frame).astype(np.uint8) for frame in frames]), None
+def denoise(frames: np.ndarray, method: str, size: int | None) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] filtered by one of FILTERS, at one of its sizes. Raises StgvError for another name."""
+    chosen = _filter(method)
+    return np.stack([chosen.of(around(frames, i, chosen.frames), size) for i in range(len(frames))])
+
+
+def around(frames: np.ndarray, number: int, count: int) -> np.ndarray:
+    """Frame `number` in the middle of its `count` nearest, an odd number. At the ends of a clip the window is shifted,
+    so that it has as many frames; a clip that is shorter gives its largest odd number of frames."""
+    count = min(count, len(frames) - 1 + len(frames) % 2)
+    start = min(max(number - count // 2, 0), len(frames) - count)
+    others = [i for i in range(start, start + count) if i != number]
+    return frames[[*others[: count // 2], number, *others[count // 2 :]]]
+
+
+def best_size(frames: np.ndarray, method: str, clean: np.ndarray) -> int | None:
+    """The size that gives the first frame the least error against the clean one: more than a filter could know."""
+    chosen = _filter(method)
+    seen = around(frames, 0, chosen.frames)
+    return _least(chosen, lambda size: float(np.square(chosen.of(seen, size).astype(float) - clean[0]).mean()))
+
+
+def blind_size(frames: np.ndarray, method: str) -> int | None:
+    """The size that should give the first frame the least error, without the clean one: by Stein's unbiased estimate of
+    the squared error, its divergence measured along one random direction (Ramani, Blu and Unser 2008).
+
+    The estimate holds for Gaussian noise, of a deviation that the median of wavelet coefficients tells. Outliers are
+    rare, so that this is near 0 for them, and the size that changes least is chosen.
+    """
+    chosen = _filter(method)
+    seen = around(frames, 0, chosen.frames)
+    probed, middle = seen.copy(), len(seen) // 2
+    given = seen[middle].astype(float)
+    variance = _restoration().estimate_sigma(given, average_sigmas=True, channel_axis=-1) ** 2
+    probed[middle] = np.clip(given + np.random.default_rng(0).choice((-PROBE, PROBE), given.shape), 0, 255)
+    step = probed[middle] - given
+
+    def risk(size: int) -> float:
+        out, moved = (chosen.of(some, size).astype(float) for some in (seen, probed))
+        divergence = (step * (moved - out)).mean() / np.square(step).mean()
+        return float(np.square(out - given).mean() + 2 * variance * divergence)
+
+    return _least(chosen, risk)
+
+
+def _least(chosen: Filter, error: Callable[[int], float]) -> int | None:
+    return chosen.sizes[0] if len(chosen.sizes) == 1 else min(chosen.sizes, key=error)
+
+
+def _filter(method: str) -> Filter:
     if method not in FILTERS:
-        raise StgvError(f"filter must be one of {', '.join((*FILTERS, *STRONGER))}, got {method!r}")
-
-    def error(size: int) -> float:
-        return float(np.square(FILTERS[method](frames[0], size).astype(float) - clean[0]).mean())
-
-    size = min(KERNELS, key=error)
-    return np.stack([FILTERS[method](frame, size) for frame in frames]), size
+        raise StgvError(f"filter must be one of {', '.join(FILTERS)}, got {method!r}")
+    return FILTERS[method]
 
 
 RESIZERS = {"bicubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}
@@ -203,11 +271,12 @@ def spoil(kind: str, level: str, video: Video, seed: int = 0) -> Spoiled:
         given = add_noise(clean, level, seed)
         return Spoiled(video_of(given), clean, psnr_of(given, clean))
     if kind == "scale":
-        factor = int(level)
-        size = tuple(side // factor for side in video.size)
-        if min(size) < 1:
-            raise StgvError(f"frames of {size_text(video.size)} are too small to be shrunk {factor} times")
-        clean = clean[:, : size[0] * factor, : size[1] * factor]
+        factor = Fraction(level)  # both sizes are whole: of 3/2 the sides are cropped to multiples of 3
+        units = [side // factor.numerator for side in video.size]
+        if min(units) < 1:
+            raise StgvError(f"frames of {size_text(video.size)} are too small to be shrunk {level} times")
+        (height, width), size = (tuple(n * unit for unit in units) for n in (factor.numerator, factor.denominator))
+        clean = clean[:, :height, :width]
         small = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in clean]
         return Spoiled(video_of(np.stack(small)), clean, None)
     if len(clean) < 3:

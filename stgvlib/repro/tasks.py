@@ -43,14 +43,20 @@ STEADY = replace(
 CENTRE, WINDOW = (0.52, 0.26), (180, 320)  # of the pictures that figures need: part of height and width; px
 INPAINTED = ("bunny", "davis/blackswan", "davis/cows", "uvg/HoneyBee", "uvg/Bosphorus", "uvg/Beauty")
 DENOISED = ("bunny", "davis/blackswan", "davis/boat", "uvg/HoneyBee")
-SCALED = ("bunny", "davis/blackswan", "davis/boat", "uvg/Beauty", "uvg/HoneyBee")
+SCALED_BY_PAPER = ("uvg/Beauty", "uvg/HoneyBee")  # by factors from 1.5 to 3
+SCALED = ("bunny", "davis/blackswan", "davis/boat", *SCALED_BY_PAPER)
 BETWEEN = ("bunny", "davis/blackswan", "davis/boat")
 VARIANTS = (
     GaussianSystem("stgv_robust", "STGV, our preset, Huber loss", "for outliers", ROBUST),
     GaussianSystem("stgv_smooth", "STGV, our preset, smooth field", "with weight decay of the field", SMOOTH),
     GaussianSystem("stgv_steady", "STGV, our preset, steady field", "for frames between", STEADY),
 )
-FITTED = SYSTEMS | {system.key: system for system in VARIANTS}
+FILLED = tuple(  # systems without a start from optical flow, on frames whose holes were filled along it
+    replace(SYSTEMS[key], key=f"{key}_flow", label=f"{SYSTEMS[key].label}, flow-filled frames")
+    for key in ("paper", "d2gv")
+)
+FROM_FLOW = ("stgv", *(system.key for system in FILLED))  # are fitted to the same frames, which flow filled
+FITTED = SYSTEMS | {system.key: system for system in (*VARIANTS, *FILLED)}
 LABELS = {key: system.label for key, system in FITTED.items()} | {
     "telea": "OpenCV inpainting",
     "gaussian": "Gaussian",
@@ -59,6 +65,7 @@ LABELS = {key: system.label for key, system in FITTED.items()} | {
     "minimum": "Minimum",
     "maximum": "Maximum",
     "nlm": "Non-local means",
+    "nlm_5": "Non-local means, 5 frames",
     "wavelet": "Wavelet",
     "bicubic": "Bicubic",
     "lanczos": "Lanczos",
@@ -77,15 +84,17 @@ class Task:
     systems: tuple[str, ...]
 
 
-INPAINTERS = ("stgv", "flow", "telea", "paper", "d2gv", "nerv")
-DENOISERS = ("stgv", "stgv_robust", *classical.FILTERS, *classical.STRONGER, "paper", "stgv_smooth", "d2gv")
+INPAINTERS = ("stgv", "flow", "telea", "paper", "d2gv", "nerv", "paper_flow", "d2gv_flow")
+DENOISERS = ("stgv", "stgv_robust", *classical.FILTERS, "paper", "stgv_smooth", "d2gv")
+SCALERS = ("stgv", *classical.RESIZERS, "paper")
 TASKS = {
     **{
         f"inpaint_{m}": Task("inpaint", m, INPAINTED if m == "random" else ("bunny",), INPAINTERS)
         for m in classical.MASKS
     },
     **{f"noise_{n}": Task("noise", n, DENOISED, DENOISERS) for n in classical.NOISES},
-    **{f"scale_{s}": Task("scale", s, SCALED, ("stgv", *classical.RESIZERS, "paper")) for s in ("2", "3")},
+    **{f"scale_{s}": Task("scale", s, SCALED, SCALERS) for s in ("2", "3")},
+    **{f"scale_{s}": Task("scale", s, SCALED_BY_PAPER, SCALERS) for s in ("1.5", "2.5")},
     "between": Task("between", "2", BETWEEN, ("stgv", "stgv_steady", "average", "flow", "paper", "d2gv")),
 }
 
@@ -125,8 +134,8 @@ def run(
         says |= {"dataset": data, "seed": seed}
         if task.kind == "scale":
             says["measures"] = 2  # raised when what a record's figures mean has changed
-        if task.kind == "inpaint" and method == "stgv":
-            says["holes"] = "filled along optical flow"  # before they were left out of the loss
+        if task.kind == "inpaint" and method in FROM_FLOW:
+            says["holes"] = "filled along optical flow"  # the others' are left out of the loss
         return says, {} if system is None else changes(_configured(task, spec, to, data))
 
     def make_record(job: Job) -> dict:
@@ -135,11 +144,16 @@ def run(
         if system is None:
             restored, about = _classical(method, task, spoiled)
         else:
-            config = _configured(task, spec, to, job.key["dataset"])
+            config, given = _configured(task, spec, to, job.key["dataset"]), spoiled.given
+            if "holes" in job.key:
+                given = holes.along_flow(given)
+                seconds["holes"] = time.perf_counter() - began
             with ProgressBar(name, show_progress) as bar:
-                result = system.fit(spoiled.given, config, job.device, seed, bar)
+                result = system.fit(given, config, job.device, seed, bar)
             restored, about = _fitted(task, system, result.model, spoiled)
-            seconds = {k: round(v, 2) for k, v in result.seconds.items()}
+            seconds = {k: round(v, 2) for k, v in (seconds | result.seconds).items()}
+            if task.kind == "inpaint":
+                about["holes"] = job.key.get("holes", "left out of the loss")
         seconds["total"] = round(time.perf_counter() - began, 2)
         shown: list[Tensor] = []
         quality = evaluate(_kept(restored, shown), spoiled.clean, similarity=False)
@@ -186,7 +200,7 @@ def _fitted(task: Task, system: System, model: nn.Module, spoiled: Spoiled) -> t
 
 
 def _frames(task: Task, spec: Run, to: Profile, found: dict | None) -> tuple[Video | None, dict | None, str]:
-    """As fits.frames_of; super-resolution takes the frames as large as they lie there."""
+    """As fits.frames_of; super-resolution takes frames of DAVIS as large as they lie there, beyond the paper's 720p."""
     if task.kind != "scale" or not spec.dataset.startswith("davis"):
         return frames_of(spec, to, found)
     path = datasets.find(spec.dataset)
@@ -213,7 +227,10 @@ def _classical(system: str, task: Task, spoiled: Spoiled) -> tuple[Iterator[Tens
         flow = system == "flow"
         frames = holes.along_flow(spoiled.given).read() if flow else holes.telea(given, spoiled.missing)
     elif task.kind == "noise":
-        frames, about["kernel"] = classical.denoise(given, system, spoiled.clean)
+        best, blind = classical.best_size(given, system, spoiled.clean), classical.blind_size(given, system)
+        frames = classical.denoise(given, system, best)
+        unaided = frames if blind == best else classical.denoise(given, system, blind)
+        about = {"kernel": best, "kernel_blind": blind, "psnr_blind": classical.psnr_of(unaided, spoiled.clean)}
     elif task.kind == "scale":
         frames = classical.upscale(given, spoiled.clean.shape[1:3], system)
     else:
