@@ -222,5 +222,6 @@ def test_gsvr_moves_by_its_polynomial():
 
 
 def test_d2gv_has_two_layer_heads():
-    linear = field_parameters(FieldConfig(encoding="positional", width=156, deform_shape=True))
-    assert field_parameters(gaussian.D2GV.field) == linear + 3 * (156 * 156 + 156)
+    for config, heads in ((gaussian.D2GV, 2), (gaussian.D2GV_BEFORE, 3)):
+        linear = field_parameters(FieldConfig(encoding="positional", width=156, deform_shape=heads == 3))
+        assert field_parameters(config.field) == linear + heads * (156 * 156 + 156)

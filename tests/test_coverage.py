@@ -23,6 +23,7 @@ def fake(name, dataset, size=(720, 1280), psnr=30.0, source="", device="NVIDIA H
     data = {"name": dataset, "frames": 9, "size": list(size)} | ({"source": source} if source else {})
     record = {"dataset": data, "profile": "paper", "psnr": psnr, "psnr_8bit": psnr, "ms_ssim": 0.9, "frames": 9}
     record |= {"parameters": 3_000_000, "seconds": {"total": 9.0}, "decode_fps": 100.0, "decode_fps_8bit": 200.0}
+    record["fps_8bit_protocol"] = "16 frames a call"
     return Record(name, None, record | {"device": device, "config": {"steps": 9}, "about": ""} | more)
 
 

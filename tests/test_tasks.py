@@ -263,7 +263,7 @@ def test_other_settings_of_a_system_ask_for_its_records_again(results, monkeypat
     tasks.run("inpaint_random/bunny/d2gv", "smoke", "cpu", show_progress=False)
     assert tasks.run("inpaint_random/bunny/d2gv", "smoke", "cpu", make=False)
     other = tasks.FITTED["d2gv"]
-    monkeypatch.setitem(tasks.FITTED, "d2gv", replace(other, config=replace(other.config, position_rate=5e-3)))
+    monkeypatch.setitem(tasks.FITTED, "d2gv", replace(other, config=replace(other.config, position_rate=6e-3)))
     record = tasks.run("inpaint_random/bunny/d2gv", "smoke", "cpu", make=False)
     assert not record and record.reason == NOT_MADE
     assert tasks.run("inpaint_random/bunny/d2gv", "smoke", "cpu", show_progress=False)

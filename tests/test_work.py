@@ -79,3 +79,18 @@ def test_an_unknown_name_is_found_before_anything_runs(results):
     with pytest.raises(StgvError, match="no run is named"):
         work.run_missing(["tasks/noise_black/bunny/median", "bunny/nope"], "smoke", "cpu")
     assert not list(results.rglob("*.json"))
+
+
+def test_an_interrupted_run_exits_as_shells_expect(monkeypatch, capsys):
+    from stgvlib.repro import __main__ as commands
+    from stgvlib.repro import work
+    from stgvlib.signals import Stopped
+
+    def stopped(*_, **__):
+        raise Stopped(15)
+
+    monkeypatch.setattr(work, "run_missing", stopped)
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["run", "bunny/stgv"])
+    assert ended.value.code == 128 + 15
+    assert "finished records are kept" in capsys.readouterr().err

@@ -9,7 +9,8 @@ try:
     import tyro
 
     from stgvlib.errors import StgvError
-    from stgvlib.signals import prepare, status
+    from stgvlib.signals import prepare
+    from stgvlib.signals import status as exit_status
 except KeyboardInterrupt:  # in the first second
     print("interrupted", file=sys.stderr)
     sys.exit(130)
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print("interrupted; finished records are kept: run the same command to go on", file=sys.stderr)
-        sys.exit(status(stop))
+        sys.exit(exit_status(stop))
     sys.exit(code or 0)
 
 
