@@ -47,7 +47,7 @@ def first_versions_table(profile: str, device: str) -> pd.DataFrame:
     for dataset in ["bunny", *(f"davis/{video}" for video in some(DAVIS_VIDEOS, profile))]:
         row, notes, old = {"video": dataset.rpartition("/")[2]}, [], []
         for key in FIRST_VERSIONS:
-            for name, column in ((key, SYSTEMS[key].label), (f"{key}_before", f"{SYSTEMS[key].label}, before")):
+            for name, column in ((key, SYSTEMS[key].label), (f"{key}_before", f"{SYSTEMS[key].label} before")):
                 record = run(f"{dataset}/{name}", profile, device)
                 row[column] = record["psnr"] if record else None
                 notes += [f"{column}: {record.reason}"] if not record else []
@@ -75,7 +75,7 @@ def time_table(dataset: str, records: dict[str, list[Record]], profile: str) -> 
         row, old = {"system": label}, []
         names = [*some(SCHEDULES, profile), "whole"]
         for part, record in zip(names, parts, strict=True):
-            columns = f"{part}, dB", f"{part}, s"
+            columns = f"{part} (dB)", f"{part} (s)"
             row |= dict(zip(columns, (record["psnr"], record["seconds"]["total"]) if record else (None, None)))
             old += columns if record.outdated else ()
         cards = dict.fromkeys(record["device"] for record in parts if record)
