@@ -51,3 +51,11 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setenv("STGV_RESULTS", str(tmp_path))
     monkeypatch.setitem(PROFILES, "smoke", TINY)
     return tmp_path / "smoke"
+
+
+@pytest.fixture
+def frames():
+    """Moving waves of three colours, uint8 [6, 72, 128, 3]."""
+    y, x = np.mgrid[:72, :128]
+    waves = [np.sin((x + 2 * t) / (9 + c)) * np.cos(y / (11 + c)) * 90 + 128 for t in range(6) for c in range(3)]
+    return np.stack(waves).reshape(6, 3, 72, 128).transpose(0, 2, 3, 1).astype(np.uint8)

@@ -23,15 +23,6 @@ from stgvlib.video import datasets
 from stgvlib.video.video import video_of
 from stgvlib.video.write import write_video
 
-SIZE = (72, 128)
-
-
-@pytest.fixture
-def frames():
-    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
-    waves = [np.sin((x + 2 * t) / (9 + c)) * np.cos(y / (11 + c)) * 90 + 128 for t in range(6) for c in range(3)]
-    return np.stack(waves).reshape(6, 3, *SIZE).transpose(0, 2, 3, 1).astype(np.uint8)
-
 
 def test_missing_pixels_are_left_out_of_the_loss(frames):
     """What stands in a hole changes nothing: two videos that differ there alone give the same model."""
@@ -336,7 +327,7 @@ def test_a_steady_field_swings_less_between_frames():
 
     def swing(config):
         config = replace(config, gop_size=6, field=replace(config.field, log2_table_size=8))
-        model = VideoModel(config, [6], SIZE, 50, torch.Generator().manual_seed(0))
+        model = VideoModel(config, [6], (72, 128), 50, torch.Generator().manual_seed(0))
         draw = torch.Generator().manual_seed(1)
         for p in (*model.field.encoding_parameters(), model.field.position_head.weight):
             p.data = torch.randn(p.shape, generator=draw)

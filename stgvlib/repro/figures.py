@@ -153,7 +153,7 @@ def cost_figure(records: dict[str, Record], profile: str, name: str = "quality_a
     found = {title: record for title, record in records.items() if record}
     panels = {
         "training, s": lambda r: r["seconds"]["total"],
-        "decoding, frames/s (8-bit, best batch)": lambda r: max(r["decode_fps_8bit"], r["decode_fps"]),
+        "decoding, frames/s (8-bit, several a call)": lambda r: max(r["decode_fps_8bit"], r["decode_fps"]),
     }
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
