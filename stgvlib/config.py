@@ -46,11 +46,20 @@ class FieldConfig:
     deform_shape: bool = False  # a third head for the Cholesky vector [ours]
     head_layers: int = 1  # 1 or 2: linear heads, or one more layer of `width` in each
     polynomial: int = 0  # degree of each Gaussian's own motion in t, added to the field's (GSVR)
+    # points in t, y and x of a lattice of displacements, trilinear between them; (): none. A fit sets it from
+    # `gaussians_per_point` [ours]
+    lattice: tuple[int, ...] = ()
+    fade: bool = False  # each Gaussian brightens or darkens with t by a number of its own [ours]
 
     @property
     def moves(self) -> bool:
         """Whether anything is deformed."""
-        return self.encoding != "none" or self.polynomial > 0
+        return self.encoding != "none" or self.own_numbers > 0 or bool(self.lattice)
+
+    @property
+    def own_numbers(self) -> int:
+        """Numbers a Gaussian has beyond its eight."""
+        return 2 * self.polynomial + self.fade
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,9 @@ class FitConfig:
     # longer or shorter than the paper's; "budget": as many as it has parameters, whatever the field
     gaussians: int | Literal["budget"] | None = None
     pixels_per_gaussian: float = 40.96  # 20,000 on Bunny
+    # Gaussians of the paper's method for each point of the field's lattice, which has as many points in time as a GoP
+    # has frames; None: no lattice [ours]
+    gaussians_per_point: float | None = None
     keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
     coarse_steps: int = 10_000
     steps: int = 60_000  # with gop_size="auto": for GoPs of 16 frames; shorter ones take fewer in proportion
@@ -105,6 +117,8 @@ class FitConfig:
     field_rate_last: float = 1.6e-5
     field_rate_until: float = 1.0  # part of the deformation steps after which the field's rate stays at its last value
     mlp_rate: float = 1.0  # of the field's MLP, in units of its tables' [ours]
+    lattice_rate: float = 0.02  # px, of the lattice's displacements: cosine
+    fade_rate: float = 1.25e-3  # of a Gaussian's own brightening
     clamp: bool = False  # a frame to [0, 1] before it is compared [code]
     huber: float | None = None  # difference, of 0 to 1, beyond which the loss is linear; None: all is squared [ours]
     field_decay: float = 0.0  # of the field's parameters, times which joins their gradient: a smoother motion [ours]
@@ -119,8 +133,12 @@ class FitConfig:
             raise StgvError("additions need parametrization='pixel'")
         if self.motion_steps and (self.field.encoding == "none" or self.field.polynomial):
             raise StgvError("motion_steps need a field without polynomial")
-        if self.field.position_space == "tanh" and (self.motion_steps or self.field.polynomial):
-            raise StgvError("position_space='tanh' excludes motion_steps and polynomial, which move Gaussians in px")
+        if self.field.position_space == "tanh" and (self.motion_steps or self.field.polynomial or self.field.lattice):
+            raise StgvError("position_space='tanh' excludes motion_steps, polynomial and lattice, which move in px")
+        if self.field.polynomial and self.field.fade:
+            raise StgvError("fade excludes polynomial: a Gaussian has one kind of numbers of its own")
+        if self.gaussians_per_point is not None and not self.gaussians_per_point > 0:
+            raise StgvError(f"gaussians_per_point must be above 0, got {self.gaussians_per_point}")
         if not 0 < self.field_rate_until <= 1:
             raise StgvError(f"field_rate_until must be above 0 and at most 1, got {self.field_rate_until}")
         numbers = {"adam": 2, "adan": 3}[self.optimizer]

@@ -31,6 +31,8 @@ FIELD_DEFAULTS = {
     "deform_shape": False,
     "head_layers": 1,
     "polynomial": 0,
+    "lattice": [],
+    "fade": False,
 }
 
 
@@ -45,7 +47,7 @@ class Gop:
     color: np.ndarray  # [3, N]: green, red - green, blue - green
     finer_position: np.ndarray  # [2, N]: the bits of x and y as a number
     finer_shape: np.ndarray  # [3, N]: the bits of a, b, c as a number
-    motion: np.ndarray  # [2 degree, N]
+    motion: np.ndarray  # [2 degree, N], or [1, N] of what fades
     field: list[np.ndarray]  # the field's tensors, in their own shapes
     field_steps: list[float]
     sizes: np.ndarray  # [N]
@@ -53,7 +55,7 @@ class Gop:
     mu: np.ndarray  # [N, 2] px, float64
     cholesky: np.ndarray  # [N, 3] px: l1, l2, l3
     rgb: np.ndarray  # [N, 3]
-    motion_values: np.ndarray  # [N, degree, 2]
+    motion_values: np.ndarray  # [N, degree, 2], or [N, 1] of what fades
     field_values: list[np.ndarray]
 
     def integers(self) -> list[np.ndarray]:
@@ -116,8 +118,8 @@ def decode_gop(body: bytes, header: dict) -> Gop:
     finer_position = reader.bits(np.tile(position_bits, 2)).reshape(2, count)
     finer_shape = reader.bits(np.tile(shape_bits, 3)).reshape(3, count)
 
-    degree = field["polynomial"]
-    motion = reader.rows(2 * degree, count)
+    degree, fades = field["polynomial"], int(field["fade"])
+    motion = reader.rows(2 * degree + fades, count)
     tensors, field_steps = [], []
     for extent in tensor_shapes(field):
         field_steps.append(reader.float32())
@@ -129,6 +131,7 @@ def decode_gop(body: bytes, header: dict) -> Gop:
     xy = np.stack([deinterleave(code), deinterleave(code >> 1)]) + np.array(origin)[:, None]  # [2, N]
     fine_a, b, fine_c = with_finer_bits(shape, finer_shape, shape_bits) * S
     least, most = math.log(0.3) - 1, 14
+    moved = motion * steps["motion"]
     l1, l3 = np.exp(np.clip(fine_a, least, most)), np.exp(np.clip(fine_c, least, most))
     return Gop(
         frames,
@@ -146,7 +149,7 @@ def decode_gop(body: bytes, header: dict) -> Gop:
         mu=with_finer_bits(xy, finer_position, position_bits).T * P,
         cholesky=np.stack([l1, b * l3, l3], -1),
         rgb=rgb * (steps["color"] * 2.0 ** -size[:, None]),
-        motion_values=(motion * steps["motion"]).reshape(degree, 2, count).transpose(2, 0, 1),
+        motion_values=moved.T if fades else moved.reshape(degree, 2, count).transpose(2, 0, 1),
         field_values=[tensor * step for tensor, step in zip(tensors, field_steps, strict=True)],
     )
 
@@ -163,8 +166,9 @@ def deinterleave(code: np.ndarray) -> np.ndarray:
 
 def tensor_shapes(field: dict) -> list[tuple[int, ...]]:
     """Shapes of the field's tensors, in the order of the file."""
+    lattice = [(*field["lattice"], 2)] if field["lattice"] else []
     if field["encoding"] == "none":
-        return []
+        return lattice
     tables, width = [], 1 + 2 * field["time_frequencies"]  # gamma(t): t, and sine and cosine of each frequency
     if field["encoding"] == "positional":  # x and y, and sine and cosine of each frequency
         width += 2 * (1 + 2 * field["position_frequencies"])
@@ -181,7 +185,7 @@ def tensor_shapes(field: dict) -> list[tuple[int, ...]]:
     layers = [(width, field["width"]), (field["width"], field["width"])]
     for outputs in (2, 3, 3)[: 3 if field["deform_shape"] else 2]:
         layers += [(field["width"], field["width"])] * (field["head_layers"] - 1) + [(field["width"], outputs)]
-    return tables + [extent for layer in layers for extent in (layer, layer[1:])]
+    return lattice + tables + [extent for layer in layers for extent in (layer, layer[1:])]
 
 
 def table_entries(field: dict, dims: int) -> int:

@@ -28,7 +28,7 @@ from stgvlib.ops.encoding import HashGrid
 from stgvlib.ops.splat import splat
 
 MODELS = (  # small ones of every encoding but the planes, whose tensors are large
-    replace(STGV, field=replace(TINY, deform_shape=True)),
+    replace(STGV, field=replace(TINY, deform_shape=True, lattice=(2, 2, 3), fade=True)),
     replace(PAPER, field=replace(TINY, time_cells=(2, 3.5))),
     replace(STGV, motion_steps=0, field=FieldConfig(encoding="positional", width=4, head_layers=2, polynomial=2)),
     replace(STGV, motion_steps=0, steps=0, field=FieldConfig(encoding="none")),

@@ -12,6 +12,8 @@ from stgvlib.model.video_model import VideoModel
 
 TINY = FieldConfig(levels=2, log2_table_size=4, width=8, base_resolution=4)
 FIELDS = {  # every kind of deformation field
+    "lattice, fade": replace(STGV, field=FieldConfig(lattice=(3, 4, 5), fade=True)),
+    "lattice alone": replace(STGV, motion_steps=0, field=FieldConfig(encoding="none", lattice=(3, 4, 5))),
     "stgv": STGV,
     "paper": PAPER,
     "d2gv": D2GV,

@@ -79,7 +79,12 @@ def rounded_deform(model, t):
             mu = (
                 mu + model.gaussians.motion[..., 2 * k : 2 * k + 2] * t[:, None, None] ** (k + 1) * field.position_scale
             )
-    return mu, shape, model.gaussians.rgb + out[1]
+    if field.lattice is not None:
+        mu = mu + field.displacement(model.gaussians.pixels()[0], t)
+    rgb = model.gaussians.rgb
+    if field.config.fade:
+        rgb = rgb * (1 + 8 * model.gaussians.motion * (2 * t - 1)[:, None, None])
+    return mu, shape, rgb + out[1]
 
 
 def scene(config, lengths, count, size, seed=0):
@@ -91,6 +96,8 @@ def scene(config, lengths, count, size, seed=0):
         model.gaussians.set_pixels(g, mu, cholesky, torch.rand(count, 3, generator=generator) / 4)
     for p in model.field.encoding_parameters():
         p.data *= 3e3 if config.field.encoding == "hash" else 3  # features of about 0.3
+    if model.field.lattice is not None:
+        model.field.lattice.data = 2 * torch.randn(model.field.lattice.shape, generator=generator)
     if model.gaussians.motion is not None:
         model.gaussians.motion.data = torch.randn(model.gaussians.motion.shape, generator=generator) / 8
     shape = (len(lengths), max(lengths), *size, 4)
@@ -112,6 +119,9 @@ FIELDS = {
     "positional": FieldConfig(encoding="positional"),
     "planes": FieldConfig(encoding="planes"),
     "motion": FieldConfig(encoding="planes", deform_shape=True, polynomial=2),
+    "lattice": FieldConfig(lattice=(4, 5, 7), deform_shape=True),
+    "lattice, fade": FieldConfig(lattice=(3, 2, 9), fade=True),
+    "one point, fade": FieldConfig(lattice=(1, 1, 1), fade=True),
 }
 
 

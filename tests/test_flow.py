@@ -10,7 +10,7 @@ from scenes import pan, random_model, weighted
 from stgvlib.config import STGV, FieldConfig
 from stgvlib.errors import StgvError
 from stgvlib.fitting.fit import fit
-from stgvlib.fitting.motion import follow, targets_of
+from stgvlib.fitting.motion import follow, start_lattice, targets_of
 from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
 from stgvlib.video.flow import flow_of
@@ -35,6 +35,19 @@ def test_tracks_follow_the_motion(keyframe, side, monkeypatch):
     inside = (expected > 8).all(-1) & (expected[..., 0] < 88) & (expected[..., 1] < 56)
     assert tracks.shape == (8, 600, 2) and inside.mean() > 0.8
     assert np.abs(tracks - expected)[inside].mean() < (0.3 if side == 512 else 0.8)
+
+
+@pytest.mark.parametrize("steps", [8, 4])
+def test_the_lattice_begins_along_the_flow(steps):
+    """Also with fewer points in time than the GoP has frames."""
+    config = replace(STGV, field=replace(STGV.field, lattice=(steps, 4, 6)))
+    model = canonical(config, (8,))
+    start_lattice(model, [flow_of(weighted(pan()), 4)])
+    found = model.field.displacement(model.gaussians.mu, torch.tensor([7 / 8])).detach()[0].numpy()
+    inside = ((model.gaussians.mu[0] > 20) & (model.gaussians.mu[0] < torch.tensor([70, 44]))).all(-1).numpy()
+    assert np.abs(found - 2 * STEP)[inside].mean() < 0.4
+    still = model.field.displacement(model.gaussians.mu, torch.tensor([5 / 8])).detach()[0].numpy()
+    assert np.abs(still)[inside].max() < (1e-5 if steps == 8 else 4)
 
 
 def test_many_points_and_tiny_frames():

@@ -27,6 +27,8 @@ H100 = SimpleNamespace(multi_processor_count=132, major=9, minor=0, shared_memor
 FIELDS = {
     "paper": (PAPER, PAPER.field),
     "stgv": (STGV, STGV.field),
+    "lattice, fade": (STGV, replace(STGV.field, lattice=(3, 2, 5), fade=True)),
+    "fade": (STGV, replace(STGV.field, fade=True)),
     "2D alone": (STGV, replace(STGV.field, temporal=False)),
     "no shape head": (STGV, replace(STGV.field, deform_shape=False)),
     "no pi in gamma": (PAPER, replace(PAPER.field, time_code="plain")),
@@ -88,7 +90,7 @@ def launch_everything():
     splat.Splat.apply(*leaves, SIZE).transpose(1, 2).sum().backward()
     splat.SplatMSE.apply(*leaves, frames, torch.zeros(GOPS, dtype=torch.int64), None, True).sum().backward()
     for adaptive in (True, False):
-        model = model_of(STGV, STGV.field)
+        model = model_of(STGV, replace(STGV.field, lattice=(3, 2, 5), fade=adaptive))
         optimizer = RateOptimizer(segments(model, "deformation"), "adam", None, model, 1e-3, True, True, adaptive)
         fused = rate_cuda.FusedRate(optimizer)
         fused.round()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -76,6 +77,7 @@ def test_pixels_come_back(parametrization):
         FieldConfig(encoding="planes"),
         FieldConfig(time_cells=(1, 2, 3, 4, 5, 6, 9, 9)),
         FieldConfig(deform_shape=True),
+        FieldConfig(lattice=(3, 2, 4)),
     ],
 )
 def test_every_field_gives_every_parameter_a_gradient(field):
@@ -84,6 +86,35 @@ def test_every_field_gives_every_parameter_a_gradient(field):
     assert [d.shape for d in deltas] == [(2, 40, 2), (2, 40, 3), (2, 40, 3)][: 2 + field.deform_shape]
     sum(d.square().sum() for d in deltas).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.field.parameters())
+
+
+@pytest.mark.parametrize("encoding, lattice", [("none", (3, 4, 5)), ("hash", (1, 2, 2)), ("none", (1, 1, 1))])
+def test_a_lattice_is_trilinear(encoding, lattice):
+    """Against a sum over all its points of tent weights, in NumPy; beyond the frame and its times as at the edge."""
+    field = replace(STGV.field, encoding=encoding, lattice=lattice)
+    model = random_model(replace(STGV, motion_steps=0, steps=1, field=field), (2, 6), count=200, noise=0)
+    torch.nn.init.normal_(model.field.lattice, std=5)
+    model.gaussians.mu.data *= 1.3
+    t, mu = torch.tensor([0.1, 0.77]), model.gaussians.mu.detach()
+    found = model.deform(t)[0] - mu
+    where = torch.cat([(t[:, None, None] * lattice[0] - 1).expand(2, 200, 1), mu.flip(-1) / torch.tensor([24, 40])], -1)
+    where = where.double().numpy() * [1, lattice[1] - 1, lattice[2] - 1]
+    weights = []
+    for axis, points in enumerate(lattice):
+        at = where[..., axis].clip(0, points - 1)
+        weights.append(np.maximum(0, 1 - np.abs(at[..., None] - np.arange(points))))
+    expected = np.einsum("gna,gnb,gnc,gabcd->gnd", *weights, model.field.lattice.detach().double().numpy())
+    assert np.abs(found.detach().numpy() - expected).max() < 1e-4 < np.abs(expected).max()
+
+
+def test_a_gaussian_fades_by_a_number_of_its_own():
+    model = random_model(replace(STGV, field=replace(STGV.field, fade=True)), (2, 3), noise=0)
+    model.gaussians.motion.data[:, 0] = 1 / 16
+    rgb, canonical = model.deform(torch.tensor([0.5, 1.0]))[2], model.gaussians.rgb
+    assert torch.allclose(rgb[0], canonical[0]) and torch.allclose(rgb[1, 0], 1.5 * canonical[1, 0])
+    assert torch.allclose(rgb[1, 1:], canonical[1, 1:]) and model.num_parameters() == 2 * (
+        40 * 9 + field_parameters(STGV.field)
+    )
 
 
 def two_layer_heads():

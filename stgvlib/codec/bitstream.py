@@ -328,7 +328,7 @@ def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tup
         values, at = unpack(unit, at, own, n)
         finer.append(values)
         ends(part)
-    motion = rows(2 * model.config.field.polynomial)
+    motion = rows(model.config.field.own_numbers)
     ends("motion")
     for p in model.field.parameters():
         if len(unit) - at < STEP.size:

@@ -247,6 +247,8 @@ def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
         huber=config.huber,
         field_rate=min(4e-3, config.field_rate) * part,  # more than in the fit breaks MLPs without a hash
         field_rate_last=min(2e-4, config.field_rate_last) * part,
+        lattice_rate=config.lattice_rate * part,
+        fade_rate=config.fade_rate * part,
         field=config.field,
     )
     copy = VideoModel(ours, model.num_frames, model.size, model.count).to(model.gaussians.mu.device)

@@ -40,7 +40,7 @@ class Group:
     sizes: np.ndarray  # [N], 0 to SIZES
     bits: tuple[np.ndarray, np.ndarray]  # [N] that positions and shapes have more
     finer: tuple[np.ndarray, np.ndarray]  # [2, N] and [3, N], of so many bits
-    motion: np.ndarray  # [2 * degree, N]
+    motion: np.ndarray  # [numbers of its own, N]
     tensors: list[tuple[float, np.ndarray]]  # (step, integers) of the field's parameters; none where a file was read
 
 

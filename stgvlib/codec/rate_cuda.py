@@ -16,8 +16,10 @@ NO_LIMITS = (math.inf, 0.0)
 
 
 def supported(model) -> bool:
-    """Whether these kernels know all that the model has: Gaussians' own motion they do not."""
-    return model.gaussians.motion is None and len(list(model.field.parameters())) <= MOST_TENSORS
+    """Whether these kernels know all that the model has. A Gaussian's single number they take for one tensor more;
+    several, whose symbols are of several kinds, they do not know."""
+    own = model.config.field.own_numbers
+    return own < 2 and own + len(list(model.field.parameters())) <= MOST_TENSORS
 
 
 class FusedRate:
@@ -26,8 +28,8 @@ class FusedRate:
     def __init__(self, optimizer):
         self.optimizer, device = optimizer, optimizer.flat.device
         self.gops, self.count = optimizer.alive.shape
-        self.tensors = len(optimizer.tensors)
-        sizes = [p[0].numel() for p in optimizer.tensors]
+        tensors = optimizer.parameters[3:]
+        self.tensors, sizes = len(tensors), [p[0].numel() for p in tensors]
         start = optimizer.shown.data_ptr()
         offsets = [(p.data_ptr() - start) // 4 for p in optimizer.parameters]
         gaussians, field = A_BLOCK

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stgvlib.device import fast_products
 from stgvlib.errors import StgvError
-from stgvlib.fitting.motion import begin_flow, follow, targets_of
+from stgvlib.fitting.motion import begin_flow, follow, start_lattice, targets_of
 from stgvlib.fitting.placement import generator_for, initial_model, sort_gaussians
 from stgvlib.fitting.plan import FitPlan
 from stgvlib.fitting.processes import Share
@@ -164,7 +164,10 @@ def _fit_batch(
     sort_gaussians(model)
     if flows:
         began = time.perf_counter()
-        targets = targets_of(model, [flow.result() for flow in flows])
+        followed = [flow.result() for flow in flows]
+        if model.field.lattice is not None:
+            start_lattice(model, followed)
+        targets = targets_of(model, followed)
         with fast_products(device):
             follow(model, targets, show("motion"))
         result.seconds["motion"] = time.perf_counter() - began

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,21 @@ def begin_flow(frames: Tensor, lengths: list[int], config: FitConfig) -> list[Fu
     jobs = [pool.submit(flow_of, part, keyframe_of(config, len(part))) for part in whole]
     pool.shutdown(wait=False)
     return jobs
+
+
+def start_lattice(model: VideoModel, flows: list[Flow]) -> None:
+    """The field's lattice follows the flow from the key frame: each point as a Gaussian at its place would."""
+    _, steps, rows, columns = model.field.lattice.shape[:4]
+    x, y = (np.linspace(0, side, n, dtype=np.float32) for side, n in zip(model.size[::-1], (columns, rows)))
+    points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    for g, flow in enumerate(flows):
+        moved = flow.tracks(points) - points  # [T, points, 2]
+        last = len(moved) - 1
+        when = np.clip(np.arange(1, steps + 1) * (last + 1) / steps - 1, 0, last)  # frames, where points lie in time
+        before = when.astype(int)
+        part = (when - before)[:, None, None]
+        between = (1 - part) * moved[before] + part * moved[np.minimum(before + 1, last)]
+        model.field.lattice.data[g] = torch.from_numpy(between.astype(np.float32)).view(steps, rows, columns, 2)
 
 
 def targets_of(model: VideoModel, flows: list[Flow]) -> Tensor:

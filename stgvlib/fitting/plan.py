@@ -18,7 +18,7 @@ import torch
 from stgvlib import __version__
 from stgvlib.config import FitConfig
 from stgvlib.errors import size_text
-from stgvlib.model.budget import gaussian_count, split_gops
+from stgvlib.model.budget import gaussian_count, published_gaussians, split_gops
 from stgvlib.video.scenes import changes_of, with_scenes
 from stgvlib.video.video import AT_ONCE, Video
 
@@ -55,6 +55,7 @@ def plan_fits(video: Video, config: FitConfig, seed: int = 0) -> list[FitPlan]:
 
 def plan(video: Video, config: FitConfig, seed: int = 0) -> FitPlan:
     """The plan of a video with known scenes and a configuration with a known GoP length."""
+    config = with_lattice(config, video.size)
     gops = tuple(cut_gops(video, config))
     return FitPlan(video, config, gops, gaussian_count(config, video.size, video.num_frames, len(gops)), seed)
 
@@ -117,6 +118,16 @@ def with_gop_size(config: FitConfig, gop_size: int) -> FitConfig:
     GoPs take fewer in proportion, so every frame is seen as often."""
     steps = max(min(config.steps, 1), round(config.steps * min(gop_size / TRIED[-1], 1)))
     return replace(config, gop_size=gop_size, steps=steps)
+
+
+def with_lattice(config: FitConfig, size: tuple[int, int]) -> FitConfig:
+    """A configuration whose field has the lattice that `gaussians_per_point` asks for: as many points in time as a GoP
+    has frames, and cells as near to squares as can be."""
+    if config.gaussians_per_point is None:
+        return config
+    points = published_gaussians(config, size) / config.gaussians_per_point
+    rows, columns = (max(2, round(math.sqrt(points * a / b))) for a, b in (size, size[::-1]))
+    return replace(config, field=replace(config.field, lattice=(config.gop_size, rows, columns)))
 
 
 def lengths_to_try(frames: int) -> list[int]:

@@ -192,7 +192,13 @@ def segments(model: VideoModel, name: Name) -> list[Segment]:
         Segment("rgb", [gaussians.rgb], rates(config.color_rate)),
     ]
     if name == "deformation":
-        parts += field_segments(model, "exponential", steps)  # after 8 numbers a Gaussian: at multiples of 16 bytes
+        # after 8 numbers a Gaussian tables lie at multiples of 16 bytes, after them lattice and MLP at multiples of 8
+        field, rate = field_segments(model, "exponential", steps), config.lattice_rate
+        if model.field.lattice is not None:
+            falling = schedule("cosine", rate, rate * config.last_rate, steps)
+            field.insert(bool(model.field.encoding_parameters()), Segment("lattice", [model.field.lattice], falling))
+        parts += field
         if gaussians.motion is not None:
-            parts.append(Segment("motion", [gaussians.motion], rates(config.position_rate)))
+            own = config.fade_rate if config.field.fade else config.position_rate
+            parts.append(Segment("motion", [gaussians.motion], rates(own)))
     return parts

@@ -30,7 +30,7 @@ def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int, gops: 
         return published_gaussians(config, size)
     left = paper_budget(config, size, frames) // gops - field_parameters(config.field)
     # At most one Gaussian for two pixels: tiny frames would get more, whose sum diverges (docs/LOG.md, 2026-11-28).
-    count = min(left // (8 + 2 * config.field.polynomial), size[0] * size[1] // 2)
+    count = min(left // (8 + config.field.own_numbers), size[0] * size[1] // 2)
     # A field that exceeds the budget of a tiny video still gets something to deform.
     return count if count > 0 else max(1, published_gaussians(config, size) // 2)
 

@@ -98,6 +98,7 @@ class DeformationField(nn.Module):
             self.color_head = self._head(gops, 3, generator)
             if config.deform_shape:
                 self.shape_head = self._head(gops, 3, generator)
+        self.lattice = nn.Parameter(torch.zeros(gops, *config.lattice, 2)) if config.lattice else None
         self.inside_tanh = config.position_space == "tanh"
         self.pixels = size[0] * size[1]
         half = (size[1] / 2, size[0] / 2)
@@ -135,8 +136,9 @@ class DeformationField(nn.Module):
     def forward(self, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(delta mu [G, N, 2] px, inside tanh without a unit; delta rgb [G, N, 3]; delta Cholesky [G, N, 3] px or None)
         at times t [G]."""
+        along = 0 if self.lattice is None else self.displacement(mu, t)
         if self.hidden is None:
-            return torch.zeros_like(mu), mu.new_zeros(*mu.shape[:2], 3), None
+            return torch.zeros_like(mu) + along, mu.new_zeros(*mu.shape[:2], 3), None
         code = positional(t[:, None, None], self.config.time_frequencies, self.config.time_code)
         code = code.expand(-1, mu.shape[1], -1)
         encoded = [*self.encode(mu, t), code]
@@ -153,7 +155,18 @@ class DeformationField(nn.Module):
         else:
             out = [head(features) for head in heads]
         shape = out[2] * self.shape_scale if len(out) > 2 else None
-        return out[0] * self.position_scale, out[1], shape
+        return out[0] * self.position_scale + along, out[1], shape
+
+    def displacement(self, mu: Tensor, t: Tensor) -> Tensor:
+        """Of the lattice, [G, N, 2] px at mu [G, N, 2] px and times t [G]: trilinear between its points, of which the
+        outer ones lie on the frame's edges, and the k-th of T in time at t = (k + 1) / T; beyond them as at the edge.
+        (Free-form deformation: Sederberg & Parry 1986.)"""
+        steps = self.lattice.shape[1]
+        when = ((t * steps - 1) * (2 / max(steps - 1, 1)) - 1).to(mu)[:, None, None].expand(*mu.shape[:2], 1)
+        at = torch.cat([mu / self.extent * 2 - 1, when], -1)[:, None, None]  # x, y, t
+        options = {"align_corners": True, "padding_mode": "border"}
+        found = nn.functional.grid_sample(self.lattice.permute(0, 4, 1, 2, 3), at, **options)
+        return found[:, :, 0, 0].transpose(1, 2)
 
     @staticmethod
     def _one_layer(heads: list[BatchedLinear], features: Tensor) -> tuple[Tensor, ...]:

@@ -88,6 +88,10 @@ class FusedField:
         self.unit = 1.0 if field.config.time_code == "pi" else 1 / math.pi  # of t in gamma(t), half a wave
         # The loss is a mean over 3 H W: its gradients are brought back to the order of one for fp16.
         self.grad_scale = 3 * float(field.pixels) / 64
+        # what lattice.cu adds: a lattice of displacements, and fading
+        parts = field.lattice is not None or self._fade() is not None
+        self.beside = (-(-self.count // BLOCK), batch, 1) if parts else None
+        self.lattice = (self.count, *(field.config.lattice or (1, 1, 1)), *model.gaussians.extent_px)
         if training:
             self.dx = torch.empty_like(self.x)
             self.blocks = _blocks(-(-self.count // MLP_BACKWARD_ROWS), batch, self.slots)
@@ -123,15 +127,18 @@ class FusedField:
         sizes = (self.count, self.rows, self.inputs, *self.scales)
         grid = (blocks, self.batch, 1)
         run("mlp_forward", "mlp_forward", grid, MLP_FORWARD_THREADS, *arguments, *sizes, shared=WEIGHT_BYTES)
-        if gaussians.motion is not None:
+        if field.config.polynomial:
             self.mu += (self._of_gops(gaussians.motion).unflatten(-1, (-1, 2)) * field.motion_powers(self.t)).sum(2)
+        if self.beside:
+            arguments = (mu, gaussians.rgb, field.lattice, self._fade(), self.t, self.gops, self.mu, self.rgb)
+            run("lattice", "lattice_forward", self.beside, BLOCK, *arguments, *self.lattice)
         return self.mu, gaussians.cholesky if self.cholesky is None else self.cholesky, self.rgb
 
     def backward(self, grads: list[Tensor]) -> None:
         """From the gradients of mu', Cholesky and rgb' (`grads`, also those of the canonical Gaussians) to all others:
         those of the field's parameters are written, that of mu is added to."""
         field = self.field
-        if self.gaussians.motion is not None:
+        if field.config.polynomial:
             self.gaussians.motion.grad.copy_((grads[0][:, :, None] * field.motion_powers(self.t)).flatten(2))
         w1, _, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
         grad_shape = None if self.cholesky is None else grads[1]
@@ -147,6 +154,13 @@ class FusedField:
         grid = (-(-MLP_SUMS // BLOCK), self.batch, 1)
         run("mlp_backward", "mlp_reduce", grid, BLOCK, self.sums, self.t, self.row_of, *targets, *sizes)
         mu = self.gaussians.mu if self.pixels is None else self.pixels
+        if self.beside:
+            lattice = None if field.lattice is None else field.lattice.grad  # none while it is not trained
+            if lattice is not None:
+                lattice.zero_()
+            arguments = (mu, self.gaussians.rgb, field.lattice, self._fade(), self.t, grads[0], grads[2], lattice)
+            fade = None if self._fade() is None else self.gaussians.motion.grad
+            run("lattice", "lattice_backward", self.beside, BLOCK, *arguments, fade, *self.lattice)
         self.encoder.backward(mu, self.t, self.dx, grads[0], unscale)
         if self.pixels is not None:
             pixels_gradient(self.gaussians, self.pixels, grads[0])
@@ -157,6 +171,9 @@ class FusedField:
         layers = (field.hidden, field.features, field.position_head, field.color_head, field.shape_head)
         pairs = [(None, None) if layer is None else (of(layer.weight), of(layer.bias)) for layer in layers]
         return [tensor for pair in pairs for tensor in pair]
+
+    def _fade(self) -> Tensor | None:
+        return self.gaussians.motion if self.field.config.fade else None
 
     def _of_gops(self, values: Tensor) -> Tensor:
         """Rows of the frames' GoPs."""

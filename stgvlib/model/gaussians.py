@@ -11,17 +11,17 @@ CHOLESKY_OFFSET = (0.5, 0.0, 0.5)  # px, added to the raw Cholesky vector of the
 
 
 class CanonicalGaussians(nn.Module):
-    """N Gaussians a GoP, 8 parameters each: position, Cholesky vector, colour; no opacity. With `degree`, 2 * degree
-    more: the coefficients of each Gaussian's own motion."""
+    """N Gaussians a GoP, 8 parameters each: position, Cholesky vector, colour; no opacity. Then `own` more: the
+    coefficients of each Gaussian's own motion, or how it fades (`FieldConfig.own_numbers`)."""
 
-    def __init__(self, gops: int, count: int, size: tuple[int, int], parametrization: str, degree: int = 0):
+    def __init__(self, gops: int, count: int, size: tuple[int, int], parametrization: str, own: int = 0):
         super().__init__()
         self.size = size
         self.tanh = parametrization == "tanh"
         self.mu = nn.Parameter(torch.zeros(gops, count, 2))
         self.cholesky = nn.Parameter(torch.zeros(gops, count, 3))
         self.rgb = nn.Parameter(torch.zeros(gops, count, 3))
-        self.motion = nn.Parameter(torch.zeros(gops, count, 2 * degree)) if degree else None
+        self.motion = nn.Parameter(torch.zeros(gops, count, own)) if own else None
         self.register_buffer("extent", torch.tensor([size[1], size[0]], dtype=torch.float32), persistent=False)
         self.register_buffer("offset", torch.tensor(CHOLESKY_OFFSET), persistent=False)
 

@@ -108,6 +108,10 @@ def checked(field: FieldConfig) -> FieldConfig:
     cells = field.time_cells
     if cells is not None and not (len(cells) == field.levels and all(0 < c <= MOST_CELLS for c in cells)):
         raise StgvError(f"time_cells must be one number a level, above 0 and at most {MOST_CELLS}")
+    if field.lattice and not (len(field.lattice) == 3 and all(1 <= n <= 2**16 for n in field.lattice)):
+        raise StgvError(f"lattice must be three numbers from 1 to 65536, or none, got {list(field.lattice)}")
+    if field.polynomial and field.fade:
+        raise StgvError("fade excludes polynomial")
     if field.position_scale is not None:
         number(field.position_scale, "position_scale", 2**16)
     return field

@@ -15,6 +15,7 @@ from stgvlib.device import kernels_for
 from stgvlib.errors import StgvError
 from stgvlib.model.field import DeformationField
 from stgvlib.model.gaussians import CanonicalGaussians
+from stgvlib.ops.constants import FADE_SCALE
 from stgvlib.ops.splat import splat, splat_pairs
 
 
@@ -48,7 +49,7 @@ class VideoModel(nn.Module):
         self.config, self.size, self.num_frames = config, size, list(num_frames)
         gops = len(num_frames)
         self.count = count
-        self.gaussians = CanonicalGaussians(gops, self.count, size, config.parametrization, config.field.polynomial)
+        self.gaussians = CanonicalGaussians(gops, self.count, size, config.parametrization, config.field.own_numbers)
         self.field = DeformationField(config.field, gops, size, generator)
         self.most_pairs = math.inf  # of a pixel and a Gaussian, in a frame; a reader sets what its file may ask for
         self._fused = None  # buffers of `deform` on a GPU
@@ -69,10 +70,13 @@ class VideoModel(nn.Module):
                 return mu, cholesky + self.gaussians.offset if self.gaussians.tanh else cholesky, rgb
         mu, cholesky = self.gaussians.pixels()
         d_mu, d_rgb, d_cholesky = self.field(mu, t)
-        if self.gaussians.motion is not None:
-            d_mu = d_mu + (self.gaussians.motion.unflatten(-1, (-1, 2)) * self.field.motion_powers(t)).sum(2)
+        rgb, own = self.gaussians.rgb, self.gaussians.motion
+        if self.config.field.polynomial:
+            d_mu = d_mu + (own.unflatten(-1, (-1, 2)) * self.field.motion_powers(t)).sum(2)
+        elif self.config.field.fade:
+            rgb = rgb * (1 + FADE_SCALE * own * (2 * t - 1)[:, None, None])
         moved = self.gaussians.moved_inside_tanh(d_mu) if self.field.inside_tanh else mu + d_mu
-        return moved, cholesky if d_cholesky is None else cholesky + d_cholesky, self.gaussians.rgb + d_rgb
+        return moved, cholesky if d_cholesky is None else cholesky + d_cholesky, rgb + d_rgb
 
     def times(self, frame: Tensor) -> Tensor:
         """t of frame i of a GoP of n frames: (i + 1) / n, as in the parent code. frame [G] -> [G]."""
@@ -132,5 +136,6 @@ class VideoModel(nn.Module):
         return joined.to(first.gaussians.mu.device)
 
     def num_parameters(self) -> int:
-        """8 a Gaussian (more with a polynomial), hash tables, MLP: what the paper counts, over all GoPs."""
+        """8 a Gaussian (more where it has numbers of its own), hash tables, MLP: what the paper counts, and the
+        lattice, over all GoPs."""
         return sum(p.numel() for p in self.parameters())

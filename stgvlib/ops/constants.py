@@ -4,6 +4,7 @@ import math
 
 MIN_SCALE = 0.3  # px: thinner Gaussians fall between the pixels
 CUT = math.log(255.0)  # sigma at which the weight is 1/255
+FADE_SCALE = 8.0  # of a Gaussian's own brightening: its number is rounded like the coefficients of a motion
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, for x, y, t
 
 BLOCK = 256  # threads of a block, where nothing else stands here
@@ -30,6 +31,7 @@ DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defin
     },
     "positional": {"CHUNKS": CHUNKS, "PER_CHUNK": CHUNK_FEATURES},
     "planes": {"FEATURES": CHUNKS * CHUNK_FEATURES // 3},  # of each of the three planes
+    "lattice": {"FADE_SCALE": f"{FADE_SCALE}f"},
     "hash_encoding": {"Y_PRIME": f"{PRIMES[1]}u", "Z_PRIME": f"{PRIMES[2]}u"},
     "rate": {"STEP_THREADS": STEP_THREADS, "OF_GOP": RATE_SUMS, "MIN_SCALE": f"{MIN_SCALE}f"},
     "mlp_forward": _MLP | {"THREADS": MLP_FORWARD_THREADS, "ROWS": MLP_FORWARD_ROWS},
