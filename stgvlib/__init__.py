@@ -21,7 +21,7 @@ if not os.access(os.path.dirname(__file__), os.W_OK):  # where Numba would keep 
     os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))
 
 _PLACES = {
-    "config": ("FAST", "PAPER", "PRESETS", "PROFILES", "STGV", "FieldConfig", "FitConfig"),
+    "config": ("FAST", "PAPER", "PRESETS", "PROFILES", "QUALITY", "STGV", "FieldConfig", "FitConfig"),
     "errors": ("StgvError",),
     "video.video": ("Video", "open_video", "video_of"),
     "video.write": ("write_video",),

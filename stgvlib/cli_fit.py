@@ -31,7 +31,7 @@ def fit(
     input: Positional[str],
     output: Positional[Path],
     /,
-    preset: Literal["auto", "stgv", "fast", "paper"] = "auto",
+    preset: Literal["auto", "stgv", "quality", "fast", "paper"] = "auto",
     profile: Literal["auto", "smoke", "quick", "paper"] = "auto",
     frames: int | None = None,
     gop_size: int | None = None,
@@ -65,7 +65,8 @@ def fit(
     Args:
         input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
         output: Model to write, ending in .safetensors.
-        preset: stgv is ours, fast is ours with a seventh of its deformation steps, paper is the method as published.
+        preset: stgv is ours, quality adds a lattice of motion to it, fast is stgv with a seventh of its deformation
+            steps, paper is the method as published.
             auto takes stgv on a GPU, and fast on a CPU.
         profile: How many steps, and how large: smoke (30 % of the sides), quick (50 %) or paper (all).
             auto takes paper on a GPU and quick on a CPU. Where preset is auto too, a CPU takes a shortened fast at 35 %

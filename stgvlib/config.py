@@ -1,4 +1,4 @@
-"""What is fitted and how: frozen dataclasses, presets stgv | fast | paper, profiles smoke | quick | paper.
+"""What is fitted and how: frozen dataclasses, presets stgv | quality | fast | paper, profiles smoke | quick | paper.
 
 Defaults are the paper's (Sec. III and App. B). Values that the paper does not print are marked: [code] read in its
 parent's code (D2GV, GaussianImage), [inferred] from its published numbers, [ours] chosen here.
@@ -65,7 +65,7 @@ class FieldConfig:
 @dataclass(frozen=True)
 class FitConfig:
     """Everything that decides the result of a fit, besides the video and the seed. The source has a comment for each
-    setting. Defaults are the paper's; presets `PAPER`, `STGV` and `FAST` are instances. Change one by
+    setting. Defaults are the paper's; presets `PAPER`, `STGV`, `QUALITY` and `FAST` are instances. Change one by
     `dataclasses.replace`.
 
     Raises StgvError for settings out of range, and for settings that exclude each other.
@@ -82,7 +82,9 @@ class FitConfig:
 
     preset: str = "paper"
     gop_size: int | Literal["auto"] = 10  # frames of a GoP; "auto": 5, 8 or 16, which short trials decide [ours]
-    cuts: Literal["even", "motion"] = "even"  # where GoPs are cut: all as long, or where as much has changed [ours]
+    # where GoPs are cut: after so many frames, a rest joins or is one; "equal": all as long, to a frame [ours];
+    # "motion": where as much has changed
+    cuts: Literal["even", "equal", "motion"] = "even"
     # a GoP; None: one for every `pixels_per_gaussian`, or as many as the paper's method has parameters where GoPs are
     # longer or shorter than the paper's; "budget": as many as it has parameters, whatever the field
     gaussians: int | Literal["budget"] | None = None
@@ -150,7 +152,7 @@ class FitConfig:
             raise StgvError(f"initial_part must be above 0 and at most 1, got {self.initial_part}")
         if self.gaussians not in (None, "budget") and self.gaussians < 1:
             raise StgvError(f"gaussians must be at least 1, got {self.gaussians}")
-        if not self.field.moves and self.steps:
+        if self.steps and not self.field.moves and self.gaussians_per_point is None:
             raise StgvError(f"without a field there is nothing to deform: steps must be 0, got {self.steps}")
 
 
@@ -181,6 +183,16 @@ STGV = FitConfig(
         position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12), time_frequencies=2
     ),
 )
+# A lattice of displacements, and a number for each Gaussian's brightening, beside a narrower field
+# (docs/LOG.md, 2026-11-28).
+QUALITY = replace(
+    STGV,
+    preset="quality",
+    cuts="equal",
+    gaussians="budget",
+    gaussians_per_point=16.0,
+    field=replace(STGV.field, width=64, fade=True),
+)
 FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
 # Preset `fast`, shortened to minutes on two cores: the default of `stgv fit` on a CPU (docs/LOG.md, 2026-11-28).
 # A narrow field makes a step cheaper. GoPs have 16 frames, because trials of so few steps choose worse lengths.
@@ -196,7 +208,7 @@ ON_CPU = replace(
     field=replace(FAST.field, width=64),
 )
 ON_CPU_SCALE = 0.35  # of height and width
-PRESETS = {"stgv": STGV, "fast": FAST, "paper": PAPER}
+PRESETS = {"stgv": STGV, "quality": QUALITY, "fast": FAST, "paper": PAPER}
 
 
 @dataclass(frozen=True)

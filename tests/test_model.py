@@ -12,7 +12,7 @@ from scenes import random_model
 from stgvlib.codec.load import load_model
 from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
 from stgvlib.errors import StgvError
-from stgvlib.fitting.plan import with_gop_size
+from stgvlib.fitting.plan import equal_gops, with_gop_size
 from stgvlib.model.budget import field_parameters, gaussian_count, paper_budget, split_gops
 from stgvlib.model.field import FinelyWeighted
 from stgvlib.model.model_file import save_model
@@ -52,6 +52,13 @@ def test_gops_cover_the_video(frames, size):
     gops = split_gops(frames, size)
     assert [i for a, b in gops for i in range(a, b)] == list(range(frames))
     assert all(b > a for a, b in gops)
+
+
+@pytest.mark.parametrize("frames, size, lengths", [(132, 16, {16, 17}), (90, 8, {8, 9}), (7, 16, {7}), (50, 5, {5})])
+def test_equal_gops_differ_by_a_frame_at_most(frames, size, lengths):
+    gops = equal_gops(frames, size)
+    assert [0, *(stop for _, stop in gops)] == [*(start for start, _ in gops), frames]
+    assert {stop - start for start, stop in gops} == lengths and len(gops) == len(split_gops(frames, size))
 
 
 def test_davis_has_fifty_gops():

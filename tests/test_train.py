@@ -6,10 +6,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from scenes import blocks, disc
+from scenes import blocks, disc, pan
 
 from stgvlib.codec.load import load_model
-from stgvlib.config import PAPER, STGV, FieldConfig
+from stgvlib.config import PAPER, QUALITY, STGV, FieldConfig
 from stgvlib.errors import StgvError
 from stgvlib.fitting import batches
 from stgvlib.fitting.fit import fit
@@ -230,6 +230,45 @@ def test_short_videos_have_nothing_to_choose():
         (only,) = plan_fits(video, replace(config, steps=steps))
         assert (only.config.gop_size, only.config.steps) == settled and choose([only], "cpu") is only
     assert [plan.config.gop_size for plan in plan_fits(changing.with_(limit=7), config)] == [5]
+
+
+def hard_videos():
+    """Ten frames each of 48x64 px that give a fit little to hold on to."""
+    moving = pan(10, (48, 64), (2, -1))
+    flash = (moving * 0.6).astype(np.uint8)
+    flash[4] = flash[4] + 100
+    framed = moving.copy()
+    framed[:, :8] = framed[:, -8:] = framed[:, :, :6] = framed[:, :, -6:] = 0
+    return {
+        "of one colour": np.full((10, 48, 64, 3), 77, np.uint8),
+        "of one frame": moving[:1],
+        "of noise": np.random.default_rng(0).integers(0, 256, (10, 48, 64, 3), np.uint8),
+        "with a flash": flash,
+        "with a cut in every second frame": np.stack(
+            [moving[i] if i // 2 % 2 else moving[-i, ::-1] for i in range(10)]
+        ),
+        "with black borders": framed,
+    }
+
+
+@pytest.mark.parametrize("kind", hard_videos())
+def test_hard_videos_are_no_worse_than_with_the_published_preset(kind):
+    """Or above 50 dB, where rounding to 8 bits alone has 59."""
+    video, found = video_of(hard_videos()[kind]), []
+    for config in (PAPER, QUALITY):
+        motion = 100 if config.motion_steps else 0
+        short = replace(config, coarse_steps=150, motion_steps=motion, steps=400, pixels_per_gaussian=9)
+        result = fit(video, short, progress=None)
+        assert all(torch.isfinite(p).all() for p in result.model.parameters())
+        found.append(evaluate(Decoder(result.model, dtype=torch.float32), video, similarity=False)["psnr"])
+    assert found[1] >= min(found[0], 50), found
+
+
+def test_a_picture_takes_all_steps_and_parameters_at_once():
+    (planned,) = plan_fits(video_of(pan(1, (48, 64))), QUALITY)
+    assert planned.steps == planned.config.coarse_steps == QUALITY.coarse_steps + QUALITY.steps
+    assert not planned.config.field.moves and planned.count == 48 * 64 // 2
+    assert plan_fits(video_of(pan(1, (48, 64))), PAPER)[0].config == PAPER
 
 
 def test_additions_fill_up_the_gaussians(video):

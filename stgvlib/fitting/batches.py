@@ -134,7 +134,8 @@ def _fit_batch(
     generators = [generator_for(plan.seed, g) for g in numbers]
     starts = zip(frames, lengths, generators)
     model = VideoModel.join([initial_model(config, f, n, plan.count, draw) for f, n, draw in starts]).to(device)
-    follows = config.motion_steps and config.steps and max(lengths) > 1
+    follows = config.motion_steps or model.field.lattice is not None
+    follows = follows and config.steps and max(lengths) > 1
     flows = begin_flow(frames, lengths, config) if follows else []  # its threads would slow down what is above
     result = _Batch(model, None, {}, {}, [])
 
@@ -169,7 +170,8 @@ def _fit_batch(
             start_lattice(model, followed)
         targets = targets_of(model, followed)
         with fast_products(device):
-            follow(model, targets, show("motion"))
+            if config.motion_steps:
+                follow(model, targets, show("motion"))
         result.seconds["motion"] = time.perf_counter() - began
     result.steps += config.motion_steps
     run("deformation")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from stgvlib import __version__
-from stgvlib.config import FitConfig
+from stgvlib.config import FieldConfig, FitConfig
 from stgvlib.errors import size_text
 from stgvlib.model.budget import gaussian_count, published_gaussians, split_gops
 from stgvlib.video.scenes import changes_of, with_scenes
@@ -48,6 +48,8 @@ def plan_fits(video: Video, config: FitConfig, seed: int = 0) -> list[FitPlan]:
     video = with_scenes(video)
     if config.gop_size != "auto":
         return [plan(video, config, seed)]
+    if video.num_frames == 1:
+        return [plan(video, of_a_picture(config), seed)]
     lengths = lengths_to_try(video.num_frames)
     lengths = lengths if config.steps else lengths[-1:]  # without a deformation stage there is nothing to compare
     return [plan(video, with_gop_size(config, length), seed) for length in lengths]
@@ -120,6 +122,13 @@ def with_gop_size(config: FitConfig, gop_size: int) -> FitConfig:
     return replace(config, gop_size=gop_size, steps=steps)
 
 
+def of_a_picture(config: FitConfig) -> FitConfig:
+    """For a video of one frame, in which nothing moves: all steps in the coarse stage, all parameters to Gaussians."""
+    steps = {"coarse_steps": config.coarse_steps + config.steps, "motion_steps": 0, "steps": 0}
+    still = FieldConfig(encoding="none")
+    return replace(config, gop_size=1, gaussians="budget", gaussians_per_point=None, field=still, **steps)
+
+
 def with_lattice(config: FitConfig, size: tuple[int, int]) -> FitConfig:
     """A configuration whose field has the lattice that `gaussians_per_point` asks for: as many points in time as a GoP
     has frames, and cells as near to squares as can be."""
@@ -136,19 +145,20 @@ def lengths_to_try(frames: int) -> list[int]:
 
 
 def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
-    """[start, stop) of each GoP: `split_gops` of every scene, or as many GoPs of the video as that would give without
+    """[start, stop) of each GoP: `split_gops` or `equal_gops` of every scene, or as many GoPs of the video as that would give without
     scenes, cut where as much has changed in each (cuts="motion").
 
     Change is that of `changes_of`, plus its mean over the video: half of the measure is length. A scene of less than a
     third of a GoP joins the one before.
     """
-    if config.cuts == "even":
+    if config.cuts != "motion":
         starts = [0]
         for cut in video.cuts or ():
             if 3 * min(cut - starts[-1], video.num_frames - cut) >= config.gop_size:
                 starts.append(cut)
         scenes = zip(starts, [*starts[1:], video.num_frames])
-        return [(start + a, start + b) for start, stop in scenes for a, b in split_gops(stop - start, config.gop_size)]
+        cut = equal_gops if config.cuts == "equal" else split_gops
+        return [(start + a, start + b) for start, stop in scenes for a, b in cut(stop - start, config.gop_size)]
     even = split_gops(video.num_frames, config.gop_size)
     if len(even) == 1:
         return even
@@ -157,6 +167,12 @@ def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
     starts = [0, *np.searchsorted(total, total[-1] * np.arange(1, len(even)) / len(even)).tolist()]
     starts = [max(s, i) for i, s in enumerate(starts)]
     return list(zip(starts, [*starts[1:], video.num_frames]))
+
+
+def equal_gops(frames: int, gop_size: int) -> list[tuple[int, int]]:
+    """As many GoPs as `split_gops` has, of lengths that differ by a frame at most."""
+    gops = len(split_gops(frames, gop_size))
+    return [(frames * g // gops, frames * (g + 1) // gops) for g in range(gops)]
 
 
 def keyframe_of(config: FitConfig, length: int) -> int:
