@@ -145,8 +145,8 @@ def lengths_to_try(frames: int) -> list[int]:
 
 
 def cut_gops(video: Video, config: FitConfig) -> list[tuple[int, int]]:
-    """[start, stop) of each GoP: `split_gops` or `equal_gops` of every scene, or as many GoPs of the video as that would
-    give without scenes, cut where as much has changed in each (cuts="motion").
+    """[start, stop) of each GoP: `split_gops` or `equal_gops` of every scene, or as many GoPs of the video as that
+    would give without scenes, cut where as much has changed in each (cuts="motion").
 
     Change is that of `changes_of`, plus its mean over the video: half of the measure is length. A scene of less than a
     third of a GoP joins the one before.
