@@ -1,4 +1,4 @@
-"""Two golden .stgv files, and a second decoder, written from docs/FORMAT.md alone, that agrees with the library's.
+"""Three golden .stgv files, and a second decoder, written from docs/FORMAT.md alone, that agrees with the library's.
 
 STGV_REGENERATE=1 writes the golden files anew, which only a new version of the format may need; then the hashes in
 GOLDEN have to be those that the test reports.
@@ -29,6 +29,7 @@ from stgvlib.model.gaussians import WAITING
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = {  # SHA-256 of the integers that a decoder reads
     "adaptive": "7f8dabce84ef1e2f67a0eb09fde59bc8a4e17db73a6372711e92a7c415ccaa3f",
+    "lattice": "b8878ef0005d8fc8f35e9fad3049f640c8e3f1f80fab2123044485fa7f4cd778",
     "plain": "631ff4b1040114e0df2b6a71db665781f0e86ece278d34f8a2d1526a2a8f82be",
 }
 TABLES = FieldConfig(
@@ -63,7 +64,10 @@ def spread_model(field, count, waiting=0, seed=0):
 
 def golden_model(name):
     """(model, steps) of a golden file. "adaptive": adaptive steps, 2D and 3D hash tables, shape head. "plain": one step
-    for all Gaussians, motion of degree 2, no tables, two-layer heads."""
+    for all Gaussians, motion of degree 2, no tables, two-layer heads. "lattice": displacements, and Gaussians that fade."""
+    if name == "lattice":
+        model = spread_model(replace(TABLES, lattice=(3, 2, 4), fade=True), 60)
+        return model, adapted(model, Steps())
     if name == "plain":
         return spread_model(MOVING, 100), Steps()
     model = spread_model(TABLES, 160, waiting=40)
@@ -148,6 +152,9 @@ def test_golden_files_have_every_part_of_the_format():
     assert [tensor.shape for tensor in gops[0].field[:2]] == [(16 + 3 * 32, 2), (4 * 32, 4)]
     header, gops = format_decoder.decode((FOLDER / "plain.stgv").read_bytes())
     assert "lowest" not in header["steps"] and gops[0].motion.any(1).tolist() == [True] * 4
+    header, gops = format_decoder.decode((FOLDER / "lattice.stgv").read_bytes())
+    assert header["field"]["fade"] and gops[0].motion.any(1).tolist() == [True]
+    assert gops[0].field[0].shape == (3, 2, 4, 2) and gops[0].field[0].any()
 
 
 def assert_decoders_agree(model, steps):
