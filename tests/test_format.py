@@ -64,7 +64,8 @@ def spread_model(field, count, waiting=0, seed=0):
 
 def golden_model(name):
     """(model, steps) of a golden file. "adaptive": adaptive steps, 2D and 3D hash tables, shape head. "plain": one step
-    for all Gaussians, motion of degree 2, no tables, two-layer heads. "lattice": displacements, and Gaussians that fade."""
+    for all Gaussians, motion of degree 2, no tables, two-layer heads. "lattice": displacements, and Gaussians that
+    fade."""
     if name == "lattice":
         model = spread_model(replace(TABLES, lattice=(3, 2, 4), fade=True), 60)
         return model, adapted(model, Steps())
