@@ -16,7 +16,7 @@ struct Place {
   int cell;            // of its first corner, in points of one time
   int next_x, next_y;  // how far the other corners are, 0 at the far edge
   float fx, fy;
-  float scale_x, scale_y;  // cells a px, 0 beyond the frame
+  float scale_x, scale_y;  // cells a px, 0 at the edge of the frame and beyond
 };
 
 // Number of the cell below `position` cells, its fraction, and how far the next point is; `points` of the axis.
@@ -34,8 +34,8 @@ __device__ __forceinline__ Place place_of(float x, float y, int rows, int column
   int row = cell_of(fminf(fmaxf(down, 0.f), 1.f) * (rows - 1), rows, p.fy, p.next_y);
   p.cell = row * columns + column;
   p.next_y *= columns;
-  p.scale_x = across >= 0.f && across <= 1.f ? (columns - 1) / width : 0.f;
-  p.scale_y = down >= 0.f && down <= 1.f ? (rows - 1) / height : 0.f;
+  p.scale_x = across > 0.f && across < 1.f ? (columns - 1) / width : 0.f;
+  p.scale_y = down > 0.f && down < 1.f ? (rows - 1) / height : 0.f;
   return p;
 }
 
