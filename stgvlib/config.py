@@ -39,6 +39,7 @@ class FieldConfig:
     # of encoding="positional": sines of 2^k pi x with x in [0, 1], or of 2^k x with x in [-1, 1] [code]
     position_code: Literal["pi", "plain"] = "pi"
     width: int = 128
+    slope: float = 0.0  # of the activation below zero: leaky ReLU, under which no unit dies [ours]
     # what the position head moves: the position in px, or atanh of the position in [-1, 1], that is inside tanh [code]
     position_space: Literal["pixels", "tanh"] = "pixels"
     position_scale: float | None = None  # px a unit of the position head; None: half the frame [inferred]
@@ -141,6 +142,8 @@ class FitConfig:
             raise StgvError("fade excludes polynomial: a Gaussian has one kind of numbers of its own")
         if self.gaussians_per_point is not None and not self.gaussians_per_point > 0:
             raise StgvError(f"gaussians_per_point must be above 0, got {self.gaussians_per_point}")
+        if not 0 <= self.field.slope < 1:
+            raise StgvError(f"slope must be at least 0 and below 1, got {self.field.slope}")
         if not 0 < self.field_rate_until <= 1:
             raise StgvError(f"field_rate_until must be above 0 and at most 1, got {self.field_rate_until}")
         numbers = {"adam": 2, "adan": 3}[self.optimizer]

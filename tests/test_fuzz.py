@@ -182,6 +182,8 @@ def test_descriptions_that_lie(lies, told, tmp_path):
         ({"field": {"log2_table_size": 70}}, "log2_table_size must be from 1 to 22, got 70"),
         ({"field": {"width": 0}}, "width must be from 1 to 1024, got 0"),
         ({"field": {"width": 20_000}}, "width must be from 1 to 1024, got 20000"),
+        ({"field": {"slope": 1}}, "slope must be at least 0 and below 1, got 1"),
+        ({"field": {"slope": -0.5}}, "slope must be at least 0 and below 1, got -0.5"),
         ({"field": {"width": 1024}}, r"field.hidden.weight must be \(2, \d+, 1024\) of F32, got \(2, \d+, 8\)"),
         ({"field": {"levels": 2, "time_cells": [1e999, 2]}}, "inf is no number"),
         ({"field": {"time_cells": "all"}}, "time_cells must be"),

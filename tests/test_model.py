@@ -8,15 +8,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scenes import random_model
+from torch.nn.functional import leaky_relu
 
+from stgvlib.codec.bitstream import parse, stream
 from stgvlib.codec.load import load_model
-from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, from_dict
+from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig, changes, from_dict
 from stgvlib.errors import StgvError
 from stgvlib.fitting.plan import equal_gops, with_gop_size
 from stgvlib.model.budget import field_parameters, gaussian_count, paper_budget, split_gops
 from stgvlib.model.field import FinelyWeighted
 from stgvlib.model.model_file import save_model
 from stgvlib.model.video_model import VideoModel
+from stgvlib.ops.encoding import positional
 
 BUNNY = (640, 1280)
 
@@ -124,8 +127,9 @@ def test_a_gaussian_fades_by_a_number_of_its_own():
     )
 
 
-def two_layer_heads():
-    config = FieldConfig(encoding="positional", width=13, deform_shape=True, head_layers=2, zero_heads=False)
+def two_layer_heads(slope=0.0):
+    wide = {"encoding": "positional", "width": 13, "deform_shape": True, "slope": slope}
+    config = FieldConfig(**wide, head_layers=2, zero_heads=False)
     torch.manual_seed(0)
     return VideoModel(replace(STGV, motion_steps=0, field=config), [3, 3], (20, 30), 50).field
 
@@ -141,15 +145,16 @@ def test_padded_layers_give_the_same_field():
     assert torch.allclose(field.features(hidden.relu(), pad=True)[..., :13], exact, atol=1e-6)
 
 
-def test_two_layer_heads_at_once_are_those_one_by_one(device):
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_two_layer_heads_at_once_are_those_one_by_one(device, slope):
     """Values and gradients, both with hidden layers in bfloat16. Padding is ignored whatever it holds."""
-    field = two_layer_heads().to(device)
+    field = two_layer_heads(slope).to(device)
     heads = [field.position_head, field.color_head, field.shape_head]
     features = torch.randn(2, 50, 16, device=device).relu().bfloat16()
     layers = [[(layer.weight, layer.bias) for layer in (head[0], head[2])] for head in heads]
     wanted = []
     for (w, b), (last, last_bias) in layers:
-        hidden = (torch.bmm(features[..., :13], w.bfloat16()) + b.bfloat16()).relu()
+        hidden = leaky_relu(torch.bmm(features[..., :13], w.bfloat16()) + b.bfloat16(), slope)
         wanted.append(torch.bmm(hidden.float(), last) + last_bias)
     parameters = [p for head in heads for p in head.parameters()]
     weights = [torch.randn_like(w) for w in wanted]
@@ -159,6 +164,39 @@ def test_two_layer_heads_at_once_are_those_one_by_one(device):
     grads = [torch.autograd.grad(sum((w * v).sum() for w, v in zip(weights, o)), parameters) for o in (found, wanted)]
     errors = [((a - b).norm() / b.norm()).item() for a, b in zip(*grads, strict=True)]
     assert max(errors) < 0.02, errors
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_units_below_zero_are_times_the_slope(heads, slope):
+    config = FieldConfig(width=16, levels=1, log2_table_size=2, head_layers=heads, zero_heads=False, slope=slope)
+    model = random_model(replace(STGV, motion_steps=0, field=config))
+    field, mu, t = model.field, model.gaussians.pixels()[0], torch.tensor([0.3, 0.9])
+    code = positional(t[:, None, None], config.time_frequencies, config.time_code).expand(-1, mu.shape[1], -1)
+
+    def layer(of, x):
+        return x @ of.weight + of.bias
+
+    x = layer(field.hidden, torch.cat([*field.encode(mu, t), code], -1))
+    assert 0.1 < (x < 0).float().mean() < 0.9
+    x = layer(field.features, torch.where(x > 0, x, slope * x))
+    x = torch.where(x > 0, x, slope * x)
+    color = field.color_head
+    if heads == 2:
+        x = layer(color[0], x)
+        x, color = torch.where(x > 0, x, slope * x), color[2]
+    assert torch.allclose(field(mu, t)[1], layer(color, x), atol=1e-5)
+
+
+def test_the_slope_is_a_setting_like_others():
+    assert FieldConfig().slope == 0 and changes(replace(STGV.field, slope=0.0)) == changes(STGV.field)
+    assert changes(FieldConfig(slope=0.1)) == {"slope": 0.1}
+    assert type(VideoModel(STGV, [2], (8, 8), 2).field.activation) is torch.nn.ReLU
+    for bad in (-0.1, 1.0, float("nan")):
+        with pytest.raises(StgvError, match="slope must be at least 0 and below 1, got"):
+            replace(STGV, field=FieldConfig(slope=bad))
+    model = random_model(replace(STGV, motion_steps=0, field=FieldConfig(width=8, slope=0.25)))
+    assert parse(stream(model)).model.config.field.slope == 0.25
 
 
 def test_the_last_layer_keeps_its_weights_precision(device):

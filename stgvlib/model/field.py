@@ -90,6 +90,7 @@ class DeformationField(nn.Module):
             inputs = 2 * (1 + 2 * config.position_frequencies)
         self.codes = 1 + 2 * config.time_frequencies  # gamma(t), the last inputs
         inputs += self.codes
+        self.activation = nn.LeakyReLU(config.slope, inplace=True) if config.slope else nn.ReLU(inplace=True)
         self.hidden = self.features = self.position_head = self.color_head = self.shape_head = None
         if config.encoding != "none":
             self.hidden = BatchedLinear(gops, inputs, config.width, generator)
@@ -114,7 +115,7 @@ class DeformationField(nn.Module):
         last = BatchedLinear(gops, width, outputs, generator, self.config.zero_heads)
         if self.config.head_layers == 1:
             return last
-        return nn.Sequential(BatchedLinear(gops, width, width, generator), nn.ReLU(inplace=True), last)
+        return nn.Sequential(BatchedLinear(gops, width, width, generator), self.activation, last)
 
     def encode(self, mu: Tensor, t: Tensor) -> list[Tensor]:
         """mu [G, N, 2] px, t [G] in [0, 1] -> the parts of f_h in eq. 7 but gamma(t), [G, N, width] each."""
@@ -146,7 +147,8 @@ class DeformationField(nn.Module):
         if half:
             encoded.append(code[..., : -self.hidden.weight.shape[1] % 8])
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
-            features = self.features(self.hidden(torch.cat(encoded, -1), half).relu_(), half).relu_()
+            hidden = self.activation(self.hidden(torch.cat(encoded, -1), half))
+            features = self.activation(self.features(hidden, half))
         heads = [head for head in (self.position_head, self.color_head, self.shape_head) if head is not None]
         if self.config.head_layers == 1:
             out = self._one_layer(heads, features.to(self.hidden.weight.dtype))
@@ -182,7 +184,7 @@ class DeformationField(nn.Module):
         pad = -first[0].bias.shape[2] % 8
         weight = torch.cat([nn.functional.pad(layer.weight, (0, pad, 0, pad)) for layer in first], 2)
         bias = torch.cat([nn.functional.pad(layer.bias, (0, pad)) for layer in first], 2)
-        hidden = (torch.bmm(features, weight.to(features.dtype)) + bias.to(features.dtype)).relu()
+        hidden = heads[0][1](torch.bmm(features, weight.to(features.dtype)) + bias.to(features.dtype))
         sizes = [layer.bias.shape[2] for layer in last]
         columns = [
             nn.functional.pad(layer.weight, (sum(sizes[:k]), sum(sizes[k + 1 :]), 0, pad))
