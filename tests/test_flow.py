@@ -71,7 +71,7 @@ def test_holes_are_not_followed():
     assert np.abs(flow_of(holed, 0).tracks(mu) - whole)[3].mean() > 2.5
 
 
-@pytest.mark.parametrize("field", [STGV.field, FieldConfig(width=64, position_scale=40.0)], ids=["fused", "torch"])
+@pytest.mark.parametrize("field", [STGV.field, FieldConfig(width=48, position_scale=40.0)], ids=["fused", "torch"])
 @pytest.mark.parametrize("parametrization, parts", [("pixel", 1), ("pixel", 3), ("tanh", 2)])
 def test_the_field_learns_its_targets(device, field, parametrization, parts):
     config = replace(

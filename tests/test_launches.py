@@ -17,7 +17,7 @@ from stgvlib.fitting.optimizer import FlatOptimizer  # noqa: E402
 from stgvlib.fitting.stage import segments  # noqa: E402
 from stgvlib.model import field_cuda  # noqa: E402
 from stgvlib.model.video_model import VideoModel  # noqa: E402
-from stgvlib.ops.constants import DEFINITIONS, MIN_SCALE  # noqa: E402
+from stgvlib.ops.constants import BLOCK, MIN_SCALE, definitions  # noqa: E402
 from stgvlib.ops.cuda import compiler, encoding, splat  # noqa: E402
 from stgvlib.ops.cuda.signatures import check_arguments, kernels  # noqa: E402
 
@@ -34,6 +34,8 @@ FIELDS = {
     "no pi in gamma": (PAPER, replace(PAPER.field, time_code="plain")),
     "clamped, two optimisers": (replace(PAPER, clamp=True, field_optimizer="adam"), PAPER.field),
     "huber": (replace(STGV, huber=0.3), STGV.field),
+    "narrow": (STGV, replace(STGV.field, width=64)),
+    "leaky": (STGV, replace(STGV.field, slope=0.1)),
 } | {
     f"{encoding}, shape {shape}": (PAPER, FieldConfig(encoding=encoding, deform_shape=shape))
     for encoding in ("planes", "positional")
@@ -46,9 +48,13 @@ def launched(monkeypatch):
     """Names of the kernels that were launched, each with arguments that were checked."""
     names = set()
 
-    def run(name, function, grid, block, *arguments, shared=0):
-        check_arguments(compiler.source(name), function, arguments)
+    def run(name, function, grid, block, *arguments, shared=0, variant=()):
+        check_arguments(compiler.source(name, variant=variant), function, arguments)
         assert len(grid) == 3 and min(grid) >= 1 and block % 32 == 0
+        assert shared <= H100.shared_memory_per_block_optin
+        if name.startswith("mlp_"):
+            defined = definitions(name, "sm_90", variant)
+            assert block == {"mlp_begin": defined["HIDDEN"], "mlp_reduce": BLOCK}.get(function, defined["THREADS"])
         names.add(function)
 
     for module in (splat, encoding, field_cuda, rate_cuda, stage_cuda, compiler):
@@ -159,9 +165,20 @@ def test_levels_have_the_layout_of_the_struct():
     assert encoding.LEVEL.itemsize == 4 * len(fields)
 
 
+def test_the_fused_mlp_has_the_widths_that_are_compiled(monkeypatch):
+    """64 and 128; 64 fits the 64 KB of shared memory of sm_75, 128 needs 99 KB."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: H100)
+    fields = {width: model_of(STGV, replace(STGV.field, width=width)).field for width in (32, 64, 128)}
+    assert [field_cuda.supported(field) for field in fields.values()] == [False, True, True]
+    for arch, room, wide in ((75, 64, False), (86, 99, True), (120, 99, True), (80, 163, True)):
+        device = SimpleNamespace(major=arch // 10, minor=arch % 10, shared_memory_per_block_optin=room * 1024)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, device=device: device)
+        assert [field_cuda.supported(fields[width]) for width in (64, 128)] == [True, wide]
+
+
 def test_shared_constants_are_written_once():
     assert f"#define MIN_SCALE {MIN_SCALE}f\n" in compiler.source("splat")
-    for file, constants in DEFINITIONS.items():
+    for file in FILES:
         texts = [path.read_text() for path in compiler.SOURCES.glob("*.cu*") if path.stem in (file, "mlp", "half")]
-        for name in constants:
+        for name in definitions(file, "sm_90"):
             assert not any(re.search(rf"#define {name}\b", text) for text in texts), f"{name} of {file} stands twice"

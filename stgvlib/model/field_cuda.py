@@ -12,38 +12,40 @@ from torch import Tensor
 from stgvlib.ops.constants import (
     BLOCK,
     CHUNKS,
+    MLP_BACKWARD_BLOCKS,
     MLP_BACKWARD_ROWS,
     MLP_BACKWARD_THREADS,
     MLP_FORWARD_ROWS,
-    MLP_FORWARD_THREADS,
     MLP_INPUTS,
     MLP_OUTPUTS,
-    MLP_PITCH,
-    MLP_SUMS,
-    MLP_WIDTH,
+    mlp_pitch,
+    mlp_sums,
     stage_rows,
 )
 from stgvlib.ops.cuda.compiler import run
 from stgvlib.ops.cuda.encoding import encodes, make_encoder
 
-BIASES = 2 * MLP_WIDTH + MLP_OUTPUTS
-WEIGHT_BYTES = 2 * ((MLP_INPUTS + MLP_WIDTH) * MLP_PITCH + MLP_WIDTH * MLP_OUTPUTS) + 4 * BIASES
-
 
 def supported(field) -> bool:
     """Whether the fused kernels can run this field on the current GPU; if not, torch does (slower, the same values)."""
     config = field.config
-    if config.encoding == "none" or config.head_layers > 1 or config.width != MLP_WIDTH or field.inside_tanh:
+    if config.encoding == "none" or config.head_layers > 1 or config.width not in MLP_FORWARD_ROWS or field.inside_tanh:
         return False
     properties = torch.cuda.get_device_properties(field.hidden.weight.device)
-    room = properties.shared_memory_per_block_optin >= _backward_bytes(properties)
+    room = properties.shared_memory_per_block_optin >= _backward_bytes(config.width, properties)
     return encodes(field) and room
 
 
-def _backward_bytes(properties) -> int:
+def _weight_bytes(width: int) -> int:
+    """Shared memory of the MLP's weights, fp16, and biases."""
+    weights = (MLP_INPUTS + width) * mlp_pitch(width) + width * MLP_OUTPUTS
+    return 2 * weights + 4 * (2 * width + MLP_OUTPUTS)
+
+
+def _backward_bytes(width: int, properties) -> int:
     """Shared memory of mlp_backward: weights, what is staged, and sums of biases and heads, 40 bytes a thread."""
     stage = stage_rows(f"sm_{properties.major}{properties.minor}")
-    return WEIGHT_BYTES + 2 * stage * (2 * MLP_PITCH + MLP_OUTPUTS) + 40 * MLP_BACKWARD_THREADS
+    return _weight_bytes(width) + 2 * stage * (2 * mlp_pitch(width) + MLP_OUTPUTS) + 40 * MLP_BACKWARD_THREADS
 
 
 def to_pixels(gaussians, out: Tensor) -> Tensor:
@@ -72,9 +74,12 @@ class FusedField:
         field, device = model.field, model.gaussians.mu.device
         self.field, self.gaussians, self.gops, self.batch = field, model.gaussians, gops, batch
         self.count, self.inputs, self.codes = model.count, field.hidden.weight.shape[1], field.codes
-        self.rows = -(-self.count // MLP_FORWARD_ROWS) * MLP_FORWARD_ROWS
+        self.width = field.config.width
+        self.variant = (self.width, field.config.slope)
+        self.block = MLP_FORWARD_ROWS[self.width]
+        self.rows = -(-self.count // self.block) * self.block
         self.x = torch.zeros(batch, CHUNKS, self.rows, 8, dtype=torch.float16, device=device)
-        self.bias = torch.empty(batch, MLP_WIDTH, device=device)
+        self.bias = torch.empty(batch, self.width, device=device)
         self.t = torch.zeros(batch, device=device)
         self.frame = torch.zeros(batch, dtype=torch.int32, device=device)
         self.mu, self.rgb = (torch.empty(batch, self.count, n, device=device) for n in (2, 3))
@@ -94,8 +99,9 @@ class FusedField:
         self.lattice = (self.count, *(field.config.lattice or (1, 1, 1)), *model.gaussians.extent_px)
         if training:
             self.dx = torch.empty_like(self.x)
-            self.blocks = _blocks(-(-self.count // MLP_BACKWARD_ROWS), batch, self.slots)
-            self.sums = torch.empty(batch, self.blocks, MLP_SUMS, device=device)
+            slots = self.slots * MLP_BACKWARD_BLOCKS[self.width]
+            self.blocks = _blocks(-(-self.count // MLP_BACKWARD_ROWS), batch, slots)
+            self.sums = torch.empty(batch, self.blocks, mlp_sums(self.width), device=device)
 
     def _row_of(self) -> list[int]:
         """Row of the first layer for each k of its product, in the order of mlp.cuh's fragments; -1 for none."""
@@ -118,15 +124,15 @@ class FusedField:
         w1, b1, w2, b2, wp, bp, wc, bc, ws, bs = self._weights(lambda p: p)
         clock = (step, counts, strides, self.gops, self.t, self.frame)
         arguments = (w1, b1, *clock, self.bias, self.inputs, self.codes, self.unit)
-        run("mlp_forward", "mlp_begin", (self.batch, 1, 1), MLP_WIDTH, *arguments)
+        run("mlp_forward", "mlp_begin", (self.batch, 1, 1), self.width, *arguments, variant=self.variant)
         mu = gaussians.mu if self.pixels is None else to_pixels(gaussians, self.pixels)
         self.encoder.forward(mu, self.t, self.gops, self.x)
-        blocks = _blocks(-(-self.count // MLP_FORWARD_ROWS), self.batch, self.slots)
+        blocks = _blocks(-(-self.count // self.block), self.batch, self.slots)
         arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, self.gops)
         arguments += (mu, gaussians.cholesky, gaussians.rgb, self.mu, self.cholesky, self.rgb)
         sizes = (self.count, self.rows, self.inputs, *self.scales)
-        grid = (blocks, self.batch, 1)
-        run("mlp_forward", "mlp_forward", grid, MLP_FORWARD_THREADS, *arguments, *sizes, shared=WEIGHT_BYTES)
+        launch = {"shared": _weight_bytes(self.width), "variant": self.variant}
+        run("mlp_forward", "mlp_forward", (blocks, self.batch, 1), self.block, *arguments, *sizes, **launch)
         if field.config.polynomial:
             self.mu += (self._of_gops(gaussians.motion).unflatten(-1, (-1, 2)) * field.motion_powers(self.t)).sum(2)
         if self.beside:
@@ -144,15 +150,16 @@ class FusedField:
         grad_shape = None if self.cholesky is None else grads[1]
         arguments = (self.x, w1, w2, wp, wc, ws, self.bias, b2, bp, bc, bs, self.row_of, grads[0], grad_shape, grads[2])
         sizes = (self.count, self.rows, self.inputs, *self.scales, self.grad_scale)
-        bytes_ = _backward_bytes(torch.cuda.get_device_properties(self.x.device))
-        grid = (self.blocks, self.batch, 1)
+        bytes_ = _backward_bytes(self.width, torch.cuda.get_device_properties(self.x.device))
+        grid, launch = (self.blocks, self.batch, 1), {"shared": bytes_, "variant": self.variant}
         arguments += (self.dx, self.sums, *sizes)
-        run("mlp_backward", "mlp_backward", grid, MLP_BACKWARD_THREADS, *arguments, shared=bytes_)
+        run("mlp_backward", "mlp_backward", grid, MLP_BACKWARD_THREADS, *arguments, **launch)
         unscale = 1 / self.grad_scale
         targets = self._weights(lambda p: p.grad)
         sizes = (self.blocks, self.inputs, self.codes, self.unit, unscale)
-        grid = (-(-MLP_SUMS // BLOCK), self.batch, 1)
-        run("mlp_backward", "mlp_reduce", grid, BLOCK, self.sums, self.t, self.row_of, *targets, *sizes)
+        grid = (-(-mlp_sums(self.width) // BLOCK), self.batch, 1)
+        arguments = (self.sums, self.t, self.row_of, *targets, *sizes)
+        run("mlp_backward", "mlp_reduce", grid, BLOCK, *arguments, variant=self.variant)
         mu = self.gaussians.mu if self.pixels is None else self.pixels
         if self.beside:
             lattice = None if field.lattice is None else field.lattice.grad  # none while it is not trained

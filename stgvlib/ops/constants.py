@@ -13,13 +13,11 @@ SPLAT_THREADS, STEP_THREADS = 128, 64  # of a block: forward kernels of the spla
 GATHER_WARPS = 8  # of a block of the splat's gradients: each takes a small Gaussian, or all together a wide one
 RATE_SUMS = 19  # numbers that rate.cu keeps for a GoP, beside two for each tensor of its field
 CHUNKS, CHUNK_FEATURES = 8, 6  # of a fused field's encoding
-MLP_INPUTS, MLP_WIDTH, MLP_OUTPUTS = CHUNKS * CHUNK_FEATURES, 128, 8  # outputs: 2 position, 3 colour, 3 shape
-MLP_PITCH = 136  # halves between two rows in shared memory: 17 x 16 bytes, so eight rows never share a bank
-MLP_FORWARD_THREADS, MLP_BACKWARD_THREADS = 384, 256  # of a block
-MLP_FORWARD_ROWS, MLP_BACKWARD_ROWS = 384, 128  # that a block takes at a time; the first are a multiple of the second
-MLP_SUMS = (MLP_INPUTS + MLP_WIDTH + MLP_OUTPUTS) * MLP_WIDTH + 2 * MLP_WIDTH + MLP_OUTPUTS  # weights and biases
+MLP_INPUTS, MLP_OUTPUTS = CHUNKS * CHUNK_FEATURES, 8  # outputs: 2 position, 3 colour, 3 shape
+MLP_BACKWARD_THREADS, MLP_BACKWARD_ROWS = 256, 128  # of a block: threads, and rows that it takes at a time
+MLP_BACKWARD_BLOCKS = {64: 2, 128: 1}  # width of the MLP -> blocks for which a multiprocessor has registers
+MLP_FORWARD_ROWS = {64: 512, 128: 384}  # width -> threads and rows; multiples of the backward pass's rows
 
-_MLP = {"K1": MLP_INPUTS, "HIDDEN": MLP_WIDTH, "OUT": MLP_OUTPUTS, "PITCH": MLP_PITCH}
 DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defined for it
     "splat": {
         "TILE": TILE,
@@ -34,9 +32,17 @@ DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defin
     "lattice": {"FADE_SCALE": f"{FADE_SCALE}f"},
     "hash_encoding": {"Y_PRIME": f"{PRIMES[1]}u", "Z_PRIME": f"{PRIMES[2]}u"},
     "rate": {"STEP_THREADS": STEP_THREADS, "OF_GOP": RATE_SUMS, "MIN_SCALE": f"{MIN_SCALE}f"},
-    "mlp_forward": _MLP | {"THREADS": MLP_FORWARD_THREADS, "ROWS": MLP_FORWARD_ROWS},
-    "mlp_backward": _MLP | {"THREADS": MLP_BACKWARD_THREADS, "ROWS": MLP_BACKWARD_ROWS, "SUMS": MLP_SUMS},
 }
+
+
+def mlp_pitch(width: int) -> int:
+    """Halves between two rows in shared memory: an odd number of 16 bytes, so eight rows never share a bank."""
+    return width + 8
+
+
+def mlp_sums(width: int) -> int:
+    """Weights and biases of an MLP but for gamma(t)'s."""
+    return (MLP_INPUTS + width + MLP_OUTPUTS) * width + 2 * width + MLP_OUTPUTS
 
 
 def stage_rows(arch: str) -> int:
@@ -44,7 +50,16 @@ def stage_rows(arch: str) -> int:
     return 64 if arch in ("sm_75", "sm_86", "sm_89") or int(arch.removeprefix("sm_")) >= 120 else 128
 
 
-def definitions(name: str, arch: str) -> dict[str, int | str]:
-    """What is defined for a kernel file and an architecture."""
-    staged = {"STAGE": stage_rows(arch)} if name == "mlp_backward" else {}
-    return {"BLOCK": BLOCK} | DEFINITIONS.get(name, {}) | staged
+def definitions(name: str, arch: str, variant: tuple = ()) -> dict[str, int | str]:
+    """What is defined for a kernel file and an architecture. `variant` of the MLP's: (width, slope)."""
+    more = _mlp(name, arch, *variant) if name.startswith("mlp_") else {}
+    return {"BLOCK": BLOCK} | DEFINITIONS.get(name, {}) | more
+
+
+def _mlp(name: str, arch: str, width: int = 128, slope: float = 0.0) -> dict[str, int | str]:
+    both = {"K1": MLP_INPUTS, "HIDDEN": width, "OUT": MLP_OUTPUTS, "PITCH": mlp_pitch(width)}
+    both |= {"SLOPE": f"{float(slope)}f"}
+    if name == "mlp_forward":
+        return both | {"THREADS": MLP_FORWARD_ROWS[width]}
+    sizes = {"THREADS": MLP_BACKWARD_THREADS, "ROWS": MLP_BACKWARD_ROWS, "BLOCKS": MLP_BACKWARD_BLOCKS[width]}
+    return both | sizes | {"SUMS": mlp_sums(width), "STAGE": stage_rows(arch)}

@@ -37,28 +37,28 @@ def nvrtc_version() -> tuple[int, int]:
 
 
 @lru_cache
-def source(name: str, arch: str = "sm_90") -> str:
+def source(name: str, arch: str = "sm_90", variant: tuple = ()) -> str:
     """The text of `name`.cu after constants that Python shares with it, and what it shares with other kernel files. An
-    include would need a folder to search."""
-    defined = "".join(f"#define {key} {value}\n" for key, value in definitions(name, arch).items())
+    include would need a folder to search. `variant`: of constants.definitions."""
+    defined = "".join(f"#define {key} {value}\n" for key, value in definitions(name, arch, variant).items())
     files = ["half.cuh", *([SHARED[name]] if name in SHARED else []), f"{name}.cu"]
     return defined + "".join(f'#line 1 "{file}"\n{(SOURCES / file).read_text()}' for file in files)
 
 
-def compile_cubin(name: str, arch: str, logs: io.StringIO | None = None) -> bytes:
+def compile_cubin(name: str, arch: str, logs: io.StringIO | None = None, variant: tuple = ()) -> bytes:
     """Compile `name`.cu for `arch` (sm_90 ...). With `logs`, ptxas reports registers and spills there."""
     options = ProgramOptions(std="c++17", arch=arch, ptxas_options=["-v"] if logs is not None else None)
-    program = Program(source(name, arch), "c++", options)
+    program = Program(source(name, arch, variant), "c++", options)
     return bytes(program.compile("cubin", logs=logs).code)
 
 
-def cached_cubin(name: str, arch: str) -> bytes:
+def cached_cubin(name: str, arch: str, variant: tuple = ()) -> bytes:
     """The cubin from the disk cache, compiled when missing. An unwritable cache only costs the compilation."""
-    key = hashlib.sha256((source(name, arch) + repr((arch, nvrtc_version()))).encode()).hexdigest()[:24]
+    key = hashlib.sha256((source(name, arch, variant) + repr((arch, nvrtc_version()))).encode()).hexdigest()[:24]
     path = cache_folder() / f"{name}-{arch}-{key}.cubin"
     if path.is_file():
         return path.read_bytes()
-    cubin = compile_cubin(name, arch)
+    cubin = compile_cubin(name, arch, variant=variant)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -70,15 +70,15 @@ def cached_cubin(name: str, arch: str) -> bytes:
 
 
 @lru_cache
-def kernel(name: str, function: str, device: int):
+def kernel(name: str, function: str, device: int, variant: tuple = ()):
     """The loaded kernel; torch's primary context of `device` must be current."""
     major, minor = torch.cuda.get_device_capability(device)
-    return _module(name, f"sm_{major}{minor}", device).get_kernel(function)
+    return _module(name, f"sm_{major}{minor}", device, variant).get_kernel(function)
 
 
 @lru_cache
-def _module(name: str, arch: str, device: int) -> ObjectCode:
-    return ObjectCode.from_cubin(cached_cubin(name, arch))
+def _module(name: str, arch: str, device: int, variant: tuple) -> ObjectCode:
+    return ObjectCode.from_cubin(cached_cubin(name, arch, variant))
 
 
 @lru_cache
@@ -92,23 +92,23 @@ def _config(grid: tuple, block: int, shared: int) -> LaunchConfig:
 
 
 @lru_cache
-def _allow_shared(name: str, function: str, device: int, bytes_: int) -> None:
+def _allow_shared(name: str, function: str, device: int, variant: tuple, bytes_: int) -> None:
     """A kernel must be told before its static and dynamic shared memory may pass 48 KB together."""
     from cuda.bindings import driver
 
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    handle = driver.CUkernel(int(kernel(name, function, device).handle))
+    handle = driver.CUkernel(int(kernel(name, function, device, variant).handle))
     (status,) = driver.cuKernelSetAttribute(attribute, bytes_, handle, device)
     if int(status) != 0:
         raise RuntimeError(f"{function} cannot have {bytes_} bytes of shared memory: {status.name}")
 
 
-def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: int = 0) -> None:
+def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: int = 0, variant: tuple = ()) -> None:
     """Launch `function` of `name`.cu on the device of its tensors, on torch's current stream there.
 
-    Tensors pass their address, ints become int32, floats float32, None a null pointer. With STGV_CHECK=1 (read on
-    import) the arguments are checked against the kernel's parameters. Raises ValueError for tensors that are not all of
-    one GPU.
+    Tensors pass their address, ints become int32, floats float32, None a null pointer. `variant` is that of
+    constants.definitions. With STGV_CHECK=1 (read on import) the arguments are checked against the kernel's parameters.
+    Raises ValueError for tensors that are not all of one GPU.
     """
     if CHECK:
         check_arguments(source(name), function, arguments)
@@ -120,9 +120,9 @@ def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: i
     values = [_argument(value) for value in arguments]
     with torch.cuda.device(device):
         if shared > 16 * 1024:  # no kernel has more than 32 KB of static shared memory
-            _allow_shared(name, function, device, shared)
+            _allow_shared(name, function, device, variant, shared)
         stream = _stream(torch.cuda.current_stream().cuda_stream, device)
-        launch(stream, _config(grid, block, shared), kernel(name, function, device), *values)
+        launch(stream, _config(grid, block, shared), kernel(name, function, device, variant), *values)
 
 
 def _argument(value):

@@ -1,6 +1,6 @@
 // What mlp_forward.cu and mlp_backward.cu share (compiler.py puts it before both): the deformation field's MLP, fused,
-// 48 features and gamma(t) -> 128 -> 128 -> 8 with ReLU (paper, eq. 8), batched over GoPs, fp16 operands on tensor
-// cores with fp32 sums.
+// 48 features and gamma(t) -> HIDDEN -> HIDDEN -> 8 with (leaky) ReLU (paper, eq. 8), batched over GoPs, fp16 operands
+// on tensor cores with fp32 sums.
 //
 // Features x and their gradients: fp16 [G, 8 levels, rows, 8]: six features a level, 16 bytes (encoding.py).
 // Lane (r, c) = (lane / 4, lane % 4) of a fragment holds levels c and c + 4 of rows r and r + 8; `row_of` [48] says
@@ -9,6 +9,12 @@
 //   A: (r, 2c) (r + 8, 2c) (r, 2c + 8) (r + 8, 2c + 8)  B: (k = 2c, n = r) (k = 2c + 8, n = r)  C: (r, 2c) (r + 8, 2c)
 
 typedef unsigned short half_t;
+constexpr int TILES = HIDDEN / 16, PAIRS = HIDDEN / 2;  // of a layer's columns, 16 or 2 at a time
+constexpr int BITS = HIDDEN == 64 ? 5 : 6;              // of the number of a pair
+static_assert(HIDDEN == 64 || HIDDEN == 128, "how backward products are split among warps");
+
+// Of a unit. A slope of 0 must not become a product: -0 would pass for positive in the backward pass.
+__device__ __forceinline__ float activate(float v) { return fmaxf(v, SLOPE > 0.f ? SLOPE * v : 0.f); }
 
 // Within fp16's range.
 __device__ __forceinline__ unsigned pack_clamped(float low, float high) {
@@ -68,7 +74,7 @@ __device__ __forceinline__ int back(int lane) {
 }
 
 struct Weights {
-  half_t *w1, *w2, *heads;  // [48][PITCH], [128][PITCH], [128][8]
+  half_t *w1, *w2, *heads;  // [48][PITCH], [HIDDEN][PITCH], [HIDDEN][8]
   float *b1, *b2, *bh;
 };
 
@@ -83,7 +89,8 @@ __device__ __forceinline__ Weights carve(half_t* shared) {
   return w;
 }
 
-// The global matrices of GoP p: W1 [inputs][128], W2 [128][128], heads [128][2], [128][3] and [128][3] or null.
+// The global matrices of GoP p: W1 [inputs][HIDDEN], W2 [HIDDEN][HIDDEN], heads [HIDDEN][2], [HIDDEN][3] and as many
+// or null.
 __device__ __forceinline__ void load_weights(
     const Weights& w, const float* w1, const float* w2, const float* wp, const float* wc, const float* ws,
     const float* b1, const float* b2, const float* bp, const float* bc, const float* bs, const int* row_of, int inputs,
@@ -91,14 +98,14 @@ __device__ __forceinline__ void load_weights(
   w1 += (ll)p * inputs * HIDDEN;
   w2 += (ll)p * HIDDEN * HIDDEN;
   unsigned *s1 = (unsigned*)w.w1, *s2 = (unsigned*)w.w2, *sh = (unsigned*)w.heads;
-  for (int i = threadIdx.x; i < K1 * 64; i += blockDim.x) {
-    int k = i >> 6, n = i & 63, row = row_of[k];
+  for (int i = threadIdx.x; i < K1 * PAIRS; i += blockDim.x) {
+    int k = i >> BITS, n = i & PAIRS - 1, row = row_of[k];
     float2 v = row < 0 ? make_float2(0.f, 0.f) : *(const float2*)(w1 + row * HIDDEN + 2 * n);
     s1[k * (PITCH / 2) + n] = pack_clamped(v.x, v.y);
   }
-  for (int i = threadIdx.x; i < HIDDEN * 64; i += blockDim.x) {
+  for (int i = threadIdx.x; i < HIDDEN * PAIRS; i += blockDim.x) {
     float2 v = *(const float2*)(w2 + 2 * i);
-    s2[(i >> 6) * (PITCH / 2) + (i & 63)] = pack_clamped(v.x, v.y);
+    s2[(i >> BITS) * (PITCH / 2) + (i & PAIRS - 1)] = pack_clamped(v.x, v.y);
   }
   for (int i = threadIdx.x; i < HIDDEN * OUT / 2; i += blockDim.x) {
     int k = p * HIDDEN + (i >> 2), n = i & 3;
@@ -134,14 +141,14 @@ __device__ __forceinline__ void load_features(unsigned a[3][4], const uint4* __r
   }
 }
 
-// One layer with ReLU for M tiles of 16 rows: in [M][KT][4] fragments -> out [M][8][4] fragments.
+// One layer for M tiles of 16 rows: in [M][KT][4] fragments -> out [M][TILES][4] fragments.
 template <int M, int KT>
-__device__ __forceinline__ void layer(const unsigned (&in)[M][KT][4], unsigned (&out)[M][8][4], unsigned w,
+__device__ __forceinline__ void layer(const unsigned (&in)[M][KT][4], unsigned (&out)[M][TILES][4], unsigned w,
                                       const float* bias, int lane) {
   int c = lane & 3;
   w += front(lane);
 #pragma unroll
-  for (int j = 0; j < 8; j++) {  // 16 columns at a time
+  for (int j = 0; j < TILES; j++) {  // 16 columns at a time
     float acc[M][2][4];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -168,6 +175,6 @@ __device__ __forceinline__ void layer(const unsigned (&in)[M][KT][4], unsigned (
       for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++)
-          out[m][j][2 * i + half] = pack_clamped(fmaxf(acc[m][i][2 * half], 0.f), fmaxf(acc[m][i][2 * half + 1], 0.f));
+          out[m][j][2 * i + half] = pack_clamped(activate(acc[m][i][2 * half]), activate(acc[m][i][2 * half + 1]));
   }
 }

@@ -5,7 +5,7 @@
 //               block is done.
 // mlp_reduce    adds up the blocks' sums: no atomics, so the weights' gradients are deterministic.
 // Gradients are multiplied by `scale` on the way in and divided by it on the way out, for fp16's range.
-// A row: 150 k operations, 160 bytes in, 128 out.
+// A row of 128 units: 150 k operations, 160 bytes in, 128 out.
 
 // Offsets into a block's sums, in floats
 #define SUM_W1 0
@@ -16,32 +16,39 @@
 #define SUM_BH (SUM_WH + HIDDEN * OUT)
 static_assert(SUM_BH + OUT == SUMS, "the launch makes room for as many");
 static_assert(ROWS == THREADS / 2 && ROWS % STAGE == 0, "a warp takes 16 rows");
+static_assert(THREADS == 256, "eight warps share the products");
 
-// Bits 15 and 31: which of two activations, both >= 0, are positive.
+constexpr int EIGHTH = HIDDEN / 8, QUARTER = HIDDEN / 4;  // of a layer's columns
+constexpr int GROUPS = THREADS / PAIRS;                   // of threads that add up columns
+
+// Bits 15 and 31: which of two activations are positive. Leaky ones tell by their sign, others are never below zero.
 __device__ __forceinline__ unsigned positive(unsigned activations) {
+  if (SLOPE > 0.f) return ~activations & 0x80008000u;
   return (activations + 0x7fff7fffu) & 0x80008000u;
 }
 
-// Two gradients as fp16, kept where `gate` has bits 15 and 31.
+// Two gradients as fp16, kept where `gate` has bits 15 and 31, else times the slope.
 __device__ __forceinline__ unsigned gated(float a, float b, unsigned gate) {
+  if (SLOPE > 0.f) return pack_clamped(gate & 0x8000u ? a : SLOPE * a, gate & 0x80000000u ? b : SLOPE * b);
   return pack_clamped(a, b) & (gate >> 15 & 0x10001u) * 0xffffu;
 }
 
-// Write A fragments h [8][4] of rows r, r + 8 as rows of a matrix in shared memory.
-__device__ __forceinline__ void store_rows(half_t* matrix, const unsigned (&h)[8][4], int r, int c) {
+// Write A fragments h [TILES][4] of rows r, r + 8 as rows of a matrix in shared memory.
+__device__ __forceinline__ void store_rows(half_t* matrix, const unsigned (&h)[TILES][4], int r, int c) {
 #pragma unroll
-  for (int j = 0; j < 8; j++)
+  for (int j = 0; j < TILES; j++)
 #pragma unroll
     for (int i = 0; i < 4; i++)
       *(unsigned*)(matrix + (r + 8 * (i & 1)) * PITCH + 16 * j + 8 * (i >> 1) + 2 * c) = h[j][i];
 }
 
-// Add a column pair over a quarter of the staged rows to this thread's sum, which lies in shared memory.
+// Add a column pair over a group's part of the staged rows to this thread's sum, which lies in shared memory.
 __device__ __forceinline__ void add_columns(float2* sums, const half_t* matrix) {
-  const unsigned* p = (const unsigned*)matrix + (threadIdx.x >> 6) * (STAGE / 4) * (PITCH / 2) + (threadIdx.x & 63);
+  const unsigned* p = (const unsigned*)matrix + threadIdx.x / PAIRS * (STAGE / GROUPS) * (PITCH / 2) +
+                      threadIdx.x % PAIRS;
   float2 sum = sums[threadIdx.x];
 #pragma unroll 4
-  for (int i = 0; i < STAGE / 4; i++) {
+  for (int i = 0; i < STAGE / GROUPS; i++) {
     float2 v = unpack(p[i * (PITCH / 2)]);
     sum.x += v.x;
     sum.y += v.y;
@@ -87,8 +94,8 @@ __device__ __forceinline__ void load_gradients(
   }
 }
 
-// The heads' weights: right^T grads, 16 rows of it a warp.
-__device__ __forceinline__ void add_heads(const Block& b, const unsigned (&h2)[8][4], const unsigned (&out)[2]) {
+// The heads' weights: right^T grads, 16 rows of it a warp, for which 64 units need half of the warps.
+__device__ __forceinline__ void add_heads(const Block& b, const unsigned (&h2)[TILES][4], const unsigned (&out)[2]) {
   for (int s = 0; s < ROWS / STAGE; s++) {
     if (s == b.part) {
       store_rows(b.right, h2, b.place, b.c);
@@ -96,23 +103,25 @@ __device__ __forceinline__ void add_heads(const Block& b, const unsigned (&h2)[8
       ((unsigned*)b.grads)[(b.place + 8) * 4 + b.c] = out[1];
     }
     __syncthreads();
-    float4 before = *b.sum_heads;
-    float acc[4] = {before.x, before.y, before.z, before.w};
+    if (TILES == THREADS / 32 || b.warp < TILES) {
+      float4 before = *b.sum_heads;
+      float acc[4] = {before.x, before.y, before.z, before.w};
 #pragma unroll 1
-    for (int k = 0; k < STAGE / 16; k++) {
-      unsigned u[4], v[2];
-      load4t(u, b.right_at + 32 * k * PITCH + 32 * b.warp + back(b.lane));
-      load2t(v, b.grads_at + 32 * k * OUT);
-      mma(acc, u, v[0], v[1]);
+      for (int k = 0; k < STAGE / 16; k++) {
+        unsigned u[4], v[2];
+        load4t(u, b.right_at + 32 * k * PITCH + 32 * b.warp + back(b.lane));
+        load2t(v, b.grads_at + 32 * k * OUT);
+        mma(acc, u, v[0], v[1]);
+      }
+      *b.sum_heads = make_float4(acc[0], acc[1], acc[2], acc[3]);
     }
-    *b.sum_heads = make_float4(acc[0], acc[1], acc[2], acc[3]);
     __syncthreads();
   }
 }
 
-// Second layer's weights: left^T right, 32 x 64 of it a warp.
-__device__ __forceinline__ void add_second(float (&sum2)[2][8][4], const Block& b, const unsigned (&h1)[8][4],
-                                           const unsigned (&h2)[8][4]) {
+// Second layer's weights: left^T right, a quarter of its rows and half of its columns a warp.
+__device__ __forceinline__ void add_second(float (&sum2)[QUARTER / 16][TILES][4], const Block& b,
+                                           const unsigned (&h1)[TILES][4], const unsigned (&h2)[TILES][4]) {
   for (int s = 0; s < ROWS / STAGE; s++) {
     if (s == b.part) {
       store_rows(b.left, h1, b.place, b.c);
@@ -122,16 +131,16 @@ __device__ __forceinline__ void add_second(float (&sum2)[2][8][4], const Block& 
     add_columns(b.columns + THREADS, b.right);
 #pragma unroll 1
     for (int k = 0; k < STAGE / 16; k++) {
-      unsigned u[2][4];
+      unsigned u[QUARTER / 16][4];
 #pragma unroll
-      for (int m = 0; m < 2; m++)
-        load4t(u[m], b.left_at + 32 * k * PITCH + (b.warp >> 1) * 64 + 32 * m + back(b.lane));
+      for (int m = 0; m < QUARTER / 16; m++)
+        load4t(u[m], b.left_at + 32 * k * PITCH + (b.warp >> 1) * (2 * QUARTER) + 32 * m + back(b.lane));
 #pragma unroll
-      for (int q = 0; q < 4; q++) {
+      for (int q = 0; q < TILES / 2; q++) {
         unsigned v[4];
-        load4t(v, b.right_at + 32 * k * PITCH + (b.warp & 1) * 128 + 32 * q + front(b.lane));
+        load4t(v, b.right_at + 32 * k * PITCH + (b.warp & 1) * HIDDEN + 32 * q + front(b.lane));
 #pragma unroll
-        for (int m = 0; m < 2; m++) {
+        for (int m = 0; m < QUARTER / 16; m++) {
           mma(sum2[m][2 * q], u[m], v[0], v[1]);
           mma(sum2[m][2 * q + 1], u[m], v[2], v[3]);
         }
@@ -141,27 +150,28 @@ __device__ __forceinline__ void add_second(float (&sum2)[2][8][4], const Block& 
   }
 }
 
-// First layer's weights: left^T right, 48 x 16 of it a warp.
-__device__ __forceinline__ void add_first(float (&sum1)[3][2][4], const Block& b) {
+// First layer's weights: left^T right, an eighth of its columns a warp.
+__device__ __forceinline__ void add_first(float (&sum1)[3][EIGHTH / 8][4], const Block& b) {
   add_columns(b.columns, b.right);
 #pragma unroll 1
   for (int k = 0; k < STAGE / 16; k++) {
     unsigned v[4];
-    load4t(v, b.right_at + 32 * k * PITCH + 32 * b.warp + front(b.lane));
+    if (EIGHTH == 16) load4t(v, b.right_at + 32 * k * PITCH + 32 * b.warp + front(b.lane));
+    else load2t(v, b.right_at + 32 * k * PITCH + 16 * b.warp + front(b.lane & 15));
 #pragma unroll
     for (int m = 0; m < 3; m++) {
       unsigned u[4];
       load4t(u, b.left_at + 32 * k * PITCH + 32 * m + back(b.lane));
-      mma(sum1[m][0], u, v[0], v[1]);
-      mma(sum1[m][1], u, v[2], v[3]);
+#pragma unroll
+      for (int j = 0; j < EIGHTH / 8; j++) mma(sum1[m][j], u, v[2 * j], v[2 * j + 1]);
     }
   }
 }
 
 // Back through the heads: h2 becomes its gradient.
-__device__ __forceinline__ void back_heads(unsigned (&h2)[8][4], const unsigned (&out)[2], unsigned heads_at) {
+__device__ __forceinline__ void back_heads(unsigned (&h2)[TILES][4], const unsigned (&out)[2], unsigned heads_at) {
 #pragma unroll
-  for (int j = 0; j < 16; j += 4) {
+  for (int j = 0; j < EIGHTH; j += 4) {
     unsigned b[4];
     load4(b, heads_at + 16 * j * OUT);
 #pragma unroll
@@ -177,12 +187,12 @@ __device__ __forceinline__ void back_heads(unsigned (&h2)[8][4], const unsigned 
 
 // Back through a layer: to(j, i, low, high) gets pair i of the j-th 16 columns of grad W^T.
 template <int J, class To>
-__device__ __forceinline__ void back_layer(const unsigned (&grad)[8][4], unsigned w_at, int lane, To to) {
+__device__ __forceinline__ void back_layer(const unsigned (&grad)[TILES][4], unsigned w_at, int lane, To to) {
 #pragma unroll
   for (int j = 0; j < J; j++) {
     float acc[2][4] = {};
 #pragma unroll
-    for (int k = 0; k < 8; k++) {
+    for (int k = 0; k < TILES; k++) {
       unsigned b[4];
       load4(b, w_at + 32 * j * PITCH + 32 * k + back(lane));
       mma(acc[0], grad[k], b[0], b[1]);
@@ -194,31 +204,31 @@ __device__ __forceinline__ void back_layer(const unsigned (&grad)[8][4], unsigne
 }
 
 // Write a block's sums [SUMS].
-__device__ __forceinline__ void write_sums(float* sums, const Block& b, const float (&sum1)[3][2][4],
-                                           const float (&sum2)[2][8][4]) {
+__device__ __forceinline__ void write_sums(float* sums, const Block& b, const float (&sum1)[3][EIGHTH / 8][4],
+                                           const float (&sum2)[QUARTER / 16][TILES][4]) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     int u = 2 * half, v = u + 1, r = b.r + 8 * half, c = 2 * b.c;
 #pragma unroll
     for (int m = 0; m < 3; m++)
 #pragma unroll
-      for (int j = 0; j < 2; j++)
-        *(float2*)(sums + SUM_W1 + (16 * m + r) * HIDDEN + 16 * b.warp + 8 * j + c) =
+      for (int j = 0; j < EIGHTH / 8; j++)
+        *(float2*)(sums + SUM_W1 + (16 * m + r) * HIDDEN + EIGHTH * b.warp + 8 * j + c) =
             make_float2(sum1[m][j][u], sum1[m][j][v]);
 #pragma unroll
-    for (int m = 0; m < 2; m++)
+    for (int m = 0; m < QUARTER / 16; m++)
 #pragma unroll
-      for (int j = 0; j < 8; j++)
-        *(float2*)(sums + SUM_W2 + ((b.warp >> 1) * 32 + 16 * m + r) * HIDDEN + (b.warp & 1) * 64 + 8 * j + c) =
+      for (int j = 0; j < TILES; j++)
+        *(float2*)(sums + SUM_W2 + ((b.warp >> 1) * QUARTER + 16 * m + r) * HIDDEN + (b.warp & 1) * PAIRS + 8 * j + c) =
             make_float2(sum2[m][j][u], sum2[m][j][v]);
-    *(float2*)(sums + SUM_WH + (16 * b.warp + r) * OUT + c) =
+    if (TILES == THREADS / 32 || b.warp < TILES) *(float2*)(sums + SUM_WH + (16 * b.warp + r) * OUT + c) =
         half ? make_float2(b.sum_heads->z, b.sum_heads->w) : make_float2(b.sum_heads->x, b.sum_heads->y);
   }
   __syncthreads();
-  int which = threadIdx.x >> 6, pair = threadIdx.x & 63;  // 0, 1: hidden layers, 2: heads
+  int which = threadIdx.x / PAIRS, pair = threadIdx.x % PAIRS;  // 0, 1: hidden layers, 2: heads
   if (which == 2 ? pair < 4 : which < 2) {
     float2 total = make_float2(0.f, 0.f);
-    for (int i = pair; i < THREADS; i += which == 2 ? 4 : 64) {
+    for (int i = pair; i < THREADS; i += which == 2 ? 4 : PAIRS) {
       total.x += b.columns[which * THREADS + i].x;
       total.y += b.columns[which * THREADS + i].y;
     }
@@ -229,7 +239,7 @@ __device__ __forceinline__ void write_sums(float* sums, const Block& b, const fl
 // Gradients of the deformed Gaussians [G, n, .] (grad_cholesky null where the shape is not deformed) -> gradients of
 // the features dx [G, 8, rows, 8] fp16 times scale, and sums [G, gridDim.x, SUMS] times scale. rows % 128 == 0; padding
 // rows of x must be finite.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) mlp_backward(
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) mlp_backward(
     const uint4* __restrict__ x, const float* __restrict__ w1, const float* __restrict__ w2,
     const float* __restrict__ wp, const float* __restrict__ wc, const float* __restrict__ NULLABLE ws,
     const float* __restrict__ bias, const float* __restrict__ b2, const float* __restrict__ bp,
@@ -253,29 +263,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) mlp_backward(
   const unsigned grads_at = right_at + 2 * STAGE * PITCH + 2 * (lane & 15) * OUT;
   const Block b = {lane, warp, r, c, warp * 16 / STAGE, warp * 16 % STAGE + r, left, right, grads, columns, sum_heads,
                    left_at, right_at, grads_at};
-  float sum1[3][2][4] = {}, sum2[2][8][4] = {};
+  float sum1[3][EIGHTH / 8][4] = {}, sum2[QUARTER / 16][TILES][4] = {};
   x += (ll)g * 8 * rows;
   dx += (ll)g * 8 * rows;
   __syncthreads();
   for (int first = blockIdx.x * ROWS; first < n; first += gridDim.x * ROWS) {
     int row = first + warp * 16 + r;
-    unsigned h1[1][8][4], h2[1][8][4], out[2];
+    unsigned h1[1][TILES][4], h2[1][TILES][4], out[2];
     {
       unsigned a[1][3][4];
       load_features(a[0], x, rows, row, c);
       layer<1, 3>(a, h1, w1_at, w.b1, lane);
     }
-    layer<1, 8>(h1, h2, w2_at, w.b2, lane);
+    layer<1, TILES>(h1, h2, w2_at, w.b2, lane);
     load_gradients(out, b, grad_mu, grad_cholesky, grad_rgb, n, g, row, scale_x, scale_y, scale_shape, scale);
     add_heads(b, h2[0], out);
     back_heads(h2[0], out, heads_all + 2 * lane * OUT);
-    unsigned gates[2] = {0, 0};  // of h1, which the next products leave no registers for
+    unsigned gates[TILES / 4] = {};  // of h1, which the next products leave no registers for
 #pragma unroll
-    for (int j = 0; j < 8; j++)
+    for (int j = 0; j < TILES; j++)
 #pragma unroll
       for (int i = 0; i < 4; i++) gates[j >> 2] |= positive(h1[0][j][i]) >> (4 * (j & 3) + i);
     add_second(sum2, b, h1[0], h2[0]);
-    back_layer<8>(h2[0], w2_at, lane, [&](int j, int i, float low, float high) {
+    back_layer<TILES>(h2[0], w2_at, lane, [&](int j, int i, float low, float high) {
       h1[0][j][i] = gated(low, high, gates[j >> 2] << (4 * (j & 3) + i));
     });
     unsigned d[6][2];  // the features' gradient

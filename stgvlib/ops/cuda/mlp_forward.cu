@@ -4,9 +4,9 @@
 //              the same t, so the time code is a bias.
 // mlp_forward  one warp takes 32 rows through all layers: an accumulator tile is, lane for lane, the A fragment of the
 //              next layer, so activations never leave registers. Writes the deformed Gaussians.
-// A row: 48 k operations, 128 bytes in, 56 out.
+// A row of 128 units: 48 k operations, 128 bytes in, 56 out.
 
-static_assert(ROWS == THREADS, "a warp takes 32 rows");
+#define ROWS THREADS  // that a block takes at a time, 32 a warp
 
 // Frame, t and first bias. step null: t is given. Else frame = step * stride % count, t = (frame + 1) / count.
 // gops null: batch entry g is GoP g. gamma(t) has sines of 2^k pi unit t.
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) mlp_forward(
   unsigned w2_at = address(w.w2) + front(lane), heads_at = address(w.heads) + 2 * (lane & 15) * OUT;
   for (int first = blockIdx.x * ROWS; first < n; first += gridDim.x * ROWS) {
     int row = first + (threadIdx.x >> 5) * 32 + (lane >> 2);
-    unsigned h1[2][8][4];
+    unsigned h1[2][TILES][4];
     {
       unsigned a[2][3][4];
       load_features(a[0], x, rows, row, c);
@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) mlp_forward(
 #pragma unroll
       for (int i = 0; i < 4; i++) out[m][i] = w.bh[2 * c + (i & 1)];
 #pragma unroll 1
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < TILES; j++) {
       float acc[2][2][4];
       unsigned top[2][4], b[4];
 #pragma unroll
@@ -79,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) mlp_forward(
         }
       }
 #pragma unroll
-      for (int k = 0; k < 8; k++) {
+      for (int k = 0; k < TILES; k++) {
         load4t(b, w2_at + 32 * k * PITCH + 32 * j);
 #pragma unroll
         for (int m = 0; m < 2; m++) {
@@ -94,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) mlp_forward(
         for (int i = 0; i < 2; i++)
 #pragma unroll
           for (int half = 0; half < 2; half++)
-            top[m][2 * i + half] = pack_clamped(fmaxf(acc[m][i][2 * half], 0.f), fmaxf(acc[m][i][2 * half + 1], 0.f));
+            top[m][2 * i + half] = pack_clamped(activate(acc[m][i][2 * half]), activate(acc[m][i][2 * half + 1]));
         mma(out[m], top[m], b[0], b[1]);
       }
     }
