@@ -186,7 +186,7 @@ STGV = FitConfig(
         position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12), time_frequencies=2
     ),
 )
-# A lattice of displacements, and a number for each Gaussian's brightening, beside a narrower field
+# A lattice of displacements, and a number for each Gaussian's brightening, beside a narrower and leaky field
 # (docs/LOG.md, 2026-11-28).
 QUALITY = replace(
     STGV,
@@ -194,7 +194,7 @@ QUALITY = replace(
     cuts="equal",
     gaussians="budget",
     gaussians_per_point=16.0,
-    field=replace(STGV.field, width=64, fade=True),
+    field=replace(STGV.field, width=64, slope=0.1, fade=True),
 )
 FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
 # Preset `fast`, shortened to minutes on two cores: the default of `stgv fit` on a CPU (docs/LOG.md, 2026-11-28).

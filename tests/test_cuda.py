@@ -12,6 +12,7 @@ pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install
 
 from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
 from stgvlib.fitting.optimizer import FlatOptimizer, Segment  # noqa: E402
+from stgvlib.fitting.stage import segments  # noqa: E402
 from stgvlib.model.video_model import VideoModel  # noqa: E402
 from stgvlib.ops.cuda import compiler  # noqa: E402
 from stgvlib.ops.cuda.signatures import kernels  # noqa: E402
@@ -165,7 +166,8 @@ def test_fused_step_has_the_gradients_of_the_reference(name, count, parametrizat
 
     model, losses = model.cuda(), torch.zeros(8, 2, device="cuda")
     rates = torch.zeros(8)
-    optimizer = FlatOptimizer([Segment("all", list(model.parameters()), rates)])
+    trained = [p for segment in segments(model, "deformation") for p in segment.parameters]  # as kernels can read them
+    optimizer = FlatOptimizer([Segment("all", trained, rates)])
     optimizer.step_number.fill_(number)
     step = TrainingStep(model, frames.cuda(), optimizer, losses, counts.cuda(), strides.cuda(), None, False)
     step.gradients()
