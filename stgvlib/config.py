@@ -197,18 +197,21 @@ QUALITY = replace(
     field=replace(STGV.field, width=64, slope=0.1, fade=True),
 )
 FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
-# Preset `fast`, shortened to minutes on two cores: the default of `stgv fit` on a CPU (docs/LOG.md, 2026-11-28).
-# A narrow field makes a step cheaper. GoPs have 16 frames, because trials of so few steps choose worse lengths.
+# Preset `fast` with what `quality` adds, shortened to minutes on two cores: the default of `stgv fit` on a CPU
+# (docs/LOG.md, 2026-11-28). A narrow field makes a step cheaper, and with a lattice has less to learn. GoPs have 16
+# frames, because trials of so few steps choose worse lengths.
 ON_CPU = replace(
-    FAST,
+    QUALITY,
+    preset="fast",
     gop_size=16,
     coarse_steps=800,
-    motion_steps=1_200,
+    motion_steps=600,
+    motion_parts=8,
     steps=1_400,
     position_rate=0.3,
     cholesky_rate=0.09,
     color_rate=6e-3,
-    field=replace(FAST.field, width=64),
+    field=replace(QUALITY.field, width=32),
 )
 ON_CPU_SCALE = 0.35  # of height and width
 PRESETS = {"stgv": STGV, "quality": QUALITY, "fast": FAST, "paper": PAPER}

@@ -187,7 +187,7 @@ def test_a_first_fit_says_what_it_takes_and_made(clip, tmp_path, same_threads):
     said = done.stderr.splitlines()
     assert done.returncode == 0 and torch.get_num_threads() == 1, done.stderr
     assert "frames are made smaller, from 32x24 to" in said[0] and "--size 24x32 keeps them" in said[0]
-    assert "800 + 1,200 + 5 steps each, preset fast, profile for a CPU" in said[1]
+    assert "800 + 600 + 5 steps each, preset fast, profile for a CPU" in said[1]
     assert any(line.startswith("the fit takes about ") for line in said)
     psnr = json.loads(stgv("eval", out, clip, "--json").stdout)["psnr"]
     assert f"wrote {out}: PSNR {psnr:.2f} dB on 5 frames of " in done.stderr

@@ -292,4 +292,7 @@ def _gradients(inputs, planes, width):
 
 def _use_torch_threads() -> None:
     """One thread setting for the user to know: torch.set_num_threads."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:  # where Numba starts its threads it sets OpenMP's, which are torch's too
+        torch.set_num_threads(threads)
