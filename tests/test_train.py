@@ -257,7 +257,7 @@ def test_hard_videos_are_no_worse_than_with_the_published_preset(kind):
     video, found = video_of(hard_videos()[kind]), []
     for config in (PAPER, QUALITY):
         motion = 100 if config.motion_steps else 0
-        short = replace(config, coarse_steps=150, motion_steps=motion, steps=400, pixels_per_gaussian=9)
+        short = replace(config, coarse_steps=150, motion_steps=motion, steps=700, pixels_per_gaussian=9)
         result = fit(video, short, progress=None)
         assert all(torch.isfinite(p).all() for p in result.model.parameters())
         found.append(evaluate(Decoder(result.model, dtype=torch.float32), video, similarity=False)["psnr"])
