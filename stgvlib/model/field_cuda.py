@@ -96,7 +96,7 @@ class FusedField:
         # what lattice.cu adds: a lattice of displacements, and fading
         parts = field.lattice is not None or self._fade() is not None
         self.beside = (-(-self.count // BLOCK), batch, 1) if parts else None
-        self.lattice = (self.count, *(field.config.lattice or (1, 1, 1)), *model.gaussians.extent_px)
+        self.beside_sizes = (self.count, *(field.config.lattice or (1, 1, 1)), *model.gaussians.extent_px)
         if training:
             self.dx = torch.empty_like(self.x)
             slots = self.slots * MLP_BACKWARD_BLOCKS[self.width]
@@ -137,7 +137,7 @@ class FusedField:
             self.mu += (self._of_gops(gaussians.motion).unflatten(-1, (-1, 2)) * field.motion_powers(self.t)).sum(2)
         if self.beside:
             arguments = (mu, gaussians.rgb, field.lattice, self._fade(), self.t, self.gops, self.mu, self.rgb)
-            run("lattice", "lattice_forward", self.beside, BLOCK, *arguments, *self.lattice)
+            run("lattice", "lattice_forward", self.beside, BLOCK, *arguments, *self.beside_sizes)
         return self.mu, gaussians.cholesky if self.cholesky is None else self.cholesky, self.rgb
 
     def backward(self, grads: list[Tensor]) -> None:
@@ -167,7 +167,7 @@ class FusedField:
                 lattice.zero_()
             arguments = (mu, self.gaussians.rgb, field.lattice, self._fade(), self.t, grads[0], grads[2], lattice)
             fade = None if self._fade() is None else self.gaussians.motion.grad
-            run("lattice", "lattice_backward", self.beside, BLOCK, *arguments, fade, *self.lattice)
+            run("lattice", "lattice_backward", self.beside, BLOCK, *arguments, fade, *self.beside_sizes)
         self.encoder.backward(mu, self.t, self.dx, grads[0], unscale)
         if self.pixels is not None:
             pixels_gradient(self.gaussians, self.pixels, grads[0])
