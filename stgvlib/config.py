@@ -230,7 +230,7 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("smoke", scale=0.3, frames=10, coarse_steps=0.05, steps=0.01, rows=1),
+    "smoke": Profile("smoke", scale=0.3, frames=10, coarse_steps=0.05, steps=0.005, rows=1),
     "quick": Profile("quick", scale=0.5, frames=20, coarse_steps=0.2, steps=0.1, rows=2),
     "paper": Profile("paper"),
 }

@@ -98,8 +98,8 @@ class GaussianSystem:
         >>> from stgvlib import PROFILES, STGV
         >>> from stgvlib.baselines import GaussianSystem
         >>> system = GaussianSystem("wide", "STGV, wide", "other rates", replace(STGV, position_rate=0.4))
-        >>> system.configure(PROFILES["smoke"], pixels_per_gaussian=None).steps  # 1 % of the preset's 60,000
-        600
+        >>> system.configure(PROFILES["smoke"], pixels_per_gaussian=None).steps  # 0.5 % of the preset's 60,000
+        300
     """
 
     key: str
