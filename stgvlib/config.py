@@ -83,8 +83,8 @@ class FitConfig:
 
     preset: str = "paper"
     gop_size: int | Literal["auto"] = 10  # frames of a GoP; "auto": 5, 8 or 16, which short trials decide [ours]
-    # where GoPs are cut: after so many frames, a rest joins or is one; "equal": all as long, to a frame [ours];
-    # "motion": where as much has changed
+    # where GoPs are cut: after every `gop_size` frames, so that the last one is longer or shorter; "equal": lengths
+    # differ by a frame at most [ours]; "motion": where as much has changed [ours]
     cuts: Literal["even", "equal", "motion"] = "even"
     # a GoP; None: one for every `pixels_per_gaussian`, or as many as the paper's method has parameters where GoPs are
     # longer or shorter than the paper's; "budget": as many as it has parameters, whatever the field

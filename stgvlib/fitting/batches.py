@@ -168,9 +168,9 @@ def _fit_batch(
         followed = [flow.result() for flow in flows]
         if model.field.lattice is not None:
             start_lattice(model, followed)
-        targets = targets_of(model, followed)
-        with fast_products(device):
-            if config.motion_steps:
+        if config.motion_steps:
+            targets = targets_of(model, followed)
+            with fast_products(device):
                 follow(model, targets, show("motion"))
         result.seconds["motion"] = time.perf_counter() - began
     result.steps += config.motion_steps
