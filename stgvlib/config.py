@@ -82,7 +82,7 @@ class FitConfig:
     """
 
     preset: str = "paper"
-    gop_size: int | Literal["auto"] = 10  # frames of a GoP; "auto": 5, 8 or 16, which short trials decide [ours]
+    gop_size: int | Literal["auto"] = 10  # frames of a GoP; "auto": one of plan.TRIED, by short trials [ours]
     # where GoPs are cut: after every `gop_size` frames, so that the last one is longer or shorter; "equal": lengths
     # differ by a frame at most [ours]; "motion": where as much has changed [ours]
     cuts: Literal["even", "equal", "motion"] = "even"
@@ -90,12 +90,15 @@ class FitConfig:
     # longer or shorter than the paper's; "budget": as many as it has parameters, whatever the field
     gaussians: int | Literal["budget"] | None = None
     pixels_per_gaussian: float = 40.96  # 20,000 on Bunny
+    # part of the Gaussians that are grey from the deformation stage on, with one number of colour instead of three: those
+    # whose colour shows least [ours]
+    grey: float = 0.0
     # Gaussians of the paper's method for each point of the field's lattice, which has as many points in time as a GoP
     # has frames; None: no lattice [ours]
     gaussians_per_point: float | None = None
     keyframe: Literal["first", "middle", "all"] = "first"  # coarse stage on one frame (KFCI), or on all of them
     coarse_steps: int = 10_000
-    steps: int = 60_000  # with gop_size="auto": for GoPs of 16 frames; shorter ones take fewer in proportion
+    steps: int = 60_000  # with gop_size="auto": for 16 frames; shorter GoPs take fewer in proportion
     motion_steps: int = 0  # between the stages, in which the field learns to follow optical flow (motion.py) [ours]
     motion_parts: int = 1  # of the Gaussians, which these steps take in turn [ours]
     order: Literal["cyclic", "golden"] = "cyclic"  # of a GoP's frames [code]; or in golden-ratio strides [ours]
@@ -140,6 +143,8 @@ class FitConfig:
             raise StgvError("position_space='tanh' excludes motion_steps, polynomial and lattice, which move in px")
         if self.field.polynomial and self.field.fade:
             raise StgvError("fade excludes polynomial: a Gaussian has one kind of numbers of its own")
+        if not 0 <= self.grey <= 1:
+            raise StgvError(f"grey must be at least 0 and at most 1, got {self.grey}")
         if self.gaussians_per_point is not None and not self.gaussians_per_point > 0:
             raise StgvError(f"gaussians_per_point must be above 0, got {self.gaussians_per_point}")
         if not 0 <= self.field.slope < 1:
@@ -186,17 +191,19 @@ STGV = FitConfig(
         position_scale=40.0, deform_shape=True, time_cells=(2, 3, 4, 5, 6, 8, 10, 12), time_frequencies=2
     ),
 )
-# A lattice of displacements, and a number for each Gaussian's brightening, beside a narrower and leaky field
-# (docs/LOG.md, 2026-11-28).
+# A lattice of displacements, a number for each Gaussian's brightening, and half of them grey, beside a narrower and
+# leaky field (docs/LOG.md, 2026-11-28).
 QUALITY = replace(
     STGV,
     preset="quality",
     cuts="equal",
     gaussians="budget",
+    grey=0.5,
     gaussians_per_point=16.0,
+    motion_steps=1_500,
     field=replace(STGV.field, width=64, slope=0.1, fade=True),
 )
-FAST = replace(STGV, preset="fast", coarse_steps=2_000, motion_parts=8, steps=9_000)
+FAST = replace(QUALITY, preset="fast", coarse_steps=2_000, motion_steps=500, motion_parts=8, steps=9_000)
 # Preset `fast` with what `quality` adds, shortened to minutes on two cores: the default of `stgv fit` on a CPU
 # (docs/LOG.md, 2026-11-28). A narrow field makes a step cheaper, and with a lattice has less to learn. GoPs have 16
 # frames, because trials of so few steps choose worse lengths.

@@ -249,6 +249,7 @@ def to_pixels(model: VideoModel, steps: int, part: float) -> VideoModel:
         field_rate_last=min(2e-4, config.field_rate_last) * part,
         lattice_rate=config.lattice_rate * part,
         fade_rate=config.fade_rate * part,
+        grey=config.grey,
         field=config.field,
     )
     copy = VideoModel(ours, model.num_frames, model.size, model.count).to(model.gaussians.mu.device)

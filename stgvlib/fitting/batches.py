@@ -15,7 +15,7 @@ from torch import Tensor
 from stgvlib.device import fast_products
 from stgvlib.errors import StgvError
 from stgvlib.fitting.motion import begin_flow, follow, start_lattice, targets_of
-from stgvlib.fitting.placement import generator_for, initial_model, sort_gaussians
+from stgvlib.fitting.placement import generator_for, initial_model, make_grey, sort_gaussians
 from stgvlib.fitting.plan import FitPlan
 from stgvlib.fitting.processes import Share
 from stgvlib.fitting.progress import Callback, Progress
@@ -162,6 +162,8 @@ def _fit_batch(
 
     run("coarse")
     result.coarse = model.gop(0)
+    if config.steps:
+        make_grey(model)
     sort_gaussians(model)
     if flows:
         began = time.perf_counter()

@@ -6,7 +6,7 @@ video (docs/REPRODUCTION.md). The paper takes 10 frames for all (Sec. II).
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +20,8 @@ from stgvlib.fitting.resume import Parts
 from stgvlib.metrics import decibels
 from stgvlib.video.video import Video, video_of
 
-TRIAL = {"coarse_steps": 4, "motion_steps": 4, "steps": 10}  # a trial takes one step for so many of the schedule
-LONG_VIDEO = 64  # frames from which on two clips are tried
+TRIAL = {"coarse_steps": 8, "motion_steps": 3, "steps": 40}  # a trial takes one step for so many of the schedule
+LONG_VIDEO = 200  # frames from which on two clips are tried
 
 
 def choose(
@@ -31,39 +31,65 @@ def choose(
     parts: Parts | None = None,  # keeps finished trials
     ahead: int = 0,  # steps of the fit that follows, which `progress` counts too
 ) -> FitPlan:
-    """The plan whose trial has the highest PSNR; `trials` of the result has all of them.
+    """The plan whose trial has the highest PSNR; `trials` of the result has all that were run.
 
     A trial takes part of the schedule on some frames. Each length gets the Gaussians that the budget leaves it on the
-    whole video, and sees each frame as often.
+    whole video, and sees each frame as often. From the middle of the lengths it goes on to longer ones, or else to
+    shorter ones, for as long as they are better.
     """
     if len(plans) == 1:
         return plans[0]
-    trials, done = trials_of(plans), 0
-    total, finished = trial_steps(plans) + ahead, parts.trials if parts else {}
-    for trial in trials:
-        length, began = trial.config.gop_size, time.perf_counter()
-        first = Progress((0, 1), 1, f"trying GoPs of {length}", done, total, 0.0)
-        done += trial.steps
-        if length in finished:
-            continue
-        try:
-            result = fit_gops(trial, device, progress=_trial_reporter(progress, first, trial.steps))
-            lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
-            last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
-            score = round((decibels(last) * lengths).sum().item() / trial.video.num_frames, 2)
-        except StgvError:  # diverged, or too large: no length to choose
-            score = -math.inf
-        finished[length] = score, time.perf_counter() - began
-        if parts:
-            parts.write_about()
-    scores = {full.config.gop_size: finished[full.config.gop_size][0] for full in plans}
-    best = max(plans, key=lambda full: scores[full.config.gop_size])
+    lengths = [full.config.gop_size for full in plans]
+    trials, finished, done = dict(zip(lengths, trials_of(plans))), parts.trials if parts else {}, 0
+    tried = trial_steps(plans)
+    total = tried + ahead
+    scores: dict[int, float] = {}
+
+    def score(length: int) -> float:
+        nonlocal done
+        if length not in scores:
+            trial = trials[length]
+            first = Progress((0, 1), 1, f"trying GoPs of {length}", done, total, 0.0)
+            done += trial.steps
+            if length not in finished:
+                finished[length] = _try(trial, device, _trial_reporter(progress, first, trial.steps))
+                if parts:
+                    parts.write_about()
+            scores[length] = finished[length][0]
+        return scores[length]
+
+    best = plans[climb(lengths, score)]
     if progress:
         length = best.config.gop_size
-        others = ", ".join(f"{dB:.2f} dB with {size}" for size, dB in scores.items() if size != length)
+        others = ", ".join(f"{dB:.2f} dB with {size}" for size, dB in sorted(scores.items()) if size != length)
         note = f"GoPs of {length} frames: {scores[length]:.2f} dB in a short trial, {others}"
-        progress(Progress((0, 1), 1, "trials", done, total, scores[length], note))
-    return replace(best, trials=scores, trial_seconds=sum(seconds for _, seconds in finished.values()))
+        progress(Progress((0, 1), 1, "trials", tried, total, scores[length], note))
+    return replace(best, trials=dict(sorted(scores.items())), trial_seconds=sum(finished[k][1] for k in scores))
+
+
+def climb(lengths: Sequence[int], score: Callable[[int], float]) -> int:
+    """The place of the best of some lengths, if scores rise to it and fall behind it: from the middle on up while that
+    is better, or else down."""
+    start = at = len(lengths) // 2
+    for step in (1, -1):
+        while 0 <= at + step < len(lengths) and score(lengths[at + step]) > score(lengths[at]):
+            at += step
+        if at != start:
+            break
+    return at
+
+
+def _try(trial: FitPlan, device: torch.device, progress: Callback | None) -> tuple[float, float]:
+    """(dB, seconds) of a trial."""
+    began = time.perf_counter()
+    try:
+        result = fit_gops(trial, device, progress=progress)
+        lengths = torch.tensor(result.model.num_frames, dtype=torch.float32)
+        last = result.losses["deformation"][-4 * max(result.model.num_frames) :].mean(0)
+        score = round((decibels(last) * lengths).sum().item() / trial.video.num_frames, 2)
+    except StgvError:  # diverged, or too large: no length to choose
+        score = -math.inf
+    return score, time.perf_counter() - began
 
 
 def trial_clips(video: Video) -> Video:

@@ -31,6 +31,7 @@ class Segment:
     floor: float = -torch.inf  # lower bound of l1 and l3 where the segment holds Cholesky rows
     decay: float = 0.0  # times the parameters, added to their gradient
     kind: Literal["adam", "adan"] | None = None  # None: the optimiser's own
+    grey: bool = False  # rows of three equal numbers stay so
 
 
 def field_segments(model, kind: str, steps: int) -> list[Segment]:
@@ -90,6 +91,7 @@ class FlatOptimizer:
         self.betas, device = betas or BETAS[kind], self.flat.device
         bounds = [0, *accumulate(sum(p.numel() for p in s.parameters) for s in segments)]
         self.decays = [(a, b, s.decay) for s, a, b in zip(segments, bounds, bounds[1:]) if s.decay]
+        self.grey = [slice(a, b) for s, a, b in zip(segments, bounds, bounds[1:]) if s.grey]
         self.num_steps = len(segments[0].rates)
         self.groups = []
         for of_kind, places in groupby(range(len(segments)), lambda k: segments[k].kind or kind):
@@ -114,7 +116,10 @@ class FlatOptimizer:
     def step(self) -> None:
         for start, end, decay in self.decays:
             self.grad[start:end].add_(self.flat[start:end], alpha=decay)
-        update = self._step_cuda if kernels_for(self.flat) == "cuda" else self._step_torch
+        on_cuda = kernels_for(self.flat) == "cuda"
+        for span in self.grey:
+            (_keep_grey_cuda if on_cuda else _keep_grey)(self.flat[span], self.grad[span])
+        update = self._step_cuda if on_cuda else self._step_torch
         for group in self.groups:
             update(group, *self._buffers(group))
         self.step_number += 1
@@ -154,6 +159,21 @@ class FlatOptimizer:
             part.sub_(update[start:end] * group.rates[t - 1, s])
             if group.floors[s] > -torch.inf:
                 part.view(-1, 3)[:, ::2].clamp_(min=float(group.floors[s]))
+
+
+def _keep_grey(rgb: Tensor, grad: Tensor) -> None:
+    """Where the three numbers of a row are equal, so are their gradients: the mean."""
+    rgb, grad = rgb.view(-1, 3), grad.view(-1, 3)
+    grey = (rgb == rgb[:, :1]).all(1, keepdim=True)
+    grad.copy_(torch.where(grey, grad.mean(1, keepdim=True), grad))
+
+
+def _keep_grey_cuda(rgb: Tensor, grad: Tensor) -> None:
+    from stgvlib.ops.constants import BLOCK
+    from stgvlib.ops.cuda.compiler import run
+
+    rows = rgb.numel() // 3
+    run("optimizer", "keep_grey", (-(-rows // BLOCK), 1, 1), BLOCK, rgb, grad, rows)
 
 
 def schedule(kind: str, rate: float, last: float, steps: int, halve_every: int = 0) -> Tensor:

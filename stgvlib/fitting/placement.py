@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stgvlib.config import FitConfig
 from stgvlib.fitting.plan import keyframe_of
+from stgvlib.model.budget import grey_count
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.ops.splat import splat
@@ -76,6 +77,17 @@ def add_gaussians(model: VideoModel, frames: Tensor, keyframe: Tensor | None, ro
         order = z_order(mu).argsort()
         gaussians.mu[g, chosen] = mu[order].float()
         gaussians.rgb[g, chosen] = residual[g].view(-1, 3)[at[order]] * ADDED_PART
+
+
+@torch.no_grad()
+def make_grey(model: VideoModel) -> None:
+    """Take the colour from the part of each GoP's Gaussians whose colour shows least: of its difference from grey, the
+    square over all pixels. The optimiser keeps grey what is grey (`Segment.grey`)."""
+    rgb, (_, cholesky) = model.gaussians.rgb, model.gaussians.pixels()
+    mean = rgb.mean(-1, keepdim=True)
+    shows = (rgb - mean).square().sum(-1) * (cholesky[..., 0] * cholesky[..., 2]).abs()
+    least = shows.argsort(dim=1, stable=True)[:, : grey_count(model.config, model.count), None].expand(-1, -1, 3)
+    rgb.data.scatter_(1, least, mean.expand_as(rgb).gather(1, least))
 
 
 def sort_gaussians(model: VideoModel) -> None:

@@ -22,7 +22,8 @@ from stgvlib.model.budget import gaussian_count, published_gaussians, split_gops
 from stgvlib.video.scenes import changes_of, with_scenes
 from stgvlib.video.video import AT_ONCE, Video
 
-TRIED = (5, 8, 16)  # frames of a GoP that gop_size="auto" chooses from
+TRIED = (5, 8, 11, 16, 33)  # frames of a GoP that gop_size="auto" chooses from
+STEPS_FOR = 16  # frames of the GoP whose `steps` a configuration with gop_size="auto" names
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ def plan_fits(video: Video, config: FitConfig, seed: int = 0) -> list[FitPlan]:
     if video.num_frames == 1:
         return [plan(video, of_a_picture(config), seed)]
     lengths = lengths_to_try(video.num_frames)
-    lengths = lengths if config.steps else lengths[-1:]  # without a deformation stage there is nothing to compare
+    lengths = lengths if config.steps else [min(STEPS_FOR, lengths[-1])]  # with nothing deformed all are alike
     return [plan(video, with_gop_size(config, length), seed) for length in lengths]
 
 
 def plan(video: Video, config: FitConfig, seed: int = 0) -> FitPlan:
     """The plan of a video with known scenes and a configuration with a known GoP length."""
-    config = with_lattice(config, video.size)
+    config = with_lattice(config if config.steps else replace(config, grey=0.0), video.size)
     gops = tuple(cut_gops(video, config))
     return FitPlan(video, config, gops, gaussian_count(config, video.size, video.num_frames, len(gops)), seed)
 
@@ -116,9 +117,9 @@ def code_hash() -> str:
 
 
 def with_gop_size(config: FitConfig, gop_size: int) -> FitConfig:
-    """A configuration settled on one of the lengths that "auto" chooses from. `steps` are those of the longest; shorter
-    GoPs take fewer in proportion, so every frame is seen as often."""
-    steps = max(min(config.steps, 1), round(config.steps * min(gop_size / TRIED[-1], 1)))
+    """A configuration settled on one of the lengths that "auto" chooses from. `steps` are those of STEPS_FOR frames;
+    shorter GoPs take fewer in proportion, so every frame is seen as often; longer ones as many."""
+    steps = max(min(config.steps, 1), round(config.steps * min(gop_size / STEPS_FOR, 1)))
     return replace(config, gop_size=gop_size, steps=steps)
 
 

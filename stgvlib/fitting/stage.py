@@ -189,7 +189,7 @@ def segments(model: VideoModel, name: Name) -> list[Segment]:
     parts = [
         Segment("mu", [gaussians.mu], rates(config.position_rate)),
         Segment("cholesky", [gaussians.cholesky], rates(config.cholesky_rate), gaussians.cholesky_floor),
-        Segment("rgb", [gaussians.rgb], rates(config.color_rate)),
+        Segment("rgb", [gaussians.rgb], rates(config.color_rate), grey=config.grey > 0 and name == "deformation"),
     ]
     if name == "deformation":
         # after 8 numbers a Gaussian tables lie at multiples of 16 bytes, after them lattice and MLP at multiples of 8

@@ -1,5 +1,7 @@
 """The paper's parameter budget: how many GoPs and Gaussians its method has on a video, which every system gets."""
 
+import math
+
 from stgvlib.config import FieldConfig, FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.model.field import DeformationField
@@ -29,8 +31,9 @@ def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int, gops: 
     if config.gaussians is None and gops == paper_gops:
         return published_gaussians(config, size)
     left = paper_budget(config, size, frames) // gops - field_parameters(config.field)
+    left_each = 8 + config.field.own_numbers - 2 * config.grey
     # At most one Gaussian for two pixels: tiny frames would get more, whose sum diverges (docs/LOG.md, 2026-11-28).
-    count = min(left // (8 + config.field.own_numbers), size[0] * size[1] // 2)
+    count = min(math.floor(left / left_each), size[0] * size[1] // 2)
     # A field that exceeds the budget of a tiny video still gets something to deform.
     return count if count > 0 else max(1, published_gaussians(config, size) // 2)
 
@@ -38,6 +41,11 @@ def gaussian_count(config: FitConfig, size: tuple[int, int], frames: int, gops: 
 def published_gaussians(config: FitConfig, size: tuple[int, int]) -> int:
     """Gaussians of a 10-frame GoP of the paper's method."""
     return max(1, round(size[0] * size[1] / config.pixels_per_gaussian))
+
+
+def grey_count(config: FitConfig, count: int) -> int:
+    """How many of so many Gaussians are grey."""
+    return math.ceil(config.grey * count)
 
 
 def paper_budget(config, size: tuple[int, int], frames: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stgvlib.config import FitConfig
 from stgvlib.device import kernels_for
 from stgvlib.errors import StgvError
+from stgvlib.model.budget import grey_count
 from stgvlib.model.field import DeformationField
 from stgvlib.model.gaussians import CanonicalGaussians
 from stgvlib.ops.constants import FADE_SCALE
@@ -136,6 +137,7 @@ class VideoModel(nn.Module):
         return joined.to(first.gaussians.mu.device)
 
     def num_parameters(self) -> int:
-        """8 a Gaussian (more where it has numbers of its own), hash tables, MLP: what the paper counts, and the
-        lattice, over all GoPs."""
-        return sum(p.numel() for p in self.parameters())
+        """8 a Gaussian (more where it has numbers of its own, 2 fewer where it is grey), hash tables, MLP: what the
+        paper counts, and the lattice, over all GoPs."""
+        tied = 2 * grey_count(self.config, self.count) * len(self.num_frames)
+        return sum(p.numel() for p in self.parameters()) - tied

@@ -60,3 +60,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) adan(
   float update = (mk / c1 + beta2 * vk / c2) / (sqrtf(nk / c3) + eps);
   p[k] = bounded(p[k] - rate * update, floors, s, k - starts[s]);
 }
+
+// Where the three numbers of a row are equal, so are their gradients: the mean. One thread a row.
+extern "C" __global__ void __launch_bounds__(BLOCK) keep_grey(
+    const float* __restrict__ rgb, float* __restrict__ grad, int rows) {
+  int k = 3 * (blockIdx.x * blockDim.x + threadIdx.x);
+  if (k >= 3 * rows || rgb[k] != rgb[k + 1] || rgb[k] != rgb[k + 2]) return;
+  grad[k] = grad[k + 1] = grad[k + 2] = (grad[k] + grad[k + 1] + grad[k + 2]) / 3.f;
+}
