@@ -16,13 +16,20 @@ from stgvlib.config import QUALITY
 from stgvlib.device import resolve_device
 from stgvlib.fitting.fit import fit
 from stgvlib.model.decoder import Decoder
-from stgvlib.model.judge import evaluate
+from stgvlib.metrics import evaluate
 from stgvlib.repro.paper import TABLE_2
 from stgvlib.video.datasets import load_dataset
 
 PUBLISHED = TABLE_2["STGV"][1]  # dB
 # coarse, following flow, deformation
-SCHEDULES = ((400, 100, 1000), (500, 150, 1500), (600, 200, 2200), (800, 250, 3000), (1000, 300, 4500), (2000, 500, 9000))
+SCHEDULES = (
+    (400, 100, 1000),
+    (500, 150, 1500),
+    (600, 200, 2200),
+    (800, 250, 3000),
+    (1000, 300, 4500),
+    (2000, 500, 9000),
+)
 
 
 def main() -> None:
