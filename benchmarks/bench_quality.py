@@ -15,8 +15,8 @@ from common import report
 from stgvlib.config import QUALITY
 from stgvlib.device import resolve_device
 from stgvlib.fitting.fit import fit
-from stgvlib.model.decoder import Decoder
 from stgvlib.metrics import evaluate
+from stgvlib.model.decoder import Decoder
 from stgvlib.repro.paper import TABLE_2
 from stgvlib.video.datasets import load_dataset
 

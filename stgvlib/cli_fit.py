@@ -60,20 +60,20 @@ def fit(
 
     stgv fit clip.mp4 clip.safetensors --frames 16
 
-    stgv fit frames/ clip.safetensors --size 720x1280 --preset stgv
+    stgv fit frames/ clip.safetensors --size 720x1280 --preset quality
 
     Args:
         input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
         output: Model to write, ending in .safetensors.
-        preset: stgv is ours, quality adds a lattice of motion to it, fast is stgv with a seventh of its deformation
-            steps, paper is the method as published.
-            auto takes stgv on a GPU, and fast on a CPU.
+        preset: quality is our best, fast is quality with a fifth of its deformation steps, paper is the method as
+            published, stgv is our trainer with a field of hashes alone, as the paper has it.
+            auto takes quality on a GPU, and fast on a CPU.
         profile: How many steps, and how large: smoke (30 % of the sides), quick (50 %) or paper (all).
             auto takes paper on a GPU and quick on a CPU. Where preset is auto too, a CPU takes a shortened fast at 35 %
             of the sides: minutes for five seconds of 720p.
         frames: Fit only the first frames.
-        gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; 5, 8 or 16 for
-            stgv and fast, whichever short trials on this video find best (a tenth to a third of the time). A new scene
+        gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; for the others
+            5 to 33, whichever short trials on this video find best (a twentieth to a fifth of the time). A new scene
             begins a new GoP.
         gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
         coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
@@ -174,7 +174,7 @@ def _defaults(preset: str, profile: str, device: str) -> tuple[FitConfig, Profil
         return ON_CPU, Profile("for a CPU", ON_CPU_SCALE)
     on_cpu = device == "cpu"
     to = profile_named(("quick" if on_cpu else "paper") if profile == "auto" else profile)
-    return scaled_steps(preset_named(("fast" if on_cpu else "stgv") if preset == "auto" else preset), to), to
+    return scaled_steps(preset_named(("fast" if on_cpu else "quality") if preset == "auto" else preset), to), to
 
 
 def _reduced(video: "Video", to: Profile) -> list[str]:
@@ -192,7 +192,7 @@ def _others(estimate: "Estimate", longest: "FitPlan", to: Profile, seconds: floa
 
     if seconds < 60:
         return ""
-    gops, other = len(longest.gops), "fast" if longest.config.preset != "fast" else "stgv"
+    gops, other = len(longest.gops), "fast" if longest.config.preset != "fast" else "quality"
     then = to if to.name in PROFILES else PROFILES["quick"]
     took = estimate.of(scaled_steps(PRESETS[other], then), gops)
     took *= 1 if size else (then.scale / to.scale) ** 2  # a step takes as long as frames have pixels

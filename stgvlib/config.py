@@ -90,8 +90,8 @@ class FitConfig:
     # longer or shorter than the paper's; "budget": as many as it has parameters, whatever the field
     gaussians: int | Literal["budget"] | None = None
     pixels_per_gaussian: float = 40.96  # 20,000 on Bunny
-    # part of the Gaussians that are grey from the deformation stage on, with one number of colour instead of three: those
-    # whose colour shows least [ours]
+    # part of the Gaussians that are grey from the deformation stage on, with one number of colour instead of three: where
+    # colour shows least [ours]
     grey: float = 0.0
     # Gaussians of the paper's method for each point of the field's lattice, which has as many points in time as a GoP
     # has frames; None: no lattice [ours]
@@ -201,6 +201,7 @@ QUALITY = replace(
     grey=0.5,
     gaussians_per_point=16.0,
     motion_steps=1_500,
+    steps=48_000,
     field=replace(STGV.field, width=64, slope=0.1, fade=True),
 )
 FAST = replace(QUALITY, preset="fast", coarse_steps=2_000, motion_steps=500, motion_parts=8, steps=9_000)

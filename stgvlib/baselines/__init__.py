@@ -12,7 +12,7 @@ import os
 from stgvlib.baselines.gaussian import D2GV, GAUSSIAN_VIDEO, GSVR, TWO_DGS, GaussianSystem
 from stgvlib.baselines.inr import E_NERV, HNERV, HNERV_BOOST, NERV, SIREN, InrConfig, NetworkSystem
 from stgvlib.baselines.system import SYSTEMS, System, as_system, load_systems, register, unregister
-from stgvlib.config import FAST, PAPER, STGV
+from stgvlib.config import FAST, PAPER, QUALITY, STGV
 
 __all__ = [
     "SYSTEMS",
@@ -36,8 +36,9 @@ for _system in (
     GaussianSystem("gsvr", "GSVR", "planes and a polynomial motion, GoPs cut by motion", GSVR),
     GaussianSystem("d2gv", "D2GV", "all frames first, positional encoding", D2GV),
     GaussianSystem("paper", "STGV", "the paper's full method: key frame, 2D and 3D hash", PAPER),
-    GaussianSystem("stgv", "STGV, our preset", "our preset at the same parameter budget", STGV),
-    GaussianSystem("fast", "STGV, our preset, fast", "our preset with a seventh of its deformation steps", FAST),
+    GaussianSystem("stgv", "ours, hashes alone", "our trainer, a field of hashes alone", STGV),
+    GaussianSystem("quality", "ours (quality)", "our trainer, lattice of motion, fading, grey Gaussians", QUALITY),
+    GaussianSystem("fast", "ours (fast)", "`quality` with a fifth of its deformation steps", FAST),
 ):
     register(_system)
 

@@ -70,7 +70,7 @@ def choose(
 def climb(lengths: Sequence[int], score: Callable[[int], float]) -> int:
     """The place of the best of some lengths, if scores rise to it and fall behind it: from the middle on up while that
     is better, or else down."""
-    start = at = len(lengths) // 2
+    start = at = (len(lengths) - 1) // 2
     for step in (1, -1):
         while 0 <= at + step < len(lengths) and score(lengths[at + step]) > score(lengths[at]):
             at += step

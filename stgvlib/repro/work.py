@@ -24,9 +24,9 @@ from stgvlib.repro.registry import RUNS, system_runs, timed_runs
 from stgvlib.video.datasets import DATASETS
 
 # Beside seed 0: three of the rows that claims rest on, two of the comparison of representations under one trainer.
-SEEDS = {f"{dataset}/{key}": (1, 2) for dataset in SAME_GOPS for key in ("paper", "stgv", "fast", "d2gv", "hnerv")} | {
-    f"{dataset}/same_{field}": (1,) for dataset in SAME_GOPS for field in SAME_FIELDS
-}
+SEEDS = {
+    f"{dataset}/{key}": (1, 2) for dataset in SAME_GOPS for key in ("paper", "stgv", "quality", "fast", "d2gv", "hnerv")
+} | {f"{dataset}/same_{field}": (1,) for dataset in SAME_GOPS for field in SAME_FIELDS}
 COMPRESSED = ("blackswan", "boat", "bmx-trees")  # sequences of DAVIS that have curves
 PATIENCE = "10s"  # how long a scheduler may take to answer
 FAMILIES = ("levers", "hard", "choices")  # of runs, one table each
