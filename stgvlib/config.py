@@ -90,7 +90,7 @@ class FitConfig:
     # longer or shorter than the paper's; "budget": as many as it has parameters, whatever the field
     gaussians: int | Literal["budget"] | None = None
     pixels_per_gaussian: float = 40.96  # 20,000 on Bunny
-    # part of the Gaussians that are grey from the deformation stage on, with one number of colour instead of three: where
+    # part of the Gaussians that are grey from the deformation stage on, one number of colour instead of three: where
     # colour shows least [ours]
     grey: float = 0.0
     # Gaussians of the paper's method for each point of the field's lattice, which has as many points in time as a GoP
