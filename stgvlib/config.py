@@ -204,7 +204,17 @@ QUALITY = replace(
     steps=48_000,
     field=replace(STGV.field, width=64, slope=0.1, fade=True),
 )
-FAST = replace(QUALITY, preset="fast", coarse_steps=2_000, motion_steps=500, motion_parts=8, steps=9_000)
+FAST = replace(
+    QUALITY,
+    preset="fast",
+    coarse_steps=2_000,
+    motion_steps=0,
+    steps=9_000,
+    position_rate=0.3,
+    cholesky_rate=0.09,
+    color_rate=6e-3,
+    field_rate=6e-3,
+)
 # Preset `fast` with what `quality` adds, shortened to minutes on two cores: the default of `stgv fit` on a CPU
 # (docs/LOG.md, 2026-11-28). A narrow field makes a step cheaper, and with a lattice has less to learn. GoPs have 16
 # frames, because trials of so few steps choose worse lengths.
