@@ -4,6 +4,7 @@
 dense torch operations (the specification) on any device; it is meant for checking, not for fitting.
 """
 
+import gc
 import os
 import platform
 import subprocess
@@ -40,6 +41,20 @@ def cuda_status() -> tuple[bool, str]:
             f"NVRTC {nvrtc} cannot compile for {torch.cuda.get_device_name()}, sm_{major}{minor} ({_line(error)})",
         )
     return True, f"{torch.cuda.get_device_name()}, sm_{major}{minor}, NVRTC {nvrtc}"
+
+
+@contextmanager
+def capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    """Capture what is launched inside a `with` block. Garbage waits meanwhile: an older graph in it, freed while this
+    one is captured, would break it (seen with field "d2gv" after other fits of the process)."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph):
+            yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from stgvlib.codec import rate_cuda  # noqa: E402
 from stgvlib.codec.rate_optimizer import RateOptimizer  # noqa: E402
 from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
 from stgvlib.fitting import stage_cuda  # noqa: E402
-from stgvlib.fitting.optimizer import FlatOptimizer  # noqa: E402
+from stgvlib.fitting.optimizer import FlatOptimizer, _keep_grey_cuda  # noqa: E402
 from stgvlib.fitting.stage import segments  # noqa: E402
 from stgvlib.model import field_cuda  # noqa: E402
 from stgvlib.model.video_model import VideoModel  # noqa: E402
@@ -36,6 +36,7 @@ FIELDS = {
     "huber": (replace(STGV, huber=0.3), STGV.field),
     "narrow": (STGV, replace(STGV.field, width=64)),
     "leaky": (STGV, replace(STGV.field, slope=0.1)),
+    "grey": (replace(STGV, grey=0.5), STGV.field),
 } | {
     f"{encoding}, shape {shape}": (PAPER, FieldConfig(encoding=encoding, deform_shape=shape))
     for encoding in ("planes", "positional")
@@ -85,6 +86,8 @@ def launch_everything():
                 ).gradients()
             for group in optimizer.groups:
                 optimizer._step_cuda(group, *optimizer._buffers(group))
+            for span in optimizer.grey:
+                _keep_grey_cuda(optimizer.flat[span], optimizer.grad[span])
         field_cuda.FusedField(model, GOPS, gops=torch.zeros(GOPS, dtype=torch.int32)).forward()
     projection = splat.Projection.empty(GOPS, COUNT, SIZE, torch.device("cpu"))
     mu, cholesky, rgb = (torch.zeros(GOPS, COUNT, n) for n in (2, 3, 3))

@@ -40,6 +40,15 @@ def test_stgv_spends_the_same_budget():
         assert 3_013_569 - 8 * gops <= gops * model.num_parameters() <= 3_013_569
 
 
+def test_grey_gaussians_leave_room_for_more():
+    """Of the same budget, at one number of colour instead of three for half of them."""
+    config = replace(with_gop_size(STGV, 8), gaussians="budget")
+    halved = replace(config, grey=0.5)
+    model = VideoModel(halved, [8] * 17, BUNNY, gaussian_count(halved, BUNNY, 132))
+    assert 3_013_569 - 8 * 17 <= model.num_parameters() <= 3_013_569
+    assert model.count == pytest.approx(gaussian_count(config, BUNNY, 132) * 8 / 7, rel=1e-3)
+
+
 def test_more_gops_share_the_budget():
     """A video with scene cuts has more GoPs; together they have as many parameters as without."""
     for config in (PAPER, with_gop_size(STGV, 8)):

@@ -77,3 +77,22 @@ def test_schedules():
 def test_decay_rates_fit_the_optimiser():
     with pytest.raises(StgvError, match="betas of adan must be 3 numbers"):
         replace(PAPER, betas=(0.9, 0.999))
+
+
+def test_grey_rows_stay_grey(device):
+    """Rows of three equal numbers get the mean of their gradients, all others their own."""
+    a, _, gradients = problem("cpu")
+    a[0, :3] = a[0, :3, :1]
+    tied = gradients[:, :42].reshape(STEPS, 2, 7, 3).clone()
+    tied[:, 0, :3] = tied[:, 0, :3].mean(-1, keepdim=True)
+    results = []
+    for given, grey in ((gradients[:, :42], True), (tied.reshape(STEPS, 42), False)):
+        p = a.clone().to(device)
+        optimizer = FlatOptimizer([Segment("rgb", [p], schedule("constant", 0.01, 0.01, STEPS), grey=grey)])
+        for g in given.to(device):
+            optimizer.grad.copy_(g)
+            optimizer.step()
+        results.append(p.cpu())
+    assert torch.allclose(*results, atol=1e-6) and (results[0] != a).all()
+    assert (results[0][0, :3] == results[0][0, :3, :1]).all()
+    assert (results[0][0, 3:, 0] != results[0][0, 3:, 1]).all()

@@ -23,7 +23,7 @@ from stgvlib.baselines.objective import Objective, pictures
 from stgvlib.baselines.siren import Siren
 from stgvlib.baselines.system import module_of
 from stgvlib.config import Profile
-from stgvlib.device import compiled, fast_products
+from stgvlib.device import capturing, compiled, fast_products
 from stgvlib.errors import StgvError
 from stgvlib.fitting.batches import FitResult
 from stgvlib.fitting.optimizer import BETAS, FlatOptimizer, Segment, captured
@@ -145,7 +145,7 @@ class InrDecoder:
             self._shown(static)
         torch.cuda.current_stream().wait_stream(side)
         try:
-            with torch.cuda.graph(graph):
+            with capturing(graph):
                 out = self._shown(static)
         except torch.cuda.OutOfMemoryError:
             raise

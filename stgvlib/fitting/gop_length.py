@@ -72,7 +72,7 @@ def climb(lengths: Sequence[int], score: Callable[[int], float]) -> int:
     is better, or else down."""
     start = at = (len(lengths) - 1) // 2
     for step in (1, -1):
-        while 0 <= at + step < len(lengths) and score(lengths[at + step]) > score(lengths[at]):
+        while 0 <= at + step < len(lengths) and score(lengths[at]) < score(lengths[at + step]):
             at += step
         if at != start:
             break

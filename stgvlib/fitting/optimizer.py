@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stgvlib.device import kernels_for
+from stgvlib.device import capturing, kernels_for
 
 MOMENTS = {"adam": 2, "adan": 4}  # buffers
 BETAS = {"adam": (0.9, 0.999), "adan": (0.98, 0.92, 0.99)}
@@ -204,7 +204,7 @@ def captured(step: Callable[[], None], optimizer: FlatOptimizer, losses: Tensor)
                 optimizer.step_number.zero_()  # a stage may have one step only
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with capturing(graph):
             step()
     for tensor, value in zip(state, saved):
         tensor.copy_(value)

@@ -96,7 +96,7 @@ class Parts:
             if before is None and damaged and not self.done:
                 self._refuse(f"holds {damaged[0].name}, which cannot be read: move it away")
             if (paths or trials) and not self.resume:
-                more = f" and {len(trials)} trials" if trials else ""
+                more = f" and {len(trials)} trial{'s'[: len(trials) > 1]}" if trials else ""
                 self._refuse(f"holds {len(paths)} finished GoPs{more} of an unfinished fit: add --resume to go on")
             for path in damaged:
                 path.unlink()

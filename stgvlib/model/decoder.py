@@ -11,7 +11,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from stgvlib.device import kernels_for
+from stgvlib.device import capturing, kernels_for
 from stgvlib.metrics import to_uint8
 from stgvlib.model.video_model import VideoModel
 
@@ -126,7 +126,7 @@ class _Graph:
             most = max(self.projection.capacity, MOST_LISTED // self.projection.counts.numel())
             self.projection = Projection.empty(count, model.count, decoder.size, device, min(longest * 5 // 4, most))
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with capturing(self.graph):
             self.run()
 
     def run(self) -> None:
