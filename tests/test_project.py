@@ -26,8 +26,8 @@ LAYERS = (
 WITHIN = {  # rooms whose files have an order too: what is left is never imported from what is right of it
     "fitting": "progress processes optimizer plan resume placement motion stage_cuda stage batches gop_length "
     "estimate fit",
-    "repro": "paper published sources records controls frames registry pictures fits classical curves tasks tables "
-    "task_tables curve_tables figures work control_tables coverage notebooks documents",
+    "repro": "paper published sources records controls frames registry pictures fits classical curves tasks layout "
+    "layouts typeset tables task_tables curve_tables figures work control_tables coverage notebooks documents",
 }
 PROBES = {("device", "ops.cuda.compiler")}  # asks whether kernels can be compiled
 # 8,817 in one flat folder at commit 4045339; since then workers, sources of records, documents, systems as a protocol,

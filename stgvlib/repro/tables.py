@@ -1,11 +1,12 @@
 """Tables from run records: ours beside the paper's, never a number typed in. Figures: figures.py.
 
-A table is written as .csv and .md below results/<profile>/tables. A cell without a record stays empty and its note says
-why. A cell whose record was made by other code than today's is marked: in Markdown by a dagger, else in a column
-"outdated", which says "all" or names the row's columns.
+A table is written below results/<profile>/tables: complete as .csv, readable (layout.py) as .md and .tex. In the
+complete table a cell without a record is empty and its note says why; where a record was made by other code than
+today's, a column "outdated" says "all" or names the row's columns.
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,9 @@ from stgvlib.files import write_atomically
 from stgvlib.ops.encoding import HashGrid
 from stgvlib.repro import frames, paper
 from stgvlib.repro.fits import own_records, run, some
-from stgvlib.repro.records import Record, escaped, results
+from stgvlib.repro.layout import Table, sheet, to_html, to_latex
+from stgvlib.repro.layouts import layout_of
+from stgvlib.repro.records import Record, results
 from stgvlib.repro.registry import RUNS, named, system_runs
 
 RUN_OF = {  # rows of Tables IV and V -> keys of our runs
@@ -27,8 +30,6 @@ PER_VIDEO = {  # group -> number of the paper's table, its videos, its rows
     "davis": ("8", paper.DAVIS_VIDEOS, paper.TABLE_8),
 }
 AGREES = {"PSNR": 0.0051, "MS-SSIM": 0.00011}  # half a unit of the last printed digit, or a little more
-DAGGER = "\u2020"
-FOOTNOTE = f"{DAGGER} Its record was made by other code than today's: `python -m stgvlib.repro status` lists commits."
 MEASURES = {"PSNR": "psnr", "MS-SSIM": "ms_ssim"}
 
 
@@ -262,27 +263,14 @@ def save_table(frame: pd.DataFrame, name: str, profile: str, digits: int = 2) ->
         if last.any():
             rounded["outdated"] = last
     write_atomically(folder / f"{name}.csv", rounded.to_csv(index=False).encode())
-    write_atomically(folder / f"{name}.md", markdown(rounded).encode())
-    return rounded
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A table as GitHub Markdown; empty where there is no value; cells of outdated records have a dagger."""
-    old = frame["outdated"] if "outdated" in frame else pd.Series("", frame.index)
-    frame = frame.drop(columns="outdated", errors="ignore")
-    lines = [[escaped(str(c)) for c in frame.columns], ["---"] * len(frame.columns)]
-    for (_, row), which in zip(frame.astype(object).iterrows(), old):
-        marked = _measured(frame) if which == "all" else [c for c in frame if f", {c}, " in f", {which}, "]
-        cells = {c: "" if pd.isna(v) else escaped(str(v)) for c, v in row.items()}
-        lines.append([f"{cell} {DAGGER}" if cell and c in marked else cell for c, cell in cells.items()])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-    return text + (f"\n{FOOTNOTE}\n" if old.any() else "")
-
-
-def _measured(frame: pd.DataFrame) -> list[str]:
-    """Columns of numbers that come from records, not from the paper."""
-    numbers = frame.select_dtypes("number").columns.union(["bits a pixel"])
-    return [c for c in numbers if not c.startswith("paper") and c not in ("videos", "seeds")]
+    made = Table(rounded)
+    made.layouts = partial(layout_of, name)
+    sheets = [sheet(part, layout) for part, layout in made.layouts(made)]
+    write_atomically(folder / f"{name}.md", "\n".join(map(to_html, sheets)).encode())
+    write_atomically(
+        folder / f"{name}.tex", "\n".join(to_latex(s, f"tab:{name}-{n}") for n, s in enumerate(sheets, 1)).encode()
+    )
+    return made
 
 
 def lever_table(family: str, base: str, profile: str = "paper", device: str = "cpu") -> pd.DataFrame:

@@ -47,9 +47,9 @@ SCALED_BY_PAPER = ("uvg/Beauty", "uvg/HoneyBee")  # by factors from 1.5 to 3
 SCALED = ("bunny", "davis/blackswan", "davis/boat", *SCALED_BY_PAPER)
 BETWEEN = ("bunny", "davis/blackswan", "davis/boat")
 VARIANTS = (
-    GaussianSystem("stgv_robust", "STGV, our preset, Huber loss", "for outliers", ROBUST),
-    GaussianSystem("stgv_smooth", "STGV, our preset, smooth field", "with weight decay of the field", SMOOTH),
-    GaussianSystem("stgv_steady", "STGV, our preset, steady field", "for frames between", STEADY),
+    GaussianSystem("stgv_robust", f"{SYSTEMS['stgv'].label}, Huber loss", "for outliers", ROBUST),
+    GaussianSystem("stgv_smooth", f"{SYSTEMS['stgv'].label}, smooth field", "with weight decay of the field", SMOOTH),
+    GaussianSystem("stgv_steady", f"{SYSTEMS['stgv'].label}, steady field", "for frames between", STEADY),
 )
 FILLED = tuple(  # systems without a start from optical flow, on frames whose holes were filled along it
     replace(SYSTEMS[key], key=f"{key}_flow", label=f"{SYSTEMS[key].label}, flow-filled frames")
