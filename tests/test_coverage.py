@@ -97,7 +97,7 @@ def test_ablations_have_uvgs_means(written, monkeypatch):
 def test_task_tables_mark_stand_ins(written):
     record = fake("", "uvg/Beauty", (512, 512), source=CROP, psnr_given=20.0)
     table = task_tables.task_table("inpaint_random", {"uvg/Beauty": {"stgv": record}}, "paper", "t").set_index("system")
-    assert table.loc["STGV, our preset", "note"] == f"Beauty: {CROP}"
+    assert table.loc["ours, hashes alone", "note"] == f"Beauty: {CROP}"
 
 
 def test_every_number_is_counted_once(written, monkeypatch):

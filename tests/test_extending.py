@@ -205,7 +205,7 @@ BAD = {
     ),
     "a key that exists": (
         lambda: register(GaussianSystem("stgv", "mine", "", STGV)),
-        "system 'STGV, our preset' (stgv) is registered already: take another key and label",
+        "system 'ours, hashes alone' (stgv) is registered already: take another key and label",
     ),
     "a key for no file name": (
         lambda: register(GaussianSystem("My method", "mine", "", STGV)),

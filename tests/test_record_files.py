@@ -15,7 +15,7 @@ import pytest
 from small_runs import run
 
 from stgvlib.errors import StgvError
-from stgvlib.repro import documents, fits, tables, work
+from stgvlib.repro import documents, fits, layout, tables, typeset, work
 from stgvlib.repro.__main__ import status
 from stgvlib.repro.records import NotRun, escaped, load_record, save_record
 
@@ -103,7 +103,9 @@ def test_free_text_is_no_markup(results, monkeypatch):
     """A device's name, as tables and documents show it; ordinary text stays as it is."""
     device = "GPU | 80 GB\n<img src=x> `rm` [a](http://b) *c* R&D \\"
     shown = "GPU \\| 80 GB &lt;img src=x&gt; \\`rm\\` \\[a\\](http://b) \\*c\\* R&amp;D \\\\"
-    assert tables.markdown(pd.DataFrame([{"device": device}])).splitlines()[2] == f"| {shown} |"
+    frame = pd.DataFrame([{"run": device, "PSNR": 40.0}])
+    text = typeset.to_html(layout.sheet(frame, layout.Layout("x", "", (layout.Column("run", "run", wrap=99),))))
+    assert "GPU | 80 GB &lt;img src=x&gt; `rm` [a](http://b) *c* R&amp;D \\</td>" in text
     save_record("x", results / "results/paper/runs/x.json", {"device": device, "psnr": 40.0})
     monkeypatch.setattr(documents, "repository", lambda: results)
     assert documents.value("x:device | s") == shown and documents.value("x:psnr | .1f") == "40.0"

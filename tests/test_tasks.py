@@ -17,8 +17,8 @@ from stgvlib.fitting.fit import fit
 from stgvlib.model import resample
 from stgvlib.model.video_model import VideoModel
 from stgvlib.repro import classical, figures, fits, task_tables, tasks
+from stgvlib.repro.layout import DAGGER
 from stgvlib.repro.records import NOT_MADE, Record
-from stgvlib.repro.tables import DAGGER
 from stgvlib.video import datasets
 from stgvlib.video.video import video_of
 from stgvlib.video.write import write_video
@@ -189,14 +189,14 @@ def test_task_tables_and_figures(results):
     noises = tasks.records("noise_white", "smoke", "cpu")
     rows = task_tables.task_table("noise_white", noises, "smoke", "table_6_white").set_index("system")
     blind, ours = rows["bunny: blind"], rows["bunny: ours"]
-    assert blind["STGV, our preset"] == ours["STGV, our preset"], "a fit never sees the clean frames"
+    assert blind["ours, hashes alone"] == ours["ours, hashes alone"], "a fit never sees the clean frames"
     assert blind["Median"] == round(noises["bunny"]["median"]["psnr_blind"], 2) and np.isnan(blind["As given"])
     older = dict(noises["bunny"]["median"].data)
     del older["psnr_blind"]
     noises["bunny"]["median"] = replace(noises["bunny"]["median"], data=older)
     rows = task_tables.task_table("noise_white", noises, "smoke", "table_6_white").set_index("system")
     assert "bunny: recorded before blind was measured" in rows["note"]["Median"]
-    assert "recorded before" not in rows["note"]["STGV, our preset"] + rows["note"]["Gaussian"]
+    assert "recorded before" not in rows["note"]["ours, hashes alone"] + rows["note"]["Gaussian"]
     picture = figures.task_figure(inpainted["bunny"], "smoke", "figure_6_bunny")
     assert cv2.imread(str(picture)).std() > 20
     scaled = tasks.records("scale_2", "smoke", "cpu")
@@ -276,7 +276,8 @@ def test_flow_table(tmp_path, monkeypatch):
     assert rows["note"]["D2GV"] == "no GPU" and np.isnan(rows["adds to flow"]["D2GV"])
     assert rows["outdated"].tolist() == ["", "fitted to filled frames, adds to flow", ""]
     text = (tmp_path / "paper" / "tables" / "inpainting_flow.md").read_text()
-    assert f"29.0 {DAGGER} | -1.0 {DAGGER}" in text
+    mark = f"<sup>{DAGGER}</sup></td>"
+    assert f'29.00{mark}<td align="right">\u22121.00{mark}' in text
 
 
 def test_unknown_tasks_and_missing_data(results, monkeypatch):

@@ -77,7 +77,7 @@ def sheet(frame: pd.DataFrame, layout: Layout) -> Sheet:
     same = {c: _text(frame[c.source][0], c) for c in numbers if not c.best and _constant(frame[c.source], c)}
     shown = [c for c in shown if c not in same]
     styles = {c.source: _ranked(frame, c, layout.within, parts) for c in numbers if c.best}
-    old = frame["outdated"].fillna("").astype(str) if "outdated" in frame else pd.Series("", frame.index)
+    old = frame["outdated"].astype(object).fillna("").astype(str) if "outdated" in frame else pd.Series("", frame.index)
     stale = [_stale(row, which, labels, numbers) for (_, row), which in zip(frame.iterrows(), old)]
     everywhere = sum(map(bool, stale)) > 1 and all(all(cells.values()) for cells in stale)
     marked, notes = _footnotes(parts)
@@ -180,8 +180,12 @@ def _legend(rows: list[list[Cell]], columns: list[Column]) -> list[tuple[str, st
     """What dashes, bold and underlined numbers mean in this table."""
     empty = [column for n, column in enumerate(columns) if any(row[n].text == DASH for row in rows)]
     kinds = {"paper": "not printed there", "difference": "one is missing or on other frames than the paper's"}
-    said = [f'under "{kind}", {why}' for kind, why in kinds.items() if any(kind in (c.title, c.group) for c in empty)]
-    if [c for c in empty if c.digits is not None and not {c.title, c.group} & set(kinds)]:
+    said = [
+        f'under "{kind}", {why}'
+        for kind, why in kinds.items()
+        if any(kind in (c.source, c.title, c.group) for c in empty)
+    ]
+    if [c for c in empty if c.digits is not None and not {c.source, c.title, c.group} & set(kinds)]:
         said.append("else" * bool(said) + " no record or not measured".lstrip(" " * (not said)))
     legend = [("", f"{DASH}: {'; '.join(said)}.")] if said else []
     if any(cell.style for row in rows for cell in row):

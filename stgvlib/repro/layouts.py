@@ -47,12 +47,12 @@ def _systems(name: str, frame: pd.DataFrame) -> list:
     """Tables I and II."""
     dataset = {"table_1_uvg": "UVG", "table_1_davis": "DAVIS"}.get(name, "Bunny")
     many = dataset != "Bunny"
-    columns = [Column("system", "system", wrap=14)]
+    columns = [Column("system", "system", wrap=13)]
     for measure, digits in (("PSNR", 2), ("MS-SSIM", 4)):
         group = f"{measure}, dB" if measure == "PSNR" else measure
         columns += [Column(f"paper {measure}", "paper", group, digits, "max")]
         columns += [Column(f"ours {measure}", "ours", group, digits, "max", "frames")]
-        columns += [Column("difference", "difference", group, digits, signed=True)] if measure == "PSNR" else []
+        columns += [Column("difference", "differ-\nence", group, digits, signed=True)] if measure == "PSNR" else []
     columns += [Column("paper training, h", "paper", "training,\nmin", 1, scale=60)]
     columns += [Column("ours training, s", "ours", "training,\nmin", 1, scale=1 / 60)]
     columns += [Column("paper FPS", "paper", "frames/s", 0), Column("ours FPS, one a call", "ours", "frames/s", 0)]
@@ -94,9 +94,9 @@ def _ablation(name: str, frame: pd.DataFrame) -> list:
     for part in parts:
         shown[part] = ["\u2713" if part in PARTS.get(v, ()) else " " for v in frame["variant"]]
     shown["variant"] = shown["variant"].replace("Ours", "STGV")
-    columns = [Column("variant", "variant" if parts else "encoding"), *(Column(p, p) for p in parts)]
+    columns = [Column("variant", "row" if parts else "encoding"), *(Column(p, p) for p in parts)]
     columns += [Column(f"paper {where}", "paper", where, 2, "max"), Column(f"ours {where}", "ours", where, 2, "max")]
-    columns += [Column("difference", "difference", where, 2, signed=True)]
+    columns += [Column("difference", "differ-\nence", where, 2, signed=True)]
     columns += [Column("paper UVG", "paper", "UVG", 2, "max"), Column("ours UVG", "ours", "UVG", 2, "max", "frames")]
     columns += [Column("8-bit", "8-bit", f"ours, {where}", 2, "max")]
     columns += [Column("MS-SSIM", "MS-\nSSIM", f"ours, {where}", 4, "max")]
@@ -111,7 +111,7 @@ TASKS = {  # name of the table -> title, caption
     "table_3": ("Table III. Inpainting of random masks", ""),
     "inpainting_[fo][ib]*": ("Inpainting, {} mask", ""),
     "table_6_*": ("Table VI. Denoising, {} noise", "A fit never sees the clean frames; filters choose their kernel "
-                  "with them, except in *blind*. "),
+                  "with them, except for the blind figures. "),
     "super_resolution_*": ("Super-resolution by {}", "The frames were fitted at the smaller size. "),
     "between_frames": ("Frames between: every second frame was left out", ""),
 }  # fmt: skip
@@ -192,7 +192,11 @@ def _rates(name: str, frame: pd.DataFrame) -> list:
     columns += [Column("file to frames, frames/s", "all", "frames/s", 0)]
     caption = "Every point of every curve. Frames/s: decoding alone, and all from file to frames."
     said = frame["threads"].map(lambda v: f"threads: {v}" if _number(v) else "") if "threads" in frame else ""
-    notes = [("; ".join(filter(None, pair))) for pair in zip(frame["note"].fillna(""), said)] if len(said) else None
+    notes = (
+        [("; ".join(filter(None, pair))) for pair in zip(frame["note"].astype(object).fillna(""), said)]
+        if len(said)
+        else None
+    )
     shown = frame.assign(note=notes) if notes else frame
     blocks = Layout(f"Rate and distortion on {where}", caption, tuple(columns), 2)
     return [(shown, blocks)]
@@ -227,7 +231,7 @@ def _without_reasons(frame: pd.DataFrame, against: list[str]) -> pd.DataFrame:
     """Notes of the anchors that are shown, each reason once without its qualities, which the CSV has."""
     names = [c.removeprefix("against ").removesuffix(", %") for c in against]
     notes = []
-    for note in frame["note"].fillna(""):
+    for note in frame["note"].astype(object).fillna(""):
         parts = [p for p in note.split("; ") if p and (": " not in p or any(p.startswith(f"{n}: ") for n in names))]
         shared = [p.partition(": ")[0] for p in parts if "too few qualities" in p]
         few = [f"shares too few qualities with {', '.join(shared)}"] if shared else []
@@ -314,12 +318,15 @@ LAYOUTS: dict[str, Callable] = {
                                      "D2GV before": {"title": "D2GV\nbefore"}}),
     "videos": _named("Videos as they were fitted", "Frame sizes in px, height times width."),
     "audit": _named("Averages that the paper prints, beside the means of its rows", "", labels=4,
-                    titles={n: {"digits": 4} for n in ("printed", "mean")} | {"difference": {"digits": 4, "signed": True}}),
-    "coverage_numbers": _named("Every number of the paper's tables", "", labels=4, titles={"printed": {"digits": 4}, "of": {"wrap": 20}}),
+                    titles=dict.fromkeys(("printed", "mean"), {"digits": 4})
+                    | {"difference": {"digits": 4, "signed": True}}),
+    "coverage_numbers": _named("Every number of the paper's tables", "", labels=4,
+                               titles={"printed": {"digits": 4}, "of": {"wrap": 20}}),
     "paper_recipe": _named("What the paper's recipe of compression costs", "PSNR in dB."),
     "published_bunny": _named("Points that others published on Bunny", "PSNR in dB; ours at the same rate, between our "
                               "points.", titles={"bits a pixel": {"title": "bits a\npixel", "digits": 4},
-                                                 "published PSNR": {"title": "published"}, "ours PSNR": {"title": "ours"},
+                                                 "published PSNR": {"title": "published"},
+                                                 "ours PSNR": {"title": "ours"},
                                                  "difference": {"signed": True}}),
     "bytes_by_section": _named("Where the bytes of our files on Bunny go", "Bytes of each section.",
                                titles={"bits a pixel": {"digits": 4}}),

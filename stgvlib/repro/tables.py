@@ -16,10 +16,11 @@ from stgvlib.files import write_atomically
 from stgvlib.ops.encoding import HashGrid
 from stgvlib.repro import frames, paper
 from stgvlib.repro.fits import own_records, run, some
-from stgvlib.repro.layout import Table, sheet, to_html, to_latex
+from stgvlib.repro.layout import sheet
 from stgvlib.repro.layouts import layout_of
 from stgvlib.repro.records import Record, results
 from stgvlib.repro.registry import RUNS, named, system_runs
+from stgvlib.repro.typeset import Table, to_html, to_latex
 
 RUN_OF = {  # rows of Tables IV and V -> keys of our runs
     **{"V1": "multi_frame", "V2": "key_frame", "V3": "static", "V4": "dynamic", "Ours": "paper"},
@@ -267,9 +268,8 @@ def save_table(frame: pd.DataFrame, name: str, profile: str, digits: int = 2) ->
     made.layouts = partial(layout_of, name)
     sheets = [sheet(part, layout) for part, layout in made.layouts(made)]
     write_atomically(folder / f"{name}.md", "\n".join(map(to_html, sheets)).encode())
-    write_atomically(
-        folder / f"{name}.tex", "\n".join(to_latex(s, f"tab:{name}-{n}") for n, s in enumerate(sheets, 1)).encode()
-    )
+    latex = [to_latex(one, f"tab:{name}" + f"-{n}" * (len(sheets) > 1)) for n, one in enumerate(sheets, 1)]
+    write_atomically(folder / f"{name}.tex", "\n".join(latex).encode())
     return made
 
 

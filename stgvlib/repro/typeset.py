@@ -1,4 +1,5 @@
-"""Readable tables as HTML, for notebooks and for Markdown on a code host, and as LaTeX with booktabs, by pandas' Styler."""
+"""Readable tables as HTML, for notebooks and Markdown on a code host, and as LaTeX with booktabs; pandas' Styler
+writes both."""
 
 import html
 import re
