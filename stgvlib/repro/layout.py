@@ -27,7 +27,7 @@ class Column:
     group: str = ""  # header above, shared with its neighbours
     digits: int | None = None  # decimals; None: text
     best: str = ""  # "max" or "min": mark the best and the second best
-    alike: str = ""  # compare rows on the same "frames" alone, or also on the same "device"
+    alike: bool = False  # compare only rows on the same frames, as their notes say
     scale: float = 1.0  # to the unit of its header
     signed: bool = False
     wrap: int = 30  # characters a line of text
@@ -70,6 +70,7 @@ def sheet(frame: pd.DataFrame, layout: Layout) -> Sheet:
         raise KeyError(missing)
     shown = [c for c in layout.columns[layout.labels :] if c.source in frame and frame[c.source].map(_filled).any()]
     numbers = [c for c in shown if c.digits is not None]
+    empty = [c for c in layout.columns[layout.labels :] if c not in shown and c.source in frame]
     frame = frame.reset_index(drop=True)
     there = frame[[c.source for c in numbers]].map(_filled).any(axis=1) if numbers else frame.index == frame.index
     gone, frame = frame[~there], frame[there].reset_index(drop=True)
@@ -93,15 +94,20 @@ def sheet(frame: pd.DataFrame, layout: Layout) -> Sheet:
         for n in range(layout.labels - 1):
             if [c.text for c in above[: n + 1]] == [c.text for c in row[: n + 1]]:
                 row[n].text = ""
-    notes += [("", f"{' '.join(f'{c.group} {c.title}'.split())}: {text} in all rows.") for c, text in same.items()]
+    notes += [("", f"{_name(c)}: {text} in all rows.") for c, text in same.items()]
+    notes += [("", f"Columns without a value: {'; '.join(map(_name, empty))}.")] if empty else []
     notes += _legend(rows, labels + shown)
     notes += [("", f"All records: {OUTDATED}.")] if everywhere else []
-    notes += [(DAGGER, f"record {OUTDATED}.")] if any(DAGGER in cell.marks for row in rows for cell in row) else []
+    notes += [(DAGGER, f"Record {OUTDATED}.")] if any(DAGGER in cell.marks for row in rows for cell in row) else []
     return Sheet(layout, labels + shown, rows, notes + _absent(gone, labels))
 
 
 def _filled(value) -> bool:
     return not pd.isna(value) and value != ""
+
+
+def _name(column: Column) -> str:
+    return " ".join(f"{column.group} {column.title}".replace("-\n", "").split())
 
 
 def _constant(values: pd.Series, column: Column) -> bool:
@@ -138,7 +144,7 @@ def _ranked(frame: pd.DataFrame, column: Column, within: tuple[str, ...], parts:
     groups: dict[tuple, dict[int, float]] = {}
     for n, value in frame[column.source].items():
         if _filled(value):
-            said = [p for p in parts[n] if FRAMES.search(p) or column.alike == "device" and p.startswith("measured on")]
+            said = [p for p in parts[n] if FRAMES.search(p)]
             key = tuple(str(frame.at[n, name]) for name in within), tuple(said) if column.alike else ()
             groups.setdefault(key, {})[n] = round(float(value) * column.scale, column.digits)
     largest: dict[tuple, dict[int, float]] = {}

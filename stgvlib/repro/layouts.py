@@ -19,7 +19,7 @@ NAMES = {"Gaussians": "Gauss.", "parameters": "param.,\nM", "seconds": "training
 NAMES |= {"against base": "against\nbase", "against the first": "against\nfirst", "key frames": "key\nframes"}
 NUMBERS = ("PSNR", "MS-SSIM", "difference", "mean", "seconds")
 ABSENT = re.compile("^not run|not on the machine")  # notes on why there is no record
-STAND_INS = "Where a footnote names other frames than the paper's, the two PSNRs are not comparable."
+STAND_INS = "Where a footnote names other frames than the paper's, its numbers and ours are not comparable."
 
 
 def layout_of(name: str, frame: pd.DataFrame) -> list[tuple[pd.DataFrame, Layout]]:
@@ -51,7 +51,7 @@ def _systems(name: str, frame: pd.DataFrame) -> list:
     for measure, digits in (("PSNR", 2), ("MS-SSIM", 4)):
         group = f"{measure}, dB" if measure == "PSNR" else measure
         columns += [Column(f"paper {measure}", "paper", group, digits, "max")]
-        columns += [Column(f"ours {measure}", "ours", group, digits, "max", "frames")]
+        columns += [Column(f"ours {measure}", "ours", group, digits, "max", True)]
         columns += [Column("difference", "differ-\nence", group, digits, signed=True)] if measure == "PSNR" else []
     columns += [Column("paper training, h", "paper", "training,\nmin", 1, scale=60)]
     columns += [Column("ours training, s", "ours", "training,\nmin", 1, scale=1 / 60)]
@@ -77,7 +77,7 @@ def _videos(name: str, frame: pd.DataFrame) -> list:
     sheets = []
     for letter, measure, digits in (("a", "PSNR", 2), ("b", "MS-SSIM", 4)):
         columns = [Column("system", "system", wrap=14), Column("source", "from")]
-        columns += [Column(v, SHORT.get(v, v), "", digits, "max", "frames" if v == "mean" else "") for v in videos]
+        columns += [Column(v, SHORT.get(v, v), "", digits, "max", v == "mean") for v in videos]
         title = f"Table {'VII' if dataset == 'UVG' else 'VIII'}{letter}. {measure} on every video of {dataset}"
         caption = ("In dB. " if measure == "PSNR" else "") + f"Each row's mean is of the videos it has. {STAND_INS}"
         layout = Layout(title, caption, tuple(columns), 2, ("source",))
@@ -97,7 +97,7 @@ def _ablation(name: str, frame: pd.DataFrame) -> list:
     columns = [Column("variant", "row" if parts else "encoding"), *(Column(p, p) for p in parts)]
     columns += [Column(f"paper {where}", "paper", where, 2, "max"), Column(f"ours {where}", "ours", where, 2, "max")]
     columns += [Column("difference", "differ-\nence", where, 2, signed=True)]
-    columns += [Column("paper UVG", "paper", "UVG", 2, "max"), Column("ours UVG", "ours", "UVG", 2, "max", "frames")]
+    columns += [Column("paper UVG", "paper", "UVG", 2, "max"), Column("ours UVG", "ours", "UVG", 2, "max", True)]
     columns += [Column("8-bit", "8-bit", f"ours, {where}", 2, "max")]
     columns += [Column("MS-SSIM", "MS-\nSSIM", f"ours, {where}", 4, "max")]
     columns += [Column("parameters", "param.,\nM", f"ours, {where}", 2, scale=1e-6)]
@@ -154,17 +154,21 @@ def _task(name: str, frame: pd.DataFrame) -> list:
     last = sorted({row["measure"] for row in rows}, key=list(MEASURES.values()).index)
     rows = [r for r in rows if r["measure"] == last[0] or any(_number(r[v]) for v in videos)] if last else rows
     columns = [Column("measure", "PSNR, dB", wrap=16), Column("system", "system", wrap=22)]
+    printed = any(f"{v}: paper" in frame for v in videos)
     for v in videos:
         columns += [Column(f"{v}: paper", "paper", SHORT.get(v, v), 2, "max")] if f"{v}: paper" in frame else []
-        columns += [Column(v, "ours", SHORT.get(v, v), 2, "max")]
-    caption += STAND_INS if any(f"{v}: paper" in frame for v in videos) else ""
+        short = SHORT.get(v, v)
+        columns += [Column(v, "ours", short, 2, "max") if printed else Column(v, short, "", 2, "max")]
+    caption += STAND_INS if printed else ""
     if gone:
         left = [p for _, row in frame.iterrows() for p in str(row["note"]).split("; ") if ABSENT.search(p)]
         caption += (
             f" Without a record of ours: {', '.join(gone)} ({'; '.join(dict.fromkeys(left)) or 'no reason recorded'})"
         )
         caption += "; the paper's numbers are in the CSV." if any(f"{v}: paper" in frame for v in gone) else "."
-    layout = Layout(title.format(which), caption.strip() or "PSNR by system.", tuple(columns), 2, ("measure",))
+    layout = Layout(
+        title.format(which), " ".join(caption.split()) or "PSNR by system.", tuple(columns), 2, ("measure",)
+    )
     if not videos:  # systems without a record, and why
         return [
             (
@@ -261,7 +265,7 @@ def _runs(title: str, caption: str) -> Callable:
 def _over_time(name: str, frame: pd.DataFrame) -> list:
     columns = [Column("system", "system", wrap=22)]
     for part in ("eighth", "quarter", "half", "whole"):
-        columns += [Column(f"{part} (dB)", "dB", f"{part} of the steps", 2, "max", "device")]
+        columns += [Column(f"{part} (dB)", "dB", f"{part} of the steps", 2, "max")]
         columns += [Column(f"{part} (s)", "s", f"{part} of the steps", 1)]
     where = name.removeprefix("over_time_")
     return [(frame, Layout(f"PSNR and training time on {where} by length of the schedule", "", tuple(columns)))]
@@ -276,6 +280,15 @@ def _named(title: str, caption: str = "", best: str = "", labels: int = 1, title
         return [(frame, replace(made, caption=caption, columns=tuple(columns), labels=labels))]
 
     return make
+
+
+def _seeds(name: str, frame: pd.DataFrame) -> list:
+    columns = [Column("run", "run"), Column("what", "what"), Column("seeds", "seeds", digits=0)]
+    columns += [Column("mean PSNR", "mean", "PSNR, dB", 3), Column("spread", "spread", "PSNR, dB", 3)]
+    columns += [Column("standard deviation", "standard\ndeviation", "PSNR, dB", 3)]
+    caption = "Spread: the largest less the smallest; of one seed there is none."
+    several = frame.assign(spread=frame["spread"].where(frame["seeds"] > 1))
+    return [(several, Layout("Runs with several seeds", caption, tuple(columns), 2))]
 
 
 def _coverage(name: str, frame: pd.DataFrame) -> list:
@@ -308,9 +321,7 @@ LAYOUTS: dict[str, Callable] = {
     "gop_length": _runs("Length of the groups of pictures on Bunny", "PSNR in dB; against the first row."),
     "parent": _runs("The paper's method and its parent on Bunny", "PSNR in dB; against the first row."),
     "key_frame_position": _runs("Position of the key frame on Bunny", "PSNR in dB; against the first row."),
-    "seeds": _named("Spread over seeds", "PSNR in dB: mean, difference of the largest and the smallest, deviation.",
-                    labels=2, titles={"mean PSNR": {"digits": 3}, "spread": {"digits": 3},
-                                      "standard deviation": {"digits": 3, "title": "standard\ndeviation"}}),
+    "seeds": _seeds,
     "same_trainer": _named("One trainer for every representation", "PSNR in dB, means over seeds.",
                            titles={"seeds differ by at most": {"title": "seeds differ\nby at most"}}),
     "first_versions": _named("Peers before and after their code was read closely", "PSNR in dB.",

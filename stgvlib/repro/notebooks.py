@@ -92,7 +92,8 @@ def execute_all(profile: str, device: str, only: str, refresh: bool) -> int:
             return 1
         print(f"{time.perf_counter() - started:.0f} s")
     print(f"\n{'made':52} {'when':>8}")
-    for file in sorted(f for f in folder.rglob("*") if f.suffix in (".csv", ".md", ".png", ".jpg", ".ipynb", ".json")):
+    suffixes = (".csv", ".md", ".tex", ".png", ".jpg", ".ipynb", ".json")
+    for file in sorted(f for f in folder.rglob("*") if f.suffix in suffixes):
         if "runs" in file.parts and file.suffix == ".png":
             continue
         fresh = "now" if file.stat().st_mtime >= began else "before"

@@ -296,7 +296,7 @@ def report(profile: str = "smoke") -> pd.DataFrame:
     """Table of your own runs (results/<profile>/runs/mine), each video's beside the systems that have a record of the
     same frames: PSNR (dB), MS-SSIM, parameters, training time (s), decoded frames a second.
 
-    Written as results/<profile>/tables/mine.csv and .md. Nothing is fitted.
+    Written as results/<profile>/tables/mine.csv, .md and .tex. Nothing is fitted.
 
     Examples:
         >>> from stgvlib.repro import report
