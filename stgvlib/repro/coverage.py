@@ -31,7 +31,8 @@ DATASETS_OF = re.compile(r"\S+/[\w, /-]*? (is|are)(?= not on )")  # the names in
 def coverage_table(profile: str) -> pd.DataFrame:
     """A row for each of the paper's tables, and one for all: how many of its numbers have been measured, on what.
 
-    Written as results/<profile>/tables/coverage.csv, .md and .tex; coverage_numbers lists every number. Nothing is fitted.
+    Written as results/<profile>/tables/coverage.csv, .md and .tex; coverage_numbers lists every number. Nothing
+    is fitted.
     """
     each = numbers_table(profile)
     rows = []

@@ -36,11 +36,18 @@ def plain(name: str, frame: pd.DataFrame, title: str = "", caption: str = "", be
     columns = []
     for c in rest:
         numeric = pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c])
-        digits = DIGITS.get(c, 0 if pd.api.types.is_integer_dtype(frame[c]) else 2) if numeric else None
+        digits = DIGITS.get(c, _decimals(frame[c])) if numeric else None
         mega = {"digits": 2, "scale": 1e-6} if c == "parameters" else {}
         one = Column(c, NAMES.get(c, c), digits=digits, best="max" if c == best else "", signed="against" in c)
         columns.append(replace(one, **mega))
     return Layout(title or name.replace("_", " "), caption or "As recorded", tuple(columns))
+
+
+def _decimals(values: pd.Series) -> int:
+    """Decimals that a column was rounded to: none for integers, else 2 to 4."""
+    if pd.api.types.is_integer_dtype(values):
+        return 0
+    return min(4, max(2, *(len(repr(float(v)).partition(".")[2]) for v in values.dropna()), 0))
 
 
 def _systems(name: str, frame: pd.DataFrame) -> list:
