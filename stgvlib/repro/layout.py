@@ -128,7 +128,7 @@ def _text(value, column: Column) -> str:
     if column.digits is None:
         lines = textwrap.wrap(str(value).replace("_", "_ "), column.wrap, break_on_hyphens=False)
         return "\n".join(lines).replace("_ ", "_")
-    number = float(value) * column.scale
+    number = round(float(value) * column.scale, column.digits) + 0.0  # no negative zero
     return f"{number:{'+' if column.signed else ''},.{column.digits}f}".replace("-", "\u2212")
 
 

@@ -289,6 +289,32 @@ def _named(title: str, caption: str = "", best: str = "", labels: int = 1, title
     return make
 
 
+PRINTED = {"PSNR": ".2f", "MS-SSIM": ".4f"}  # decimals in the paper; others as they are
+
+
+def _audit(name: str, frame: pd.DataFrame) -> list:
+    """A table a measure, with the decimals that the paper prints."""
+    sheets = []
+    frame = frame.assign(agrees=frame["agrees"].map({True: "yes", False: "no"}))
+    for measure, digits in (("PSNR", 2), ("MS-SSIM", 4)):
+        columns = [Column("table", "table"), Column("system", "system"), Column("of", "of")]
+        columns += [Column("printed", "printed", digits=digits), Column("mean", "mean", digits=4)]
+        columns += [Column("difference", "difference", digits=4, signed=True), Column("agrees", "agrees")]
+        title = f"Averages of {measure} that the paper prints, beside the means of its rows"
+        part = frame[frame["measure"] == measure]
+        sheets.append((part, Layout(title, "Agrees: within the printed decimals.", tuple(columns), 3)))
+    return sheets
+
+
+def _numbers(name: str, frame: pd.DataFrame) -> list:
+    """Coverage number by number; a printed number is text here, for every measure has its own decimals."""
+    printed = [format(float(v), PRINTED.get(m, "g")) for v, m in zip(frame["printed"], frame["measure"])]
+    columns = [Column(c, c) for c in ("table", "row", "measure")]
+    columns += [Column("of", "of", wrap=24), Column("printed", "printed"), Column("kind", "measured on")]
+    caption = "The kinds are explained in the table of coverage."
+    return [(frame.assign(printed=printed), Layout("Every number of the paper's tables", caption, tuple(columns), 4))]
+
+
 def _seeds(name: str, frame: pd.DataFrame) -> list:
     columns = [Column("run", "run"), Column("what", "what"), Column("seeds", "seeds", digits=0)]
     columns += [Column("mean PSNR", "mean", "PSNR, dB", 3), Column("spread", "spread", "PSNR, dB", 3)]
@@ -335,11 +361,8 @@ LAYOUTS: dict[str, Callable] = {
                              titles={"GaussianVideo before": {"title": "GaussianVideo\nbefore"},
                                      "D2GV before": {"title": "D2GV\nbefore"}}),
     "videos": _named("Videos as they were fitted", "Frame sizes in px, height times width."),
-    "audit": _named("Averages that the paper prints, beside the means of its rows", "", labels=4,
-                    titles=dict.fromkeys(("printed", "mean"), {"digits": 4})
-                    | {"difference": {"digits": 4, "signed": True}}),
-    "coverage_numbers": _named("Every number of the paper's tables", "", labels=4,
-                               titles={"printed": {"digits": 4}, "of": {"wrap": 20}}),
+    "audit": _audit,
+    "coverage_numbers": _numbers,
     "paper_recipe": _named("What the paper's recipe of compression costs", "PSNR in dB."),
     "published_bunny": _named("Points that others published on Bunny", "PSNR in dB; ours at the same rate, between our "
                               "points.", titles={"bits a pixel": {"title": "bits a\npixel", "digits": 4},
