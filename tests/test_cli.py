@@ -17,7 +17,7 @@ import pytest
 import torch
 from command import refused, stgv
 
-from stgvlib.config import STGV
+from stgvlib.config import FieldConfig, from_dict
 from stgvlib.model.budget import field_parameters
 from stgvlib.video.video import open_video
 from stgvlib.video.write import write_video
@@ -27,10 +27,13 @@ def test_eval_and_info(model, clip):
     result = json.loads(stgv("eval", model, clip, "--json").stdout)
     assert {"psnr", "psnr_8bit", "ms_ssim", "parameters", "frames", "width", "height", "decode_fps"} <= set(result)
     assert result["psnr"] > 15 and result["frames"] == 5 and (result["width"], result["height"]) == (32, 24)
-    assert result["ms_ssim"] is None and result["parameters"] == 8 * 50 + field_parameters(STGV.field)
+    assert result["ms_ssim"] is None
     assert "160 px or less" in stgv("eval", model, clip).stdout
     about = json.loads(stgv("info", model, "--json").stdout)
     assert about["gaussians_a_gop"] == 50 and about["config"]["coarse_steps"] == 20
+    field = from_dict(FieldConfig, about["config"]["field"])
+    assert field.fade and about["config"]["grey"] == 0.5
+    assert result["parameters"] == (8 + 1) * 50 - 2 * 25 + field_parameters(field)
     system = json.loads(stgv("info", "--system", "--json").stdout)
     assert {"device", "kernels", "cuda", "why", "versions"} <= set(system)
 

@@ -58,7 +58,7 @@ def test_ctrl_c_keeps_finished_gops_and_resume_goes_on(tmp_path):
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 130 and "finished GoPs: 1, trials: 3; add --resume" in said, said
+    assert running.returncode == 130 and "finished GoPs: 1, trials: 2; add --resume" in said, said
     assert not out.exists()
     again = subprocess.run([*fit, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0 and out.exists() and not parts.exists(), again.stderr

@@ -281,6 +281,7 @@ def test_flow_table(tmp_path, monkeypatch):
 
 
 def test_unknown_tasks_and_missing_data(results, monkeypatch):
+    monkeypatch.delenv("STGV_DATA", raising=False)
     for name in ("inpaint_random/bunny/e_nerv", "noise_pink/bunny/stgv", "stgv", "scale_2/davis/camel/stgv"):
         with pytest.raises(StgvError, match="is no run of a task"):
             tasks.run(name, "smoke", "cpu")
