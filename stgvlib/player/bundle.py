@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-MODULES = ("entropy", "header", "format", "field", "shaders", "render", "compare", "overlay", "controls", "player")
+MODULES = ("entropy", "header", "format", "field", "shaders", "render", "compare", "overlay", "controls", "input", "player")
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.M)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) (\w+))", re.M)
 
