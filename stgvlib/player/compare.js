@@ -19,7 +19,8 @@ export class Reference {
   open() {
     return new Promise((resolve, reject) => {
       this.video.onloadeddata = () => resolve(this);
-      this.video.onerror = () => reject(new Error("This browser cannot decode the reference video. Try an H.264 .mp4."));
+      const message = "This browser cannot decode the reference video. Try an H.264 .mp4.";
+      this.video.onerror = () => reject(new Error(message));
       this.video.src = this.url;
     });
   }

@@ -105,7 +105,7 @@ export function buildControls(root) {
   parts.stage = element("div", { class: "stage" });
   parts.stage.append(parts.picture, parts.overlay, parts.split, parts.legend, parts.numbers, parts.message);
   const title = element("div", { class: "title" }, parts.name, parts.facts);
-  const zoom = element("div", { class: "group" }, parts.smaller, parts.zoom, parts.larger);
+  const zoom = element("div", { class: "group" }, parts.smaller, parts.zoom, parts.larger, parts.full);
   const playing = element("div", { class: "group" }, parts.back, parts.play, parts.next, parts.frame);
   const menus = element("div", { class: "group" }, parts.speed, parts.view, parts.resolution);
   const boxes = element("div", { class: "group" }, parts.ellipses.label, parts.arrows.label);
@@ -113,7 +113,7 @@ export function buildControls(root) {
     element("header", {}, title, parts.input, parts.choose),
     parts.stage,
     element("div", { class: "line" }, parts.time, parts.marks),
-    element("div", { class: "bar" }, playing, parts.rate, menus, boxes, zoom, parts.full),
+    element("div", { class: "bar" }, playing, parts.rate, menus, boxes, zoom),
   );
   return parts;
 }
@@ -127,13 +127,14 @@ export function offerComparisons(parts) {
 /** Draws where GoPs begin, and the frames nearest to the canonical Gaussians, under the slider. */
 export function drawMarks(canvas, starts, total, keys) {
   const ratio = globalThis.devicePixelRatio || 1;
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.max(1, Math.round(side * ratio)));
+  const sides = [canvas.clientWidth, canvas.clientHeight];
+  const [width, height] = sides.map((side) => Math.max(1, Math.round(side * ratio)));
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   const inset = 8 * ratio; // half of the slider's thumb
   const place = (frame) => inset + (total > 1 ? frame / (total - 1) : 0) * (width - 2 * inset);
   starts.forEach((start, g) => {
-    const end = (starts[g + 1] ?? total) - 1;
+    const end = starts[g + 1] ?? total - 1;
     context.fillStyle = g % 2 ? "#33373d" : "#454a52";
     context.fillRect(place(start), 0, Math.max(place(end) - place(start), ratio), 3 * ratio);
     context.fillStyle = "#8b929b";

@@ -1,6 +1,8 @@
-// The deformation field in JavaScript, for configurations that the shader does not know (docs/CONVENTIONS.md).
+// The deformation field in JavaScript (docs/CONVENTIONS.md, "The field"): for configurations that the shader does not
+// know, and where a CPU would run the shader.
 
 const FADE_SCALE = 8;
+const NOTHING = new Float64Array(8);
 const PRIMES = [1, 2654435761, 805459861];
 
 /** gamma(t): t, sines, cosines. @returns {Float32Array} the last inputs of the first layer */
@@ -38,7 +40,7 @@ export function deform(gop, header, t) {
   const numbers = field.ownNumbers;
   for (let i = 0; i < gop.count; i++) {
     const where = [mu[2 * i] / width, mu[2 * i + 1] / height];
-    const out = network ? network.run(where, t) : new Float32Array(8);
+    const out = network ? network.run(where, t) : NOTHING;
     const moved = [out[0] * field.unit[0], out[1] * field.unit[1]];
     if (field.lattice.length) displacement(field, gop.tensors.lattice, where, t).forEach((d, k) => (moved[k] += d));
     for (let k = 0; k < field.polynomial; k++) {
@@ -88,34 +90,29 @@ class Network {
   constructor(field, tensors, t) {
     this.field = field;
     this.tensors = tensors;
-    this.bias = timeBias(field, tensors, t);
-    this.inputs = new Float32Array(field.inputs);
-    this.layers = [0, 1, 2].map(() => new Float32Array(field.width));
-    this.out = new Float32Array(8);
+    const layer = (name, inputs, bias = tensors[`${name}.bias`]) => new Layer(tensors[`${name}.weight`], bias, inputs);
+    const { width, slope } = field;
+    this.slope = slope;
+    this.inputs = new Float64Array(field.inputs);
+    this.first = layer("first", field.inputs, timeBias(field, tensors, t));
+    this.second = layer("second", width);
+    this.heads = field.heads.map(([name]) => {
+      return field.head_layers === 2 ? [layer(`${name}0`, width), layer(name, width)] : [layer(name, width)];
+    });
+    this.out = new Float64Array(8);
   }
 
   run(where, t) {
-    const { field, tensors, inputs, out } = this;
     this.encode(where, t);
-    const [hidden, features, more] = this.layers;
-    this.layer(inputs, tensors["first.weight"], this.bias, hidden);
-    this.layer(hidden, tensors["second.weight"], tensors["second.bias"], features);
+    const features = this.second.run(this.first.run(this.inputs, this.slope), this.slope);
     let at = 0;
-    for (const [name, outputs] of field.heads) {
-      let from = features;
-      if (field.head_layers === 2) {
-        this.layer(features, tensors[`${name}0.weight`], tensors[`${name}0.bias`], more);
-        from = more;
-      }
-      product(from, tensors[`${name}.weight`], tensors[`${name}.bias`], out.subarray(at, at + outputs));
-      at += outputs;
+    for (const layers of this.heads) {
+      const from = layers.length === 2 ? layers[0].run(features, this.slope) : features;
+      const last = layers.at(-1);
+      const found = last.run(from, 1);
+      for (let k = 0; k < last.outputs; k++) this.out[at++] = found[k];
     }
-    return out;
-  }
-
-  layer(from, weight, bias, to) {
-    product(from, weight, bias, to);
-    for (let j = 0; j < to.length; j++) if (to[j] < 0) to[j] *= this.field.slope;
+    return this.out;
   }
 
   encode(where, t) {
@@ -135,8 +132,8 @@ class Network {
     }
     if (field.encoding === "planes") this.planes(where, t);
     let at = 0;
+    const place = [...where, t].map((v) => Math.min(Math.max(v, 0), 1));
     for (const grid of field.grids) {
-      const place = [...where, t].map((v) => Math.min(Math.max(v, 0), 1));
       for (const level of grid.levels) {
         lookUp(grid, level, this.tensors[grid.name], place, inputs, at);
         at += grid.features;
@@ -161,38 +158,65 @@ class Network {
   }
 }
 
-function product(from, weight, bias, to) {
-  to.set(bias);
-  const outputs = to.length;
-  for (let i = 0; i < from.length; i++) {
-    const value = from[i];
-    if (value === 0) continue;
-    const row = i * outputs;
-    for (let j = 0; j < outputs; j++) to[j] += value * weight[row + j];
+/** One layer for one input: four outputs at a time, weights in the order in which they are read. */
+class Layer {
+  constructor(weight, bias, inputs) {
+    this.inputs = inputs;
+    this.outputs = bias.length;
+    const padded = Math.ceil(this.outputs / 4) * 4;
+    this.bias = new Float64Array(padded);
+    this.bias.set(bias);
+    this.out = new Float64Array(padded);
+    this.weight = new Float64Array(inputs * padded);
+    for (let j = 0; j < this.outputs; j++) {
+      const first = (j >> 2) * inputs * 4 + (j & 3);
+      for (let i = 0; i < inputs; i++) this.weight[first + 4 * i] = weight[i * this.outputs + j];
+    }
+  }
+
+  run(from, slope) {
+    const { weight, bias, out, inputs } = this;
+    for (let j = 0, at = 0; j < out.length; j += 4) {
+      let [a, b, c, d] = [bias[j], bias[j + 1], bias[j + 2], bias[j + 3]];
+      for (let i = 0; i < inputs; i++, at += 4) {
+        const value = from[i];
+        a += value * weight[at];
+        b += value * weight[at + 1];
+        c += value * weight[at + 2];
+        d += value * weight[at + 3];
+      }
+      out[j] = a < 0 ? a * slope : a;
+      out[j + 1] = b < 0 ? b * slope : b;
+      out[j + 2] = c < 0 ? c * slope : c;
+      out[j + 3] = d < 0 ? d * slope : d;
+    }
+    return out;
   }
 }
 
+const cells = new Float64Array(3);
+const far = new Float64Array(3);
+
 function lookUp(grid, level, table, place, out, at) {
-  out.fill(0, at, at + grid.features);
-  const cells = [];
-  const far = [];
-  for (let d = 0; d < grid.dims; d++) {
+  const { dims, features } = grid;
+  for (let f = 0; f < features; f++) out[at + f] = 0;
+  for (let d = 0; d < dims; d++) {
     const position = Math.fround(place[d] * level.scales[d] + 0.5);
-    cells.push(Math.floor(position));
-    far.push(position - cells[d]);
+    cells[d] = Math.floor(position);
+    far[d] = position - cells[d];
   }
-  for (let corner = 0; corner < 1 << grid.dims; corner++) {
+  for (let corner = 0; corner < 1 << dims; corner++) {
     let weight = 1;
     let row = 0;
     let stride = 1;
-    for (let d = 0; d < grid.dims; d++) {
+    for (let d = 0; d < dims; d++) {
       const bit = (corner >> d) & 1;
       weight *= bit ? far[d] : 1 - far[d];
       const cell = cells[d] + bit;
       row = level.hashed ? (row ^ Math.imul(cell, PRIMES[d])) >>> 0 : row + cell * stride;
       stride *= level.points[d];
     }
-    const entry = level.offset + (row % level.size);
-    for (let f = 0; f < grid.features; f++) out[at + f] += weight * table[entry * grid.features + f];
+    const entry = (level.offset + (row % level.size)) * features;
+    for (let f = 0; f < features; f++) out[at + f] += weight * table[entry + f];
   }
 }

@@ -38,11 +38,9 @@ export function openFile(data) {
   }
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const version = view.getUint16(8, true);
-  if (version > VERSION) {
-    throw new FileError(`The file has format version ${version}. This player reads version ${VERSION}: get a newer one.`);
-  }
-  if (version < VERSION) {
-    throw new FileError(`The file has format version ${version}. This player reads version ${VERSION}: encode it again.`);
+  if (version !== VERSION) {
+    const advice = version > VERSION ? "get a newer player" : "encode it again";
+    throw new FileError(`The file has format version ${version}. This player reads version ${VERSION}: ${advice}.`);
   }
   const count = view.getUint16(10, true);
   const end = 16 + 11 * count;

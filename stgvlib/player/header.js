@@ -77,7 +77,8 @@ function stepsOf(values) {
   for (const name of Object.keys(values)) need(name in STEPS, "unknown step", name);
   const steps = { ...STEPS, ...values };
   for (const name of ["position", "cholesky", "color", "motion"]) {
-    need(isNumber(steps[name], 1e3) && steps[name] >= 1e-6, `the step of ${name} must be from 1e-6 to 1000`, steps[name]);
+    const inside = isNumber(steps[name], 1e3) && steps[name] >= 1e-6;
+    need(inside, `the step of ${name} must be from 1e-6 to 1000`, steps[name]);
   }
   need(isWhole(steps.field_bits, 2, 16), "field_bits must be from 2 to 16", steps.field_bits);
   const { lowest } = steps;

@@ -14,7 +14,7 @@ from stgvlib.errors import StgvError
 from stgvlib.player.bundle import script, source
 
 POSTER_SIDE = 1280  # px, at most, of the still picture for browsers without WebGL2
-START = "modules.player.startPage();\n"
+START = "modules.start.startPage();\n"
 
 
 def page(

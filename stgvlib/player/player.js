@@ -3,15 +3,15 @@
 import { FileError } from "./entropy.js";
 import { checkPairs } from "./header.js";
 import { decodeGop, openFile } from "./format.js";
-import { deform } from "./field.js";
+import { keyFrameOf } from "./keyframes.js";
 import { Renderer } from "./render.js";
 import { Reference, psnr } from "./compare.js";
 import { drawOverlay, numbersOf, strongestAt } from "./overlay.js";
 import { LEGENDS, buildControls, drawMarks, element, offerComparisons, setIcon } from "./controls.js";
+import { Clock } from "./clock.js";
+import { Window } from "./window.js";
 import { listenToFiles, listenToKeys, listenToPointers } from "./input.js";
 
-const MOST_ZOOM = 400;
-const SAMPLED = 64; // Gaussians that tell which frame of a GoP is nearest to the canonical ones
 const PAINT = { motion: 1, size: 2 };
 const MODE = { split: 1, error: 2 };
 
@@ -27,6 +27,7 @@ export class Player {
     this.file = null;
     this.renderer = null;
     this.reference = null;
+    this.clock = new Clock();
     this.reset();
     this.connect(keys);
   }
@@ -34,7 +35,7 @@ export class Player {
   reset() {
     this.pause();
     Object.assign(this, { frame: 0, total: 0, starts: [], keyFrames: new Map(), damaged: new Map(), picked: null });
-    Object.assign(this, { zoom: 1, centre: [0.5, 0.5], ratio: 1, shown: [], compared: "", slow: 0 });
+    Object.assign(this, { window: null, ratio: 1, compared: null });
   }
 
   connect(keys) {
@@ -62,7 +63,9 @@ export class Player {
       this.pause();
       this.tell("The GPU was lost. The picture comes back when the browser has one again.");
     });
-    parts.picture.addEventListener("webglcontextrestored", () => this.file && this.open(this.file.data, this.file.name));
+    parts.picture.addEventListener("webglcontextrestored", () => {
+      if (this.file) this.open(this.file.data, this.file.name);
+    });
   }
 
   /** Opens the files that were dropped or chosen: a .stgv file, a reference video, or both. */
@@ -86,8 +89,8 @@ export class Player {
       this.fail(error);
       return;
     }
-    const { frames, size, sample_aspect: aspect } = this.file.header;
-    this.aspect = aspect[0] / aspect[1];
+    const { frames } = this.file.header;
+    this.window = new Window(this.parts.picture, this.file.header);
     this.total = frames.reduce((a, b) => a + b, 0);
     frames.reduce((start, n) => (this.starts.push(start), start + n), 0);
     this.parts.time.max = this.total - 1;
@@ -96,8 +99,6 @@ export class Player {
     this.resized();
     this.draw();
     this.later(() => this.findKeyFrames(0, this.file));
-    globalThis.performance?.mark?.("stgv-first-frame");
-    return size;
   }
 
   closeFile() {
@@ -160,7 +161,7 @@ export class Player {
       `up to ${number(header.gaussians)} Gaussians a group`,
       `${number(bytes)} bytes (${((8 * bytes) / pixels).toFixed(4)} bits a pixel)`,
     ];
-    if (!this.renderer.deformProgram && this.renderer.moves) facts.push("field in JavaScript: slow");
+    if (!this.renderer.deformProgram && this.renderer.moves) facts.push("field on the CPU");
     this.parts.facts.textContent = facts.join(" · ");
   }
 
@@ -205,8 +206,7 @@ export class Player {
   }
 
   restartClock() {
-    this.clock = { time: performance.now(), frame: this.frame };
-    this.shown = [];
+    if (this.file) this.clock.start(this.frame, this.file.header.fps * Number(this.parts.speed.value));
   }
 
   /** Draws soon, once, however often it is asked. */
@@ -221,36 +221,19 @@ export class Player {
 
   tick(now) {
     if (!this.file) return;
-    if (this.playing) {
-      const rate = this.file.header.fps * Number(this.parts.speed.value);
-      const frame = this.clock.frame + Math.floor(((now - this.clock.time) * rate) / 1000 + 1e-3);
-      if (frame >= this.total) this.clock = { time: now, frame: 0 };
-      const next = frame >= this.total ? 0 : Math.max(frame, 0);
-      const changed = next !== this.frame || !this.shown.length;
-      this.frame = next;
-      if (changed) {
-        this.draw();
-        this.measure(now, rate);
-      }
-      this.ask();
-    } else this.draw();
-  }
-
-  /** Frames in the last second; where they come late, fewer pixels are rendered until the player pauses. */
-  measure(now, rate) {
-    this.shown = this.shown.filter((time) => time > now - 1000);
-    const last = this.shown.at(-1);
-    this.shown.push(now);
-    if (this.shown.length > 1) {
-      const span = now - this.shown[0];
-      this.parts.rate.textContent = `${(((this.shown.length - 1) * 1000) / span).toFixed(1)} frames/s`;
+    if (!this.playing) {
+      this.draw();
+      return;
     }
-    const late = last !== undefined && now - last > 1.6 * Math.max(1000 / rate, 17);
-    this.slow = late ? this.slow + 1 : Math.max(0, this.slow - 1);
-    if (this.slow > 3 && this.parts.resolution.value === "auto" && this.ratio > 0.25) {
-      this.ratio /= 2;
-      this.slow = 0;
+    const due = this.clock.due(now, this.total);
+    if (due !== this.frame || !this.clock.shown.length) {
+      this.frame = due;
+      this.draw();
+      const { rate, late } = this.clock.note(now);
+      if (rate) this.parts.rate.textContent = `${rate.toFixed(1)} frames/s`;
+      if (late && this.ratio > 0.25) this.ratio /= 2; // until the player pauses
     }
+    this.ask();
   }
 
   later(task) {
@@ -269,7 +252,9 @@ export class Player {
       } catch {
         decoded = null; // it is named when it is shown
       }
-      if (decoded?.count && this.renderer.moves) this.keyFrames.set(gop, this.starts[gop] + keyFrameOf(decoded, header, gop));
+      if (decoded?.count && this.renderer.moves) {
+        this.keyFrames.set(gop, this.starts[gop] + keyFrameOf(decoded, header, gop));
+      }
       this.marks();
       gop += 1;
     }
@@ -285,58 +270,28 @@ export class Player {
   resized() {
     const { picture, overlay, stage, marks } = this.parts;
     const ratio = globalThis.devicePixelRatio || 1;
-    const [width, height] = [stage.clientWidth, stage.clientHeight].map((side) => Math.max(1, Math.round(side * ratio)));
-    for (const canvas of [picture, overlay]) if (canvas.width !== width || canvas.height !== height) {
-      Object.assign(canvas, { width, height });
+    const sides = [stage.clientWidth, stage.clientHeight];
+    const [width, height] = sides.map((side) => Math.max(1, Math.round(side * ratio)));
+    for (const canvas of [picture, overlay]) {
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     }
     if (!this.file) return;
     if (marks.clientWidth) this.marks();
     this.draw();
   }
 
-  /** From px of the fitted frame to px of the canvas. */
-  viewport() {
-    const { picture } = this.parts;
-    const [height, width] = this.file.header.size;
-    const fit = Math.min(picture.width / (width * this.aspect), picture.height / height);
-    const scale = [fit * this.zoom * this.aspect, fit * this.zoom];
-    const offset = [width, height].map((side, d) => {
-      const room = (d ? picture.height : picture.width) / (side * scale[d]); // in frames
-      this.centre[d] = room >= 1 ? 0.5 : Math.min(Math.max(this.centre[d], room / 2), 1 - room / 2);
-      return (d ? picture.height : picture.width) / 2 - this.centre[d] * side * scale[d];
-    });
-    return { scale, offset };
-  }
-
-  /** Zooms about a point in CSS px of the stage, or about its middle. */
   zoomBy(factor, point = null) {
-    if (!this.file) return;
-    const ratio = globalThis.devicePixelRatio || 1;
-    const { picture } = this.parts;
-    const at = point ? point.map((v) => v * ratio) : [picture.width / 2, picture.height / 2];
-    const size = [this.file.header.size[1], this.file.header.size[0]];
-    const before = this.viewport();
-    const fixed = at.map((v, d) => (v - before.offset[d]) / before.scale[d]);
-    this.zoom = Math.min(Math.max(this.zoom * factor, 1), MOST_ZOOM);
-    const { scale } = this.viewport();
-    const middle = [picture.width / 2, picture.height / 2];
-    this.centre = fixed.map((v, d) => (v + (middle[d] - at[d]) / scale[d]) / size[d]);
+    if (this.file) this.window.zoomBy(factor, point);
     this.ask();
   }
 
-  /** Moves the picture by CSS px. */
   panBy(dx, dy) {
-    if (!this.file) return;
-    const ratio = globalThis.devicePixelRatio || 1;
-    const { scale } = this.viewport();
-    const [height, width] = this.file.header.size;
-    this.centre[0] -= (dx * ratio) / (scale[0] * width);
-    this.centre[1] -= (dy * ratio) / (scale[1] * height);
+    if (this.file) this.window.panBy(dx, dy);
     this.ask();
   }
 
   fit() {
-    Object.assign(this, { zoom: 1, centre: [0.5, 0.5] });
+    this.window?.fit();
     this.ask();
   }
 
@@ -369,7 +324,7 @@ export class Player {
     const { picture } = parts;
     const [gop, index] = this.place(this.frame);
     const how = { canonical: parts.view.value === "canonical", paint: PAINT[parts.view.value] ?? 0 };
-    const view = this.viewport();
+    const view = this.window.view();
     const ratio = parts.resolution.value === "auto" ? this.ratio : Number(parts.resolution.value);
     const size = [picture.width, picture.height].map((side) => Math.ceil(side * ratio));
     const scaled = { scale: view.scale.map((v) => v * ratio), offset: view.offset.map((v) => v * ratio) };
@@ -385,23 +340,22 @@ export class Player {
     drawOverlay(parts.overlay.getContext("2d"), gaussians, view, { ellipses, arrows, picked });
     parts.numbers.hidden = picked === null;
     if (picked !== null) {
-      const rows = numbersOf(gaussians, picked).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
-      parts.numbers.replaceChildren(...rows);
+      const terms = ([name, value]) => [element("dt", {}, name), element("dd", {}, value)];
+      parts.numbers.replaceChildren(...numbersOf(gaussians, picked).flatMap(terms));
     }
     parts.time.value = this.frame;
     parts.time.setAttribute("aria-valuetext", `frame ${this.frame} of group ${gop + 1}`);
-    parts.zoom.textContent = `${Math.round(this.zoom * 100)} %`;
-    const compared = this.compared && this.compared.frame === this.frame ? ` · ${this.compared.psnr.toFixed(2)} dB` : "";
-    parts.frame.textContent = `${this.frame} / ${this.total - 1} · group ${gop + 1}/${file.header.frames.length}${compared}`;
-    if (this.reference && this.compared?.frame !== this.frame) this.compareFrame(gop, index);
+    parts.zoom.textContent = `${Math.round(this.window.zoom * 100)} %`;
+    const place = [`${this.frame} / ${this.total - 1}`, `group ${gop + 1}/${file.header.frames.length}`];
+    if (this.compared?.frame === this.frame) place.push(`${this.compared.psnr.toFixed(2)} dB`);
+    parts.frame.textContent = place.join(" · ");
+    if (this.reference && this.compared?.frame !== this.frame) this.compareFrame();
   }
 
   /** Picks the Gaussian that adds most at a point in CSS px of the stage; the one that is picked is let go. */
   pick(point) {
     if (!this.file) return;
-    const ratio = globalThis.devicePixelRatio || 1;
-    const view = this.viewport();
-    const [x, y] = point.map((v, d) => (v * ratio - view.offset[d]) / view.scale[d]);
+    const [x, y] = this.window.inFrame(point);
     const [gop, index] = this.place(this.frame);
     const gaussians = this.renderer.gaussians(gop, index, this.parts.view.value === "canonical");
     const number = strongestAt(gaussians, x, y);
@@ -428,7 +382,7 @@ export class Player {
     }
     offerComparisons(this.parts);
     this.parts.view.value = "split";
-    this.compared = "";
+    this.compared = null;
     this.viewChanged();
   }
 
@@ -444,50 +398,4 @@ export class Player {
       this.ask();
     });
   }
-}
-
-/** The frame of a GoP in which a sample of its Gaussians has moved least. */
-function keyFrameOf(decoded, header, gop) {
-  const every = Math.max(1, Math.floor(decoded.count / SAMPLED));
-  const numbers = header.field.ownNumbers;
-  const of = (values, n) => Float32Array.from({ length: n * count }, (_, k) => values[Math.floor(k / n) * every * n + (k % n)]);
-  const count = Math.min(SAMPLED, decoded.count);
-  const some = { ...decoded, count, mu: of(decoded.mu, 2), cholesky: of(decoded.cholesky, 3), rgb: of(decoded.rgb, 3) };
-  some.own = of(decoded.own, numbers);
-  let [best, least] = [0, Infinity];
-  for (let i = 0; i < header.frames[gop]; i++) {
-    const moved = deform(some, header, (i + 1) / header.frames[gop]);
-    const sum = moved.mu.reduce((total, value, k) => total + Math.abs(value - some.mu[k]), 0);
-    if (sum < least) [best, least] = [i, sum];
-  }
-  return best;
-}
-
-/** Starts the player of a page, with the file that it holds (base64) or names, or with none. */
-export async function startPage() {
-  const root = document.getElementById("stgv");
-  const about = JSON.parse(document.getElementById("stgv-about").textContent);
-  const player = new Player(root, document);
-  globalThis.stgvPlayer = player;
-  const held = document.getElementById("stgv-file");
-  if (held) {
-    const text = atob(held.textContent.trim());
-    const data = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) data[i] = text.charCodeAt(i);
-    held.remove();
-    player.open(data, about.name);
-  } else if (about.source) {
-    try {
-      const answer = await fetch(about.source);
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
-      player.open(new Uint8Array(await answer.arrayBuffer()), about.name);
-    } catch (error) {
-      player.tell(`The file cannot be fetched: ${error.message}. Drop one here.`);
-    }
-    if (about.video) {
-      const answer = await fetch(about.video);
-      await player.compareWith(await answer.blob());
-    }
-  }
-  document.documentElement.dataset.stgv = "ready";
 }

@@ -13,8 +13,9 @@ export class Renderer {
    * @param {HTMLCanvasElement} canvas
    * @param {object} header of the file
    * @param {function(number): object} gopOf gives a decoded GoP, or null where it is damaged
+   * @param {boolean} shader whether the GPU runs the field; unset, where there is a GPU: a CPU is faster in JavaScript
    */
-  constructor(canvas, header, gopOf) {
+  constructor(canvas, header, gopOf, shader = undefined) {
     const gl = canvas.getContext("webgl2", { antialias: false, alpha: true, preserveDrawingBuffer: true });
     if (!gl) throw new FileError("This browser has no WebGL2, or it is switched off: the file cannot be played here.");
     if (!gl.getExtension("EXT_color_buffer_float")) {
@@ -34,19 +35,27 @@ export class Renderer {
     this.moves = field.encoding !== "none" || field.ownNumbers > 0 || field.lattice.length > 0;
     this.rows = Math.max(1, Math.ceil(header.gaussians / ROW));
     this.deformProgram = null;
-    if (this.layout && this.moves) this.deformProgram = this.program(COVER, deformShader(field, this.layout));
+    if (this.layout && this.moves && (shader ?? !this.isSoftware())) {
+      this.deformProgram = this.program(COVER, deformShader(field, this.layout));
+    }
     this.splatProgram = this.program(SPLAT_VERTEX, SPLAT_FRAGMENT);
     this.screenProgram = this.program(COVER, SCREEN);
     this.deformed = [0, 1].map(() => this.texture("RGBA32F", ROW, this.rows));
     this.deformTarget = this.framebuffer(this.deformed);
     this.picture = { width: 0, height: 0, texture: null, framebuffer: null };
     this.referenceTexture = this.texture("RGBA8", 1, 1);
-    for (const name of ["TEXTURE_MIN_FILTER", "TEXTURE_MAG_FILTER"]) gl.texParameteri(gl.TEXTURE_2D, gl[name], gl.LINEAR);
     this.gops = new Map();
     this.deformedFrame = null;
     gl.bindVertexArray(gl.createVertexArray());
     const error = gl.getError();
     if (error === gl.OUT_OF_MEMORY) throw new FileError("The file is too large for this GPU.");
+  }
+
+  isSoftware() {
+    const { gl } = this;
+    const about = gl.getExtension("WEBGL_debug_renderer_info");
+    const name = gl.getParameter(about ? about.UNMASKED_RENDERER_WEBGL : gl.RENDERER);
+    return /swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
   }
 
   program(vertex, fragment) {
@@ -60,8 +69,9 @@ export class Renderer {
     }
     gl.linkProgram(program);
     if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
-      const log = gl.getAttachedShaders(program).map((shader) => gl.getShaderInfoLog(shader)).join(" ");
-      throw new FileError(`This GPU does not take the player's shaders: ${`${gl.getProgramInfoLog(program)} ${log}`.slice(0, 200)}`);
+      const logs = gl.getAttachedShaders(program).map((shader) => gl.getShaderInfoLog(shader));
+      const reason = [gl.getProgramInfoLog(program), ...logs].join(" ").slice(0, 200);
+      throw new FileError(`This GPU does not take the player's shaders: ${reason}`);
     }
     const uniforms = {};
     for (let k = 0; k < gl.getProgramParameter(program, gl.ACTIVE_UNIFORMS); k++) {
@@ -77,9 +87,14 @@ export class Renderer {
     const texture = gl.createTexture();
     gl.bindTexture(gl.TEXTURE_2D, texture);
     gl.texStorage2D(gl.TEXTURE_2D, 1, gl[format], width, height);
-    for (const name of ["TEXTURE_MIN_FILTER", "TEXTURE_MAG_FILTER"]) gl.texParameteri(gl.TEXTURE_2D, gl[name], gl.NEAREST);
-    for (const name of ["TEXTURE_WRAP_S", "TEXTURE_WRAP_T"]) gl.texParameteri(gl.TEXTURE_2D, gl[name], gl.CLAMP_TO_EDGE);
+    this.sampling(gl.NEAREST);
     return texture;
+  }
+
+  sampling(filter) {
+    const { gl } = this;
+    for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, name, filter);
+    for (const name of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(gl.TEXTURE_2D, name, gl.CLAMP_TO_EDGE);
   }
 
   framebuffer(textures) {
@@ -232,7 +247,9 @@ export class Renderer {
   target(width, height) {
     const { gl, picture } = this;
     if (picture.width === width && picture.height === height) return;
-    if (Math.max(width, height) > this.most) throw new FileError(`A picture of ${width}x${height} is too large for this GPU.`);
+    if (Math.max(width, height) > this.most) {
+      throw new FileError(`A picture of ${width}x${height} is too large for this GPU.`);
+    }
     gl.deleteTexture(picture.texture);
     gl.deleteFramebuffer(picture.framebuffer);
     const texture = this.texture(this.blends32 ? "RGBA32F" : "RGBA16F", width, height);
@@ -270,7 +287,7 @@ export class Renderer {
       most: Math.max(fittedWidth, fittedHeight) / 60,
     };
     this.use(this.splatProgram, values, { gaussianA: a, gaussianB: b, canonicalA: made.canonical[0] });
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, made.count);
+    gl.drawArrays(gl.TRIANGLES, 0, 6 * made.count);
     gl.disable(gl.BLEND);
     gl.disable(gl.SCISSOR_TEST);
   }
@@ -314,15 +331,15 @@ export class Renderer {
     this.referenceTexture = gl.createTexture();
     gl.bindTexture(gl.TEXTURE_2D, this.referenceTexture);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, source);
-    for (const name of ["TEXTURE_MIN_FILTER", "TEXTURE_MAG_FILTER"]) gl.texParameteri(gl.TEXTURE_2D, gl[name], gl.LINEAR);
-    for (const name of ["TEXTURE_WRAP_S", "TEXTURE_WRAP_T"]) gl.texParameteri(gl.TEXTURE_2D, gl[name], gl.CLAMP_TO_EDGE);
+    this.sampling(gl.LINEAR);
   }
 
   /** Frees what a file holds on the GPU; the canvas can take another. */
   close() {
     for (const made of this.gops.values()) if (made) this.free(made);
     this.gops.clear();
-    for (const texture of [...this.deformed, this.picture.texture, this.referenceTexture]) this.gl.deleteTexture(texture);
+    const textures = [...this.deformed, this.picture.texture, this.referenceTexture];
+    for (const texture of textures) this.gl.deleteTexture(texture);
     for (const made of [this.deformProgram, this.splatProgram, this.screenProgram]) {
       if (made) this.gl.deleteProgram(made.program);
     }

@@ -217,7 +217,9 @@ ${network ? encodingCode(field) + networkCode(layout) : ""}
 `;
 }
 
-/** One quad a Gaussian: the parallelogram around its ellipse. `paint` 1 colours by motion, 2 by size, weighted. */
+/**
+ * A parallelogram around each Gaussian's ellipse: two triangles, not an instance, since small instances are slow.
+ * `paint` 1 colours by motion, 2 by size, weighted. */
 export const SPLAT_VERTEX = `${HEAD}
 uniform sampler2D gaussianA, gaussianB, canonicalA;
 uniform vec2 scale, offset, target;
@@ -232,21 +234,24 @@ vec3 ramp(float v) {
   return v < 0.5 ? mix(low, middle, v * 2.0) : mix(middle, high, v * 2.0 - 1.0);
 }
 void main() {
-  vec4 a = entry(gaussianA, gl_InstanceID), b = entry(gaussianB, gl_InstanceID);
+  int gaussian = gl_VertexID / 6;
+  int corner = gl_VertexID % 6;
+  corner -= corner > 2 ? 2 : 0; // 0 1 2, 1 2 3
+  vec4 a = entry(gaussianA, gaussian), b = entry(gaussianB, gaussian);
   centre = a.xy * scale + offset;
   float l1 = max(a.z * scale.x, ${MIN_SCALE}), l2 = a.w * scale.y, l3 = max(b.x * scale.y, ${MIN_SCALE});
   whitening = vec3(1.0 / l1, l2 / l3, 1.0 / l3);
   color = vec4(b.yzw, 0.0);
   float weight = dot(abs(b.yzw), vec3(0.3, 0.6, 0.1));
   if (paint == 1) {
-    vec2 moved = a.xy - entry(canonicalA, gl_InstanceID).xy;
+    vec2 moved = a.xy - entry(canonicalA, gaussian).xy;
     vec3 shade = hue(atan(moved.y, moved.x) / 6.28318530718 + 0.5);
     color = vec4(mix(vec3(0.12), shade, clamp(length(moved) / most, 0.0, 1.0)), 1.0) * weight;
   } else if (paint == 2) {
     float octaves = log2(max(a.z * b.x, 0.09)) * 0.5;
     color = vec4(ramp(clamp((octaves + 1.0) / 6.0, 0.0, 1.0)), 1.0) * weight;
   }
-  vec2 z = vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2.0 - 1.0;
+  vec2 z = vec2(corner & 1, corner >> 1) * 2.0 - 1.0;
   z *= ${Math.sqrt(2 * CUT) * 1.0005};
   vec2 place = centre + vec2(l1 * z.x, l2 * z.x + l3 * z.y);
   gl_Position = vec4(place / target * 2.0 - 1.0, 0.0, 1.0);
