@@ -9,8 +9,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 MODULES = (
-    *("entropy", "header", "format", "field", "shaders", "render", "keyframes"),
-    *("clock", "window", "compare", "overlay", "controls", "input", "player", "start"),
+    *("entropy", "header", "format", "field", "shaders", "pack", "render"),
+    *("keyframes", "clock", "window", "compare", "overlay", "controls", "input", "player", "start"),
 )
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.M)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) (\w+))", re.M)

@@ -19,6 +19,7 @@ const VIEWS = [
 ];
 const COMPARISONS = [["split", "Split with the reference"], ["error", "Error map, 8 times"]];
 const RESOLUTIONS = [["auto", "Auto"], ["1", "Full"], ["0.5", "Half"], ["0.25", "Quarter"]];
+const MARKS = "Lines: a group of pictures begins. Dots: the frame nearest to the canonical Gaussians of its group.";
 /** What the colours of a view mean. */
 export const LEGENDS = {
   motion: "Hue: direction of the displacement. Brightness: its length.",
@@ -82,7 +83,7 @@ export function buildControls(root) {
     message: element("p", { class: "message", role: "alert", hidden: true }),
     legend: element("p", { class: "legend", hidden: true }),
     numbers: element("dl", { class: "numbers", hidden: true }),
-    marks: element("canvas", { class: "marks", "aria-hidden": "true" }),
+    marks: element("canvas", { class: "marks", title: MARKS, "aria-hidden": "true" }),
     time: element("input", { type: "range", min: 0, max: 0, value: 0, class: "time", "aria-label": "Frame" }),
     play: iconButton("play", "Play (space)"),
     back: iconButton("back", "One frame back (left arrow)"),
@@ -116,6 +117,21 @@ export function buildControls(root) {
     element("div", { class: "bar" }, playing, parts.rate, menus, boxes, zoom),
   );
   return parts;
+}
+
+/** What the page says of a file, piece by piece. */
+export function factsOf({ header, bytes }, frames) {
+  const number = (value) => value.toLocaleString("en-US");
+  const gops = header.frames.length;
+  const pixels = frames * header.size[0] * header.size[1];
+  return [
+    `${header.size[1]}×${header.size[0]}`,
+    `${number(frames)} frames`,
+    `${number(Math.round(header.fps * 1000) / 1000)} frames/s`,
+    `${number(gops)} ${gops > 1 ? "groups" : "group"} of pictures`,
+    `up to ${number(header.gaussians)} Gaussians a group`,
+    `${number(bytes)} bytes (${((8 * bytes) / pixels).toFixed(4)} bits a pixel)`,
+  ];
 }
 
 /** Adds the views that need a reference video. */

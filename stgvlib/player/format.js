@@ -29,7 +29,7 @@ export function crc32(data) {
 /**
  * Reads container and header; GoPs are decoded by `decodeGop`, one at a time.
  * @param {Uint8Array} data the whole file
- * @returns {{header: object, sections: Map<number, object>, bytes: number}}
+ * @returns {{header, sections, faults, bytes}} maps of GoPs' sections, and of what is wrong with GoPs
  * Raises FileError for a file that is foreign, damaged, of another version, or asks for more than its size allows.
  */
 export function openFile(data) {
@@ -68,7 +68,18 @@ export function openFile(data) {
   if (text === null) throw damaged("it does not begin with a header");
   const header = headerOf(text, count - 1);
   checkLimits(header, data.length);
-  return { header, sections, bytes: data.length };
+  const faults = new Map();
+  header.frames.forEach((_, gop) => {
+    const fault = faultOf(sections.get(gop));
+    if (fault) faults.set(gop, fault);
+  });
+  return { header, sections, faults, bytes: data.length };
+}
+
+function faultOf(section) {
+  if (!section) return "is not in the file";
+  if (section.data.length < section.size) return "is cut off";
+  return crc32(section.data) === section.crc ? null : "fails its checksum";
 }
 
 function damaged(reason) {
@@ -83,10 +94,9 @@ function damaged(reason) {
  */
 export function decodeGop(file, gop, keep = false) {
   const { header } = file;
+  const fault = file.faults.get(gop);
+  if (fault) throw new FileError(fault);
   const section = file.sections.get(gop);
-  if (!section) throw new FileError("is not in the file");
-  if (section.data.length < section.size) throw new FileError("is cut off");
-  if (crc32(section.data) !== section.crc) throw new FileError("fails its checksum");
   const reader = new Reader(section.data);
   const frames = reader.uint16();
   const count = reader.uint32();

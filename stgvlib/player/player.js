@@ -7,7 +7,7 @@ import { keyFrameOf } from "./keyframes.js";
 import { Renderer } from "./render.js";
 import { Reference, psnr } from "./compare.js";
 import { drawOverlay, numbersOf, strongestAt } from "./overlay.js";
-import { LEGENDS, buildControls, drawMarks, element, offerComparisons, setIcon } from "./controls.js";
+import { LEGENDS, buildControls, drawMarks, element, factsOf, offerComparisons, setIcon } from "./controls.js";
 import { Clock } from "./clock.js";
 import { Window } from "./window.js";
 import { listenToFiles, listenToKeys, listenToPointers } from "./input.js";
@@ -95,7 +95,11 @@ export class Player {
     frames.reduce((start, n) => (this.starts.push(start), start + n), 0);
     this.parts.time.max = this.total - 1;
     this.tell("");
-    this.describe();
+    this.damaged = new Map(this.file.faults);
+    this.tellDamage();
+    const slow = this.renderer.moves && !this.renderer.deformProgram;
+    const facts = [...factsOf(this.file, this.total), ...(slow ? ["field on the CPU"] : [])];
+    this.parts.facts.textContent = facts.join(" · ");
     this.resized();
     this.draw();
     this.later(() => this.findKeyFrames(0, this.file));
@@ -137,32 +141,21 @@ export class Player {
       return decoded;
     } catch (error) {
       this.damaged.set(gop, error instanceof FileError ? error.message : "cannot be decoded");
-      const first = [...this.damaged].slice(0, 3).map(([g, why]) => `Group ${g + 1} ${why}.`);
-      const more = this.damaged.size > 3 ? ` So are ${this.damaged.size - 3} more.` : "";
-      this.tell(`The file is damaged: ${first.join(" ")}${more} Frames of damaged groups are black.`);
+      this.tellDamage();
       return null;
     }
+  }
+
+  tellDamage() {
+    if (!this.damaged.size) return;
+    const first = [...this.damaged].slice(0, 3).map(([gop, why]) => `Group ${gop + 1} ${why}.`);
+    const more = this.damaged.size > 3 ? ` ${this.damaged.size - 3} more are damaged.` : "";
+    this.tell(`The file is damaged: ${first.join(" ")}${more} Frames of damaged groups are black.`);
   }
 
   tell(text) {
     this.parts.message.textContent = text;
     this.parts.message.hidden = !text;
-  }
-
-  describe() {
-    const { header, bytes } = this.file;
-    const number = (value) => value.toLocaleString("en-US");
-    const pixels = this.total * header.size[0] * header.size[1];
-    const facts = [
-      `${header.size[1]}×${header.size[0]}`,
-      `${number(this.total)} frames`,
-      `${number(Math.round(header.fps * 1000) / 1000)} frames/s`,
-      `${number(header.frames.length)} group${header.frames.length > 1 ? "s" : ""} of pictures`,
-      `up to ${number(header.gaussians)} Gaussians a group`,
-      `${number(bytes)} bytes (${((8 * bytes) / pixels).toFixed(4)} bits a pixel)`,
-    ];
-    if (!this.renderer.deformProgram && this.renderer.moves) facts.push("field on the CPU");
-    this.parts.facts.textContent = facts.join(" · ");
   }
 
   // Time
@@ -237,7 +230,7 @@ export class Player {
   }
 
   later(task) {
-    if (globalThis.requestIdleCallback) requestIdleCallback(task);
+    if (globalThis.requestIdleCallback) requestIdleCallback(task, { timeout: 500 });
     else setTimeout(task, 50);
   }
 
