@@ -16,12 +16,13 @@ import tyro
 
 import stgvlib
 from stgvlib.cli_fit import Device, Overwrite, Positional, Threads, files_of, fit, say
+from stgvlib.cli_player import export, view
 from stgvlib.codec.steps import Steps
 from stgvlib.config import profile as profile_named
 from stgvlib.errors import StgvError, size_text
 from stgvlib.files import check_output
 
-DESCRIPTION = "Videos as deformed 2D Gaussians: fit, render, judge, compress. --version prints the version."
+DESCRIPTION = "Videos as deformed 2D Gaussians: fit, render, judge, compress, play. --version prints the version."
 STEPS = Steps()
 _Json = Annotated[bool, tyro.conf.arg(name="json", help="Print one JSON object.")]
 
@@ -320,6 +321,8 @@ def main(arguments: list[str] | None = None) -> None:
         "decode": decode,
         "eval": evaluate,
         "info": info,
+        "view": view,
+        "export": export,
         "fetch": fetch,
     }
     if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:

@@ -1,0 +1,69 @@
+// A reference video beside the fitted one: the frame at the same time, and PSNR against it.
+
+/** A video that the browser decodes. */
+export class Reference {
+  /** @param {Blob} blob @param {object} header of the file that it is compared with */
+  constructor(blob, header) {
+    this.header = header;
+    this.url = URL.createObjectURL(blob);
+    this.video = document.createElement("video");
+    this.video.muted = true;
+    this.video.preload = "auto";
+    this.canvas = document.createElement("canvas");
+    [this.canvas.height, this.canvas.width] = header.size;
+    this.wanted = null;
+    this.busy = false;
+  }
+
+  /** Waits until the video can be shown. Rejects where the browser does not know its codec. */
+  open() {
+    return new Promise((resolve, reject) => {
+      this.video.onloadeddata = () => resolve(this);
+      const message = "This browser cannot decode the reference video. Try an H.264 .mp4.";
+      this.video.onerror = () => reject(new Error(message));
+      this.video.src = this.url;
+    });
+  }
+
+  /** Finds frame `number` and calls `done(canvas)`; of several that are asked for, only the last is found. */
+  async find(number, done) {
+    this.wanted = number;
+    if (this.busy) return;
+    this.busy = true;
+    while (this.wanted !== null) {
+      const target = this.wanted;
+      this.wanted = null;
+      await this.seek((target + 0.5) / this.header.fps);
+      const { width, height } = this.canvas;
+      this.canvas.getContext("2d", { willReadFrequently: true }).drawImage(this.video, 0, 0, width, height);
+      done(this.canvas, target);
+    }
+    this.busy = false;
+  }
+
+  seek(time) {
+    return new Promise((resolve) => {
+      this.video.onseeked = resolve;
+      this.video.currentTime = Math.min(time, Math.max(this.video.duration - 0.001, 0));
+    });
+  }
+
+  /** Frees the video. */
+  close() {
+    this.wanted = null;
+    this.video.removeAttribute("src");
+    URL.revokeObjectURL(this.url);
+  }
+}
+
+/** PSNR in dB of a float picture, clamped to [0, 1], against 8-bit pixels of four channels. */
+export function psnr(rgb, pixels) {
+  let sum = 0;
+  for (let i = 0; i < rgb.length / 3; i++) {
+    for (let c = 0; c < 3; c++) {
+      const difference = Math.min(Math.max(rgb[3 * i + c], 0), 1) - pixels[4 * i + c] / 255;
+      sum += difference * difference;
+    }
+  }
+  return -10 * Math.log10(Math.max(sum / rgb.length, 1e-12));
+}
