@@ -39,7 +39,7 @@ _PLACES = {
     "codec.fine_tune": ("compress",),
     "codec.bitstream": ("decode", "encode"),
     "codec.load": ("load_model",),
-    "viewer": ("view",),
+    "player.widget": ("view",),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 

@@ -62,7 +62,8 @@ DECODE = """([text, shader]) => {
   const file = modules.format.openFile(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
   const gops = file.header.frames.map((_, gop) => modules.format.decodeGop(file, gop, true));
   globalThis.renderer?.close();
-  globalThis.renderer = new modules.render.Renderer(document.createElement("canvas"), file.header, (g) => gops[g], shader);
+  const canvas = document.createElement("canvas");
+  globalThis.renderer = new modules.render.Renderer(canvas, file.header, (g) => gops[g], shader);
   return [renderer.deformProgram !== null, gops.map((gop) => gop.integers.map((run) => Array.from(run)))];
 }"""
 
@@ -214,7 +215,7 @@ def test_zoom_renders_the_gaussians_again_and_views_differ(clip_file, opened):
     tab.wait_for_selector(".numbers:not([hidden])")
     assert "red, green, blue" in tab.text_content(".numbers")
     pictures = []
-    for view in ("picture", "canonical", "motion", "size"):
+    for view in ("picture", "canonical", "motion", "size", "static", "dynamic"):
         tab.select_option("select[aria-label=View]", view)
         tab.wait_for_timeout(100)
         pictures.append(shown(tab))
@@ -294,8 +295,10 @@ def test_names_are_text(fitted, opened):
 
 def test_without_webgl2_the_still_picture_stays(clip_file, opened):
     data, poster = playable(clip_file)
-    none = "HTMLCanvasElement.prototype.getContext = (get => function (kind, ...more) {"
-    none += " return kind === 'webgl2' ? null : get.call(this, kind, ...more); })(HTMLCanvasElement.prototype.getContext)"
+    none = """const get = HTMLCanvasElement.prototype.getContext;
+    HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+      return kind === "webgl2" ? null : get.call(this, kind, ...more);
+    };"""
     tab = opened(page_of("clip", data, poster), prepare=none)
     assert "no WebGL2" in tab.text_content(".message")
     assert tab.evaluate("document.querySelector('.poster').naturalWidth") == 64

@@ -19,7 +19,7 @@ LAYERS = (
     ("model",),  # a fitted video
     ("fitting",),  # video -> model
     ("codec",),  # model <-> file
-    ("viewer", "player", "cli_fit", "cli_player", "cli"),  # the library's doors
+    ("player", "cli_fit", "cli_player", "cli"),  # the library's doors
     ("baselines",),  # systems to compare
     ("repro",),  # the paper's experiments
 )

@@ -17,6 +17,7 @@ const VIEWS = [
   ["motion", "Colour by motion"],
   ["size", "Colour by size"],
 ];
+const HASHES = [["static", "Static only (2D hash)"], ["dynamic", "Dynamic only (3D hash)"]];
 const COMPARISONS = [["split", "Split with the reference"], ["error", "Error map, 8 times"]];
 const RESOLUTIONS = [["auto", "Auto"], ["1", "Full"], ["0.5", "Half"], ["0.25", "Quarter"]];
 const MARKS = "Lines: a group of pictures begins. Dots: the frame nearest to the canonical Gaussians of its group.";
@@ -25,6 +26,8 @@ export const LEGENDS = {
   motion: "Hue: direction of the displacement. Brightness: its length.",
   size: "Blue: small Gaussians. Red: large Gaussians.",
   canonical: "The canonical Gaussians of this group, before the field moves them.",
+  static: "The 3D hash gives zeros.",
+  dynamic: "The 2D hash gives zeros.",
   split: "Left: fitted. Right: reference.",
   error: "Absolute difference to the reference, 8 times.",
 };
@@ -134,10 +137,11 @@ export function factsOf({ header, bytes }, frames) {
   ];
 }
 
-/** Adds the views that need a reference video. */
-export function offerComparisons(parts) {
-  if (parts.view.querySelector("[value=split]")) return;
-  parts.view.append(...COMPARISONS.map(([value, text]) => element("option", { value }, text)));
+/** Offers the views that a file has: one hash alone, where it has both, and with `compared` those with a reference. */
+export function offerViews({ view }, field, compared) {
+  const both = field?.grids.length === 2;
+  const options = [...VIEWS, ...(both ? HASHES : []), ...(compared ? COMPARISONS : [])];
+  view.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
 }
 
 /** Draws where GoPs begin, and the frames nearest to the canonical Gaussians, under the slider. */

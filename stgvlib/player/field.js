@@ -29,14 +29,14 @@ export function timeBias(field, tensors, t) {
   return bias;
 }
 
-/** The Gaussians of a decoded GoP at time t. @returns {{mu, cholesky, rgb}} Float32Array, px */
-export function deform(gop, header, t) {
+/** The Gaussians of a decoded GoP at time t; the hash `silent`, spatial or temporal, gives zeros. @returns {{mu, cholesky, rgb}} Float32Array, px */
+export function deform(gop, header, t, silent = null) {
   const { field, size } = header;
   const [height, width] = size;
   const mu = Float32Array.from(gop.mu);
   const cholesky = Float32Array.from(gop.cholesky);
   const rgb = Float32Array.from(gop.rgb);
-  const network = field.encoding !== "none" ? new Network(field, gop.tensors, t) : null;
+  const network = field.encoding !== "none" ? new Network(field, gop.tensors, t, silent) : null;
   const numbers = field.ownNumbers;
   for (let i = 0; i < gop.count; i++) {
     const where = [mu[2 * i] / width, mu[2 * i + 1] / height];
@@ -87,8 +87,9 @@ function displacement(field, lattice, where, t) {
 }
 
 class Network {
-  constructor(field, tensors, t) {
+  constructor(field, tensors, t, silent) {
     this.field = field;
+    this.silent = silent;
     this.tensors = tensors;
     const layer = (name, inputs, bias = tensors[`${name}.bias`]) => new Layer(tensors[`${name}.weight`], bias, inputs);
     const { width, slope } = field;
@@ -135,7 +136,7 @@ class Network {
     const place = [...where, t].map((v) => Math.min(Math.max(v, 0), 1));
     for (const grid of field.grids) {
       for (const level of grid.levels) {
-        lookUp(grid, level, this.tensors[grid.name], place, inputs, at);
+        if (grid.name !== this.silent) lookUp(grid, level, this.tensors[grid.name], place, inputs, at);
         at += grid.features;
       }
     }

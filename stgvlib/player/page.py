@@ -9,9 +9,13 @@ import html
 import json
 import string
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stgvlib.errors import StgvError
 from stgvlib.player.bundle import script, source
+
+if TYPE_CHECKING:
+    from stgvlib.model.video_model import VideoModel
 
 POSTER_SIDE = 1280  # px, at most, of the still picture for browsers without WebGL2
 START = "modules.start.startPage();\n"
@@ -21,7 +25,7 @@ def page(
     name: str,
     data: bytes | None = None,  # of the .stgv file that the page holds
     poster: bytes | None = None,  # JPEG
-    links: dict[str, str] | None = None,  # what the page fetches: source, video
+    links: dict[str, str] | None = None,  # what the page fetches: source, video; and the video's type
 ) -> str:
     """HTML of a player that holds a file, or fetches one, or waits for one to be dropped."""
     code = script() + START
@@ -42,25 +46,37 @@ def page(
     return string.Template(source("page.html")).substitute(values, poster=still, file=held, script=code)
 
 
-def playable(path: Path) -> tuple[bytes, bytes]:
-    """(bytes of a .stgv file, JPEG of its middle frame) of either kind of model; a .safetensors model is rounded to the
-    codec's usual steps. Raises StgvError for a file that cannot be read."""
+def video_type(path: Path) -> str:
+    """The media type of a reference video."""
+    return {".webm": "video/webm", ".mkv": "video/x-matroska"}.get(path.suffix.lower(), "video/mp4")
+
+
+def playable(model: "VideoModel | str | Path") -> tuple[bytes, bytes]:
+    """(bytes of a .stgv file, JPEG of its middle frame) of a model or of either kind of file; what is no .stgv file is
+    rounded to the codec's usual steps. Raises StgvError for a file that cannot be read, and for one without frames."""
     import cv2
 
     from stgvlib.codec.bitstream import STEPS, is_stream, stream
     from stgvlib.codec.load import load_model
     from stgvlib.model.decoder import Decoder
+    from stgvlib.model.video_model import VideoModel
 
-    model, about = load_model(path)
+    path, about = None, {}
+    if not isinstance(model, VideoModel):
+        path = Path(model)
+        model, about = load_model(path)
     if sum(model.num_frames) == 0 or model.count == 0:
-        raise StgvError(f"{path} has no frames to show: fit a video first")
-    data = path.read_bytes() if is_stream(path) else stream(model, STEPS, about.get("fps", 25.0))
+        raise StgvError(f"{path or 'this model'} has no frames to show: fit a video first")
     aspect = about.get("sample_aspect", (1, 1))
+    if path is not None and is_stream(path):
+        data = path.read_bytes()
+    else:
+        data = stream(model, STEPS, about.get("fps", 25.0), about.get("sample_aspect"))
     width = model.size[1] * aspect[0] / aspect[1]
     scale = min(1.0, POSTER_SIDE / max(model.size[0], width))
     decoder = Decoder(model)
     shown = cv2.resize(
-        decoder[len(decoder) // 2].numpy(),
+        decoder[len(decoder) // 2].cpu().numpy(),
         [max(1, round(side * scale)) for side in (width, model.size[0])],
         interpolation=cv2.INTER_AREA,
     )

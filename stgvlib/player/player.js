@@ -7,12 +7,13 @@ import { keyFrameOf } from "./keyframes.js";
 import { Renderer } from "./render.js";
 import { Reference, psnr } from "./compare.js";
 import { drawOverlay, numbersOf, strongestAt } from "./overlay.js";
-import { LEGENDS, buildControls, drawMarks, element, factsOf, offerComparisons, setIcon } from "./controls.js";
+import { LEGENDS, buildControls, drawMarks, element, factsOf, offerViews, setIcon } from "./controls.js";
 import { Clock } from "./clock.js";
 import { Window } from "./window.js";
 import { listenToFiles, listenToKeys, listenToPointers } from "./input.js";
 
 const PAINT = { motion: 1, size: 2 };
+const SILENT = { static: "temporal", dynamic: "spatial" };
 const MODE = { split: 1, error: 2 };
 
 /** One player in an element. `keys` is where keys are listened to; without it, the element. */
@@ -51,9 +52,8 @@ export class Player {
     parts.speed.addEventListener("change", () => this.restartClock());
     parts.view.addEventListener("change", () => this.viewChanged());
     parts.resolution.addEventListener("change", () => ((this.ratio = 1), this.ask()));
-    for (const input of [parts.ellipses.input, parts.arrows.input, parts.split]) {
-      input.addEventListener("input", () => this.ask());
-    }
+    const drawn = [parts.ellipses.input, parts.arrows.input, parts.split];
+    for (const input of drawn) input.addEventListener("input", () => this.ask());
     listenToKeys(keys, this);
     listenToPointers(parts.stage, this);
     listenToFiles(this.root, parts, this);
@@ -94,6 +94,7 @@ export class Player {
     this.total = frames.reduce((a, b) => a + b, 0);
     frames.reduce((start, n) => (this.starts.push(start), start + n), 0);
     this.parts.time.max = this.total - 1;
+    offerViews(this.parts, this.file.header.field, false);
     this.tell("");
     this.damaged = new Map(this.file.faults);
     this.tellDamage();
@@ -111,8 +112,7 @@ export class Player {
     this.reference?.close();
     Object.assign(this, { file: null, renderer: null, reference: null });
     const { parts } = this;
-    for (const value of ["split", "error"]) parts.view.querySelector(`[value=${value}]`)?.remove();
-    parts.view.value = "picture";
+    offerViews(parts, null, false);
     this.viewChanged();
     parts.facts.textContent = "Drop a .stgv file here, or choose one.";
     parts.frame.textContent = "–";
@@ -312,11 +312,16 @@ export class Player {
     }
   }
 
+  how() {
+    const { value } = this.parts.view;
+    return { canonical: value === "canonical", silent: SILENT[value] ?? null, paint: PAINT[value] ?? 0 };
+  }
+
   drawFrame() {
     const { parts, renderer, file } = this;
     const { picture } = parts;
     const [gop, index] = this.place(this.frame);
-    const how = { canonical: parts.view.value === "canonical", paint: PAINT[parts.view.value] ?? 0 };
+    const how = this.how();
     const view = this.window.view();
     const ratio = parts.resolution.value === "auto" ? this.ratio : Number(parts.resolution.value);
     const size = [picture.width, picture.height].map((side) => Math.ceil(side * ratio));
@@ -328,7 +333,7 @@ export class Player {
     this.poster = null;
     const { ellipses, arrows } = { ellipses: parts.ellipses.input.checked, arrows: parts.arrows.input.checked };
     const needed = ellipses || arrows || this.picked?.gop === gop;
-    const gaussians = needed ? renderer.gaussians(gop, index, how.canonical) : null;
+    const gaussians = needed ? renderer.gaussians(gop, index, how) : null;
     const picked = this.picked?.gop === gop ? this.picked.number : null;
     drawOverlay(parts.overlay.getContext("2d"), gaussians, view, { ellipses, arrows, picked });
     parts.numbers.hidden = picked === null;
@@ -350,7 +355,7 @@ export class Player {
     if (!this.file) return;
     const [x, y] = this.window.inFrame(point);
     const [gop, index] = this.place(this.frame);
-    const gaussians = this.renderer.gaussians(gop, index, this.parts.view.value === "canonical");
+    const gaussians = this.renderer.gaussians(gop, index, this.how());
     const number = strongestAt(gaussians, x, y);
     const again = this.picked?.gop === gop && this.picked.number === number;
     this.picked = number === null || again ? null : { gop, number };
@@ -373,7 +378,7 @@ export class Player {
       this.tell(error.message);
       return;
     }
-    offerComparisons(this.parts);
+    offerViews(this.parts, this.file.header.field, true);
     this.parts.view.value = "split";
     this.compared = null;
     this.viewChanged();

@@ -189,16 +189,17 @@ export class Renderer {
   }
 
   /** Writes the Gaussians of a frame into `deformed`. @returns {object} the GoP on the GPU, null where it is damaged */
-  deform(gopNumber, index) {
+  deform(gopNumber, index, silent = null) {
     const { gl, header } = this;
     const { field, size } = header;
     const made = this.gop(gopNumber);
-    const name = `${gopNumber}/${index}`;
+    const name = `${gopNumber}/${index}/${silent}`;
     if (!made || !this.moves || this.deformedFrame === name) return made;
     this.deformedFrame = name;
     const t = Math.fround((index + 1) / header.frames[gopNumber]);
     if (!this.deformProgram) {
-      packed(deform(made.decoded, header, t)).forEach((values, k) => this.fill(this.deformed[k], values, 4, "RGBA"));
+      const moved = deform(made.decoded, header, t, silent);
+      packed(moved).forEach((values, k) => this.fill(this.deformed[k], values, 4, "RGBA"));
       return made;
     }
     if (made.blocks.rest) {
@@ -214,6 +215,7 @@ export class Renderer {
       latticeTime: latticeTime(field, t),
       extent: [size[1], size[0]],
       unit: field.unit,
+      heard: [silent === "spatial" ? 0 : 1, silent === "temporal" ? 0 : 1],
       loops: [this.layout.inputs, this.layout.quads],
       one: 1,
     };
@@ -229,9 +231,9 @@ export class Renderer {
   }
 
   /** Gaussians of a frame as they are rendered. @returns {{mu, cholesky, rgb, home}} px */
-  gaussians(gopNumber, index, canonical = false) {
+  gaussians(gopNumber, index, { canonical, silent } = {}) {
     const { gl } = this;
-    const made = this.deform(gopNumber, index);
+    const made = this.deform(gopNumber, index, silent);
     if (!made) return { mu: [], cholesky: [], rgb: [], home: [] };
     const { mu, cholesky, rgb } = made.decoded;
     if (canonical || !this.moves) return { mu, cholesky, rgb, home: mu };
@@ -260,11 +262,11 @@ export class Renderer {
   /**
    * Adds up the Gaussians of a frame in the float target.
    * @param {object} view {scale: [x, y], offset: [x, y]} from px of the fitted frame to px of the target
-   * @param {object} how {canonical, paint: 0, 1 (motion) or 2 (size)}
+   * @param {object} how {canonical, silent: a hash that gives zeros, paint: 0, 1 (motion) or 2 (size)}
    */
   splat(gopNumber, index, [width, height], view, how = {}) {
     const { gl } = this;
-    const made = this.deform(gopNumber, index);
+    const made = this.deform(gopNumber, index, how.silent);
     this.target(width, height);
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.picture.framebuffer);
     gl.viewport(0, 0, width, height);

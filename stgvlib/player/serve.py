@@ -4,14 +4,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from stgvlib.errors import StgvError
-from stgvlib.player.page import page
+from stgvlib.player.page import page, video_type
 
 HOST = "127.0.0.1"
 
 
 def server(name: str, data: bytes, video: Path | None = None, port: int = 0) -> ThreadingHTTPServer:
     """A server that is bound to a free port, or to `port`. Raises StgvError where the port is taken."""
-    links = {"source": "file"} | ({"video": "video"} if video else {})
+    links = {"source": "file"} | ({"video": "video", "type": video_type(video)} if video else {})
     about = {
         "/": ("text/html; charset=utf-8", page(name, links=links).encode()),
         "/file": ("application/octet-stream", data),
@@ -23,8 +23,7 @@ def server(name: str, data: bytes, video: Path | None = None, port: int = 0) -> 
             if self.headers.get("Host") not in names:  # a page elsewhere whose name leads to this machine
                 self.send_error(403)
             elif self.path == "/video" and video is not None:
-                kind = {".webm": "video/webm", ".mkv": "video/x-matroska"}.get(video.suffix.lower(), "video/mp4")
-                self._answer(kind, video.read_bytes())
+                self._answer(video_type(video), video.read_bytes())
             elif self.path in about:
                 self._answer(*about[self.path])
             else:

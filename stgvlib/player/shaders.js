@@ -107,12 +107,13 @@ function encodingCode(field) {
   }
   let at = 0;
   return field.grids.map(({ name, dims, features }) => {
+    const kept = dims === 2 ? "heard.x" : "heard.y";
     const place = dims === 2 ? "where" : "vec3(where, clamp(t, 0.0, 1.0))";
     const quads = Math.ceil((field.levels * features) / 4);
     const [first, call] = [at, (l) => `${name}Level(${l}, ${place})`];
     at += quads;
     const value = features === 4 ? call("k") : `vec4(${call("2 * k")}, ${call("2 * k + 1")})`;
-    return `  for (int k = 0; k < ${quads}; k++) x[${first} + k] = ${value};\n`;
+    return `  for (int k = 0; k < ${quads}; k++) x[${first} + k] = ${kept} * ${value};\n`;
   }).join("");
 }
 
@@ -185,7 +186,7 @@ export function deformShader(field, layout) {
   return `${HEAD}
 uniform sampler2D canonicalA, canonicalB;
 uniform float t, latticeTime;
-uniform vec2 extent, unit;
+uniform vec2 extent, unit, heard;
 uniform ivec2 loops;
 uniform int one;
 ${own}${uniforms.join("")}
