@@ -67,7 +67,7 @@ class Browser:
 
         port = free_port()
         flags = "--headless --no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader --disable-quic "
-            "--no-first-run --disable-sync --disable-dev-shm-usage"
+        flags += "--no-first-run --disable-sync --disable-dev-shm-usage"
         flags += " --disable-background-networking --disable-component-update --window-size=1500,900"
         command = [
             CHROMIUM,
