@@ -3,12 +3,16 @@
 import base64
 import json
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
 import zlib
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +33,8 @@ from stgvlib.player.bundle import MODULES, script
 from stgvlib.player.page import page as page_of
 from stgvlib.player.page import playable
 from stgvlib.player.serve import server
-from stgvlib.video.video import video_of
+from stgvlib.video.video import open_video, video_of
+from stgvlib.video.write import write_video
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -330,6 +335,52 @@ def test_the_server_answers_this_machine_alone(clip_file, browser):
         finally:
             running.shutdown()
             thread.join()
+
+
+def test_a_reference_video_is_compared(clip_file, browser, tmp_path):
+    """The fitted frames as H.264: the PSNR on the page is that of the file read here, but for how chroma is enlarged."""
+    frames = np.stack([frame.numpy() for frame in Decoder(bitstream.decode(clip_file).model)])
+    write_video(video := tmp_path / "clip.mp4", iter(frames), Fraction(25), Fraction(1), "420")
+    decoded = open_video(video).read()[3].astype(np.float32) / 255
+    expected = psnr(torch.from_numpy(frames[3].astype(np.float32) / 255), torch.from_numpy(decoded))
+    with server("clip.stgv", clip_file.read_bytes(), video) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        tab = browser.new_page()
+        try:
+            tab.goto(f"http://127.0.0.1:{running.server_port}/")
+            until(tab, "document.documentElement.dataset.stgv === 'ready'")
+            if "cannot decode" in tab.text_content(".message"):
+                pytest.skip("this Chromium has no H.264")
+            tab.evaluate("stgvPlayer.go(3)")
+            until(tab, "stgvPlayer.compared?.frame === 3")
+            assert tab.evaluate("stgvPlayer.compared.psnr") == pytest.approx(
+                float(expected), abs=4
+            )  # the next frame: 20 dB
+            until(tab, "document.querySelector('.frame').textContent.includes(' dB')")
+            split = shown(tab)
+            tab.select_option("select[aria-label=View]", "error")
+            tab.wait_for_timeout(300)
+            assert (shown(tab) != split).any()
+        finally:
+            tab.close()
+            running.shutdown()
+            thread.join()
+
+
+def test_the_view_command_serves_until_it_is_interrupted(clip_file):
+    command = [sys.executable, "-m", "stgvlib", "view", str(clip_file)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = running.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url) as answer:
+            assert b"stgv-about" in answer.read()
+        running.send_signal(signal.SIGINT)
+        told = running.communicate(timeout=30)[1]
+        assert running.returncode == 0 and "Traceback" not in told
+    finally:
+        running.kill()
 
 
 def test_bad_input_of_the_commands(clip_file, tmp_path):

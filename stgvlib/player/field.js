@@ -29,7 +29,10 @@ export function timeBias(field, tensors, t) {
   return bias;
 }
 
-/** The Gaussians of a decoded GoP at time t; the hash `silent`, spatial or temporal, gives zeros. @returns {{mu, cholesky, rgb}} Float32Array, px */
+/**
+ * The Gaussians of a decoded GoP at time t; the hash `silent`, spatial or temporal, gives zeros.
+ * @returns {{mu, cholesky, rgb}} Float32Array, px
+ */
 export function deform(gop, header, t, silent = null) {
   const { field, size } = header;
   const [height, width] = size;

@@ -6,6 +6,7 @@ import { blocksOf, packed, unpacked } from "./pack.js";
 import { COVER, ROW, SCREEN, SPLAT_FRAGMENT, SPLAT_VERTEX, deformShader, layoutOf } from "./shaders.js";
 
 const KEPT = 6; // GoPs on the GPU
+const MOST_COMPUTED = 128e6; // bytes of frames that JavaScript deformed
 const FORMATS = { 1: ["R32F", "RED"], 2: ["RG32F", "RG"], 4: ["RGBA32F", "RGBA"] };
 
 /** Frames of one file on one canvas. Raises FileError where the browser or the GPU cannot show it. */
@@ -46,6 +47,7 @@ export class Renderer {
     this.picture = { width: 0, height: 0, texture: null, framebuffer: null };
     this.referenceTexture = this.texture("RGBA8", 1, 1);
     this.gops = new Map();
+    this.computed = new Map(); // frames of the field in JavaScript
     this.deformedFrame = null;
     gl.bindVertexArray(gl.createVertexArray());
     const error = gl.getError();
@@ -198,8 +200,10 @@ export class Renderer {
     this.deformedFrame = name;
     const t = Math.fround((index + 1) / header.frames[gopNumber]);
     if (!this.deformProgram) {
-      const moved = deform(made.decoded, header, t, silent);
-      packed(moved).forEach((values, k) => this.fill(this.deformed[k], values, 4, "RGBA"));
+      const found = this.computed.get(name) ?? packed(deform(made.decoded, header, t, silent));
+      this.computed.set(name, found);
+      if (this.computed.size * made.count * 32 > MOST_COMPUTED) this.computed.delete(this.computed.keys().next().value);
+      found.forEach((values, k) => this.fill(this.deformed[k], values, 4, "RGBA"));
       return made;
     }
     if (made.blocks.rest) {
@@ -341,6 +345,7 @@ export class Renderer {
   close() {
     for (const made of this.gops.values()) if (made) this.free(made);
     this.gops.clear();
+    this.computed.clear();
     const textures = [...this.deformed, this.picture.texture, this.referenceTexture];
     for (const texture of textures) this.gl.deleteTexture(texture);
     for (const made of [this.deformProgram, this.splatProgram, this.screenProgram]) {
