@@ -2,51 +2,27 @@
 
 import base64
 import json
-import shutil
-import signal
 import struct
-import subprocess
-import sys
-import threading
-import urllib.error
-import urllib.request
 import zlib
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command import refused, stgv
+from command import stgv
 from format_decoder import decode as decode_by_document
-from scenes import FIELDS, TINY, pan, random_model
+from player_pages import FITTED, browser, clip_file, fitted, opened, shown, until  # noqa: F401  fixtures
+from scenes import FIELDS, TINY, random_model
 
 from stgvlib.codec import bitstream
-from stgvlib.config import PAPER, QUALITY, STGV
-from stgvlib.errors import StgvError
-from stgvlib.fitting.fit import fit
+from stgvlib.config import PAPER, STGV
 from stgvlib.metrics import psnr
 from stgvlib.model.decoder import Decoder
-from stgvlib.model.video_model import VideoModel
 from stgvlib.player.bundle import MODULES, script
 from stgvlib.player.page import page as page_of
 from stgvlib.player.page import playable
-from stgvlib.player.serve import server
-from stgvlib.video.video import open_video, video_of
-from stgvlib.video.write import write_video
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --use-angle=swiftshader --enable-unsafe-swiftshader"
-).split()
-SHORT = {"gop_size": 4, "gaussians": 120, "coarse_steps": 60, "steps": 60}
-FITTED = {
-    "stgv": replace(STGV, **SHORT, motion_steps=20),
-    "quality": replace(QUALITY, **SHORT, motion_steps=20),
-    "paper": replace(PAPER, **SHORT),
-}
 TANH = replace(TINY, position_space="tanh", position_code="plain", time_code="plain", width=12)
 DRAWN = {
     **{name: FIELDS[name] for name in ("lattice alone", "gsvr", "d2gv", "static", "positional")},
@@ -73,63 +49,6 @@ DECODE = """([text, shader]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Opens HTML as a file; nothing may be written to the console as an error."""
-    errors, pages = [], []
-
-    def open_page(html, width=1000, height=640, prepare=None):
-        path = tmp_path / f"page{len(pages)}.html"
-        path.write_text(html, encoding="utf-8")
-        tab = browser.new_page(viewport={"width": width, "height": height})
-        pages.append(tab)
-        tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        if prepare:
-            tab.add_init_script(prepare)
-        tab.goto(path.as_uri())
-        until(tab, "document.documentElement.dataset.stgv === 'ready'")
-        return tab
-
-    yield open_page
-    for tab in pages:
-        tab.close()
-    assert errors == []
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    video = video_of(pan(8, (48, 64)))
-    return {name: bitstream.stream(fit(video, config, "cpu").model) for name, config in FITTED.items()}
-
-
-@pytest.fixture(scope="module")
-def clip_file(fitted, tmp_path_factory):
-    path = tmp_path_factory.mktemp("player") / "clip.stgv"
-    path.write_bytes(fitted["quality"])
-    return path
-
-
-def until(tab, condition, seconds=30):
-    """Waits for a condition in the page, whose policy forbids playwright's own way to do so."""
-    for _ in range(20 * seconds):
-        if tab.evaluate(f"!!({condition})"):
-            return
-        tab.wait_for_timeout(50)
-    raise TimeoutError(condition)
-
-
 def text_of(data):
     return base64.b64encode(data).decode()
 
@@ -154,14 +73,14 @@ def compare(tab, data, shader, ratios=(1.0,)):
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_integers_and_frames_are_pythons(name, fitted, opened):
+def test_integers_and_frames_are_pythons(name, fitted, opened):  # noqa: F811
     tab = opened(page_of("empty"))
     assert compare(tab, fitted[name], True, (1.0, 0.5, 2.0))
     assert not compare(tab, fitted[name], False)
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_every_kind_of_field(name, opened):
+def test_every_kind_of_field(name, opened):  # noqa: F811
     model = random_model(DRAWN[name], (2, 3), 40, (24, 40), noise=0.05)
     data, tab = bitstream.stream(model), opened(page_of("empty"))
     on_gpu = compare(tab, data, True)
@@ -169,13 +88,13 @@ def test_every_kind_of_field(name, opened):
     compare(tab, data, False)
 
 
-def test_golden_files(opened):
+def test_golden_files(opened):  # noqa: F811
     tab = opened(page_of("empty"))
     for path in sorted(GOLDEN.glob("*.stgv")):
         compare(tab, path.read_bytes(), True)
 
 
-def test_an_export_plays_from_a_file(clip_file, opened, tmp_path):
+def test_an_export_plays_from_a_file(clip_file, opened, tmp_path):  # noqa: F811
     output = tmp_path / "clip.html"
     done = stgv("export", clip_file, output)
     assert done.returncode == 0 and f"of which the video has {clip_file.stat().st_size:,}" in done.stderr
@@ -196,15 +115,7 @@ def test_an_export_plays_from_a_file(clip_file, opened, tmp_path):
     until(tab, "stgvPlayer.keyFrames.size === 2")
 
 
-def shown(tab):
-    """The canvas of the picture, uint8 [H, W, 3]."""
-    import cv2
-
-    data = tab.evaluate("document.querySelector('.picture').toDataURL('image/png').split(',')[1]")
-    return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
-
-
-def test_zoom_renders_the_gaussians_again_and_views_differ(clip_file, opened):
+def test_zoom_renders_the_gaussians_again_and_views_differ(clip_file, opened):  # noqa: F811
     tab = opened(page_of("clip", clip_file.read_bytes()))
     stage = tab.locator(".stage").bounding_box()
     tab.mouse.move(stage["x"] + 300, stage["y"] + 200)
@@ -245,7 +156,7 @@ def with_header(data, **changes):
     return data[:12] + struct.pack("<I", zlib.crc32(table)) + table + text + data[end:]
 
 
-def test_bad_files_give_a_line_and_the_page_takes_another(fitted, opened):
+def test_bad_files_give_a_line_and_the_page_takes_another(fitted, opened):  # noqa: F811
     good = fitted["stgv"]
     newer = good[:8] + struct.pack("<H", 4) + good[10:]
     huge = with_header(good, gaussians=2**31 - 1)
@@ -274,7 +185,7 @@ def bytes_in_page(data):
     return f"Uint8Array.from(atob('{text_of(data)}'), (c) => c.charCodeAt(0))"
 
 
-def test_damaged_groups_are_black_and_the_others_are_whole(fitted, opened):
+def test_damaged_groups_are_black_and_the_others_are_whole(fitted, opened):  # noqa: F811
     data = fitted["stgv"]
     tab = opened(page_of("cut", data[:-10]))
     assert shown(tab).max() > 60
@@ -284,7 +195,7 @@ def test_damaged_groups_are_black_and_the_others_are_whole(fitted, opened):
     assert shown(tab).max() == 0
 
 
-def test_names_are_text(fitted, opened):
+def test_names_are_text(fitted, opened):  # noqa: F811
     tab = opened(page_of(HOSTILE + "</script><script>window.pwned=1</script>", fitted["paper"]))
     assert HOSTILE in tab.text_content("h1") and HOSTILE in tab.title()
     tab.set_input_files("input[type=file]", {"name": HOSTILE, "mimeType": "", "buffer": b"no video"})
@@ -298,7 +209,7 @@ def test_names_are_text(fitted, opened):
     assert tab.evaluate("window.pwned") is None
 
 
-def test_without_webgl2_the_still_picture_stays(clip_file, opened):
+def test_without_webgl2_the_still_picture_stays(clip_file, opened):  # noqa: F811
     data, poster = playable(clip_file)
     none = """const get = HTMLCanvasElement.prototype.getContext;
     HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
@@ -310,98 +221,10 @@ def test_without_webgl2_the_still_picture_stays(clip_file, opened):
 
 
 @pytest.mark.parametrize("width", [360, 1000])
-def test_the_page_fits_its_window(width, clip_file, opened):
+def test_the_page_fits_its_window(width, clip_file, opened):  # noqa: F811
     tab = opened(page_of("a name that is longer than a telephone is wide.stgv", clip_file.read_bytes()), width)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.locator(".stage").bounding_box()["height"] > 160
-
-
-def test_the_server_answers_this_machine_alone(clip_file, browser):
-    with server("clip.stgv", clip_file.read_bytes()) as running:
-        assert running.server_address[0] == "127.0.0.1"
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{running.server_port}/"
-            assert urllib.request.urlopen(f"{url}file").read() == clip_file.read_bytes()
-            for request in (urllib.request.Request(url, headers={"Host": "evil.example"}), f"{url}../setup"):
-                with pytest.raises(urllib.error.HTTPError) as refusal:
-                    urllib.request.urlopen(request)
-                refusal.value.close()
-            tab = browser.new_page()
-            tab.goto(url)
-            until(tab, "globalThis.stgvPlayer?.total === 8")
-            tab.close()
-        finally:
-            running.shutdown()
-            thread.join()
-
-
-def test_a_reference_video_is_compared(clip_file, browser, tmp_path):
-    """The fitted frames as H.264: the PSNR on the page is that of the file read here, but for how chroma is enlarged."""
-    frames = np.stack([frame.numpy() for frame in Decoder(bitstream.decode(clip_file).model)])
-    write_video(video := tmp_path / "clip.mp4", iter(frames), Fraction(25), Fraction(1), "420")
-    decoded = open_video(video).read()[3].astype(np.float32) / 255
-    expected = psnr(torch.from_numpy(frames[3].astype(np.float32) / 255), torch.from_numpy(decoded))
-    with server("clip.stgv", clip_file.read_bytes(), video) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        tab = browser.new_page()
-        try:
-            tab.goto(f"http://127.0.0.1:{running.server_port}/")
-            until(tab, "document.documentElement.dataset.stgv === 'ready'")
-            if "cannot decode" in tab.text_content(".message"):
-                pytest.skip("this Chromium has no H.264")
-            tab.evaluate("stgvPlayer.go(3)")
-            until(tab, "stgvPlayer.compared?.frame === 3")
-            assert tab.evaluate("stgvPlayer.compared.psnr") == pytest.approx(
-                float(expected), abs=4
-            )  # the next frame: 20 dB
-            until(tab, "document.querySelector('.frame').textContent.includes(' dB')")
-            split = shown(tab)
-            tab.select_option("select[aria-label=View]", "error")
-            tab.wait_for_timeout(300)
-            assert (shown(tab) != split).any()
-        finally:
-            tab.close()
-            running.shutdown()
-            thread.join()
-
-
-def test_the_view_command_serves_until_it_is_interrupted(clip_file):
-    command = [sys.executable, "-m", "stgvlib", "view", str(clip_file)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        url = running.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(url) as answer:
-            assert b"stgv-about" in answer.read()
-        running.send_signal(signal.SIGINT)
-        told = running.communicate(timeout=30)[1]
-        assert running.returncode == 0 and "Traceback" not in told
-    finally:
-        running.kill()
-
-
-def test_bad_input_of_the_commands(clip_file, tmp_path):
-    taken = tmp_path / "taken.html"
-    taken.write_text("mine")
-    assert "add --overwrite" in refused("export", clip_file, taken) and taken.read_text() == "mine"
-    assert stgv("export", clip_file, taken, "--overwrite").returncode == 0 and taken.read_text() != "mine"
-    assert "must end in .html" in refused("export", clip_file, tmp_path / "clip.htmx")
-    foreign = tmp_path / "foreign.stgv"
-    foreign.write_bytes(b"something else")
-    assert "is no .stgv file" in refused("export", foreign, tmp_path / "no.html")
-    assert "cannot read" in refused("view", tmp_path / "missing.stgv")
-    assert "does not exist" in refused("view", clip_file, "--video", tmp_path / "missing.mp4")
-    assert not (tmp_path / "no.html").exists()
-    bitstream.encode(VideoModel(PAPER, [1], (8, 8), 0), empty := tmp_path / "empty.stgv")
-    assert "no frames to show" in refused("export", empty, tmp_path / "no.html")
-
-
-def test_a_port_that_is_taken_is_named(clip_file):
-    with server("a", b"") as running, pytest.raises(StgvError, match=f"port {running.server_port}"):
-        server("b", b"", port=running.server_port)
 
 
 def test_the_bundle_has_every_module():
