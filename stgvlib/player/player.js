@@ -114,9 +114,10 @@ export class Player {
     const { parts } = this;
     offerViews(parts, null, false);
     this.viewChanged();
-    parts.facts.textContent = "Drop a .stgv file here, or choose one.";
-    parts.frame.textContent = "–";
+    [parts.facts.textContent, parts.frame.textContent] = ["Drop a .stgv file here, or choose one.", "–"];
     parts.numbers.hidden = true;
+    parts.time.value = 0;
+    this.marks();
   }
 
   fail(error) {
@@ -125,11 +126,9 @@ export class Player {
     this.file = null;
     this.renderer = null;
     const gl = this.parts.picture.getContext("webgl2");
-    if (gl) {
-      gl.bindFramebuffer(gl.FRAMEBUFFER, null);
-      gl.clearColor(0, 0, 0, 0);
-      gl.clear(gl.COLOR_BUFFER_BIT);
-    }
+    gl?.bindFramebuffer(gl.FRAMEBUFFER, null);
+    gl?.clearColor(0, 0, 0, 0);
+    gl?.clear(gl.COLOR_BUFFER_BIT);
     this.parts.overlay.width = 1;
   }
 
@@ -331,7 +330,7 @@ export class Player {
     renderer.show(scaled, ratio, { ...how, mode, split: Number(parts.split.value) });
     this.poster?.remove();
     this.poster = null;
-    const { ellipses, arrows } = { ellipses: parts.ellipses.input.checked, arrows: parts.arrows.input.checked };
+    const [ellipses, arrows] = [parts.ellipses.input.checked, parts.arrows.input.checked];
     const needed = ellipses || arrows || this.picked?.gop === gop;
     const gaussians = needed ? renderer.gaussians(gop, index, how) : null;
     const picked = this.picked?.gop === gop ? this.picked.number : null;
