@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +16,18 @@ from command import refused, stgv
 from player_pages import browser, clip_file, fitted, shown, until  # noqa: F401  fixtures
 
 from stgvlib.codec import bitstream
+from stgvlib.codec.load import load_model
 from stgvlib.config import PAPER
 from stgvlib.errors import StgvError
 from stgvlib.metrics import psnr
 from stgvlib.model.decoder import Decoder
 from stgvlib.model.video_model import VideoModel
 from stgvlib.player.serve import server
+from stgvlib.video.datasets import load_dataset
 from stgvlib.video.video import open_video
 from stgvlib.video.write import write_video
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_server_answers_this_machine_alone(clip_file, browser):  # noqa: F811
@@ -111,3 +116,15 @@ def test_bad_input_of_the_commands(clip_file, tmp_path):  # noqa: F811
 def test_a_port_that_is_taken_is_named(clip_file):  # noqa: F811
     with server("a", b"") as running, pytest.raises(StgvError, match=f"port {running.server_port}"):
         server("b", b"", port=running.server_port)
+
+
+def test_the_file_that_ships_plays(tmp_path):
+    """data/bunny/bunny.stgv looks like Bunny, and its page is small."""
+    shipped = ROOT / "data/bunny/bunny.stgv"
+    model, about = load_model(shipped)
+    given = load_dataset("bunny").with_(resize=model.size)
+    frame = Decoder(model, dtype=torch.float32)[0]
+    assert about["fps"] == 25 and sum(model.num_frames) == given.num_frames
+    assert psnr(frame, torch.from_numpy(given.read(0, 1)[0]) / 255) > 34
+    assert stgv("export", shipped, tmp_path / "bunny.html").returncode == 0
+    assert (tmp_path / "bunny.html").stat().st_size < 1.6e6
