@@ -73,7 +73,7 @@ def fit(
             of the sides: minutes for five seconds of 720p.
         frames: Fit only the first frames.
         gop_size: Frames of a GoP, which share one set of Gaussians; unset, the preset's: 10 for paper; for the others
-            5 to 33, whichever short trials on this video find best (a twentieth to a fifth of the time). A new scene
+            5 to 33, whichever short trials on this video find best (a twentieth to a third of the time). A new scene
             begins a new GoP.
         gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
         coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.

@@ -215,20 +215,17 @@ FAST = replace(
     color_rate=6e-3,
     field_rate=6e-3,
 )
-# Preset `fast` with what `quality` adds, shortened to minutes on two cores: the default of `stgv fit` on a CPU
+# Preset `fast`, shortened to minutes on two cores: the default of `stgv fit` on a CPU
 # (docs/LOG.md, 2026-11-28). A narrow field makes a step cheaper, and with a lattice has less to learn. GoPs have 16
 # frames, because trials of so few steps choose worse lengths.
 ON_CPU = replace(
-    QUALITY,
-    preset="fast",
+    FAST,
     gop_size=16,
     coarse_steps=800,
     motion_steps=600,
     motion_parts=8,
     steps=1_400,
-    position_rate=0.3,
-    cholesky_rate=0.09,
-    color_rate=6e-3,
+    field_rate=QUALITY.field_rate,
     field=replace(QUALITY.field, width=32),
 )
 ON_CPU_SCALE = 0.35  # of height and width
