@@ -28,8 +28,9 @@ def find_model(path: str | Path) -> Path:
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[VideoModel, dict]:
     """(the model, what its file says of it): a .safetensors file of `stgv fit`, or an .stgv file of `stgv encode`.
 
-    A file's first bytes say which it is. A bare name that is no file here may be one that ships: "bunny.stgv". Of an .stgv file, `damaged` names the GoPs that could not be read, whose
-    frames are black. Raises StgvError for a missing, truncated or foreign file.
+    A file's first bytes say which it is. A bare name that is no file here may be one that ships: "bunny.stgv". Of an
+    .stgv file, `damaged` names the GoPs that could not be read, whose frames are black. Raises StgvError for a missing,
+    truncated or foreign file.
 
     Examples:
         >>> import tempfile
