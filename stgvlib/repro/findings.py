@@ -12,7 +12,6 @@ from IPython.display import Markdown
 from stgvlib.repro import paper
 from stgvlib.repro.curve_tables import rated
 from stgvlib.repro.fits import run
-from stgvlib.repro.published import PUBLISHED
 from stgvlib.repro.records import Record
 from stgvlib.repro.tables import reduced
 
@@ -111,61 +110,58 @@ def encodings(records: Records, profile: str) -> Markdown:
 
 
 def systems(bunny: Records, videos: Mapping[str, Records], audit: pd.DataFrame, profile: str) -> Markdown:
-    """Of notebook 03: ranks on Bunny, wins and losses over all videos, cost, and the paper's averages."""
-    found, lines = {label: record for label, record in bunny.items() if record}, []
-    peers = {
-        label: record for label, record in found.items() if not label.startswith("ours") and "trainer" not in label
-    }
-    ours = {label: found[label] for label in OURS if label in found}
-    if ours and peers:
-        best, peer = (max(group, key=lambda label: group[label]["psnr"]) for group in (ours, peers))
+    """Of notebook 03: ranks on Bunny, cost, wins and losses over all videos, and the paper's averages."""
+    found, lines = {label: record for label, record in bunny.items() if record and "trainer" not in label}, []
+    psnr = {label: record["psnr"] for label, record in found.items()}
+    best, peer = (_best(psnr, ours) for ours in (True, False))
+    if best and peer:
+        order = f"ahead of {peer}" if psnr[best] > psnr[peer] else f"behind {peer}"
         lines.append(
-            f"On Bunny the best system is *{best}* with {ours[best]['psnr']:.2f} dB; the best other one is {peer} with "
-            f"{peers[peer]['psnr']:.2f} dB."
-            if ours[best]["psnr"] > peers[peer]["psnr"]
-            else f"On Bunny {peer} is best with {peers[peer]['psnr']:.2f} dB; *{best}* has {ours[best]['psnr']:.2f} dB."
+            f"On Bunny our best preset is *{best}* with {psnr[best]:.2f} dB, {order}, the best other system, with "
+            f"{psnr[peer]:.2f} dB."
         )
-        card = {
-            label: r for label, r in found.items() if r["device"] == ours[best]["device"] and "trainer" not in label
-        }
-        quick = min(card, key=lambda label: card[label]["seconds"]["total"])
-        fast = max(card, key=lambda label: card[label]["decode_fps_8bit"])
-        lines += [
-            f"{quick} trains fastest on Bunny: {card[quick]['seconds']['total']:.0f} s for {card[quick]['psnr']:.2f} "
-            f"dB. *{best}* takes {ours[best]['seconds']['total']:.0f} s. Both ran on {ours[best]['device']}.",
-            f"{fast} decodes fastest: {card[fast]['decode_fps_8bit']:,.0f} frames/s, rounded to 8 bits. *{best}* "
-            f"decodes {ours[best]['decode_fps_8bit']:,.0f} frames/s.",
-        ]
-    won, lost = [], []
-    for video, records in videos.items():
-        here = {label: record["psnr"] for label, record in records.items() if record}
-        others = [label for label in here if not label.startswith("ours") and "trainer" not in label]
-        for label in OURS[:1] if others and OURS[0] in here else ():
-            rival = max(others, key=here.get)
-            won += [here[label] - here[rival]] if here[label] > here[rival] else []
-            lost += [f"{video} ({rival}, {here[rival] - here[label]:.2f} dB)"] if here[label] <= here[rival] else []
-    if won:
+        quick, second, *_ = sorted(found, key=lambda label: found[label]["seconds"]["total"])
+        fast = max(found, key=lambda label: found[label]["decode_fps_8bit"])
         lines.append(
-            f"On {len(won)} of the {len(won) + len(lost)} other videos with records, *{OURS[0]}* is ahead of every "
-            f"other method, by {min(won):.2f} to {max(won):.2f} dB{f'. It loses on {listed(lost)}' if lost else ''}."
+            f"The shortest training on Bunny is that of {_seconds(quick, found)}, the next that of "
+            f"{_seconds(second, found)}; *{best}* takes {found[best]['seconds']['total']:.0f} s. {fast} decodes "
+            f"fastest, {found[fast]['decode_fps_8bit']:,.0f} frames/s in 8 bits ({found[fast]['device']})."
         )
-    pairs = {
-        v: {la: r["psnr"] for la, r in rs.items() if la in OURS and r} for v, rs in {"Bunny": bunny, **videos}.items()
-    }
-    worse = [
-        f"{v} ({of[OURS[2]] - of[OURS[0]]:.2f} dB)"
-        for v, of in pairs.items()
-        if of.get(OURS[2], 0) > of.get(OURS[0], 99)
-    ]
+    won, lost, worse = [], [], []
+    main, other = OURS[0], OURS[2]
+    for video, records in {"Bunny": bunny, **videos}.items():
+        psnr = {label: record["psnr"] for label, record in records.items() if record and "trainer" not in label}
+        rival = _best(psnr, False)
+        if rival and main in psnr:
+            gain = psnr[main] - psnr[rival]
+            won += [gain] if gain > 0 else []
+            lost += [f"{video} ({rival}, {-gain:.2f} dB)"] if gain <= 0 else []
+        if psnr.get(other, 0) > psnr.get(main, 99):
+            worse.append(f"{video} ({psnr[other] - psnr[main]:.2f} dB)")
+    if won or lost:
+        by = f", by {min(won):.2f} to {max(won):.2f} dB" if won else ""
+        lines.append(
+            f"*{main}* is ahead of every other system with a record on {len(won)} of {len(won) + len(lost)} videos{by}"
+            f"{f'. It loses on {listed(lost)}' if lost else ''}."
+        )
     if worse:
-        lines.append(f"*{OURS[0]}* is not our best preset everywhere: *{OURS[2]}* is ahead on {listed(worse)}.")
-    lacks = [label for label, record in bunny.items() if not record]
-    if lacks:
-        lines.append(f"These systems have no record on Bunny and are not compared: {listed(lacks)}.")
-    lines.append(
-        f"{(~audit['agrees']).sum()} of {len(audit)} averages that the paper prints do not follow from its own rows."
-    )
+        lines.append(f"*{main}* is not our best preset everywhere: *{other}* is ahead on {listed(worse)}.")
+    if lacks := [label for label, record in bunny.items() if not record]:
+        lines.append(f"Systems without a record on Bunny are not compared: {listed(lacks)}.")
+    wrong = (~audit["agrees"]).sum()
+    lines.append(f"{wrong} of {len(audit)} averages that the paper prints do not follow from its own rows.")
     return sentences(lines, profile)
+
+
+def _best(psnr: Mapping[str, float], ours: bool) -> str | None:
+    """The label with the highest PSNR among our presets, or among all others."""
+    labels = [label for label in psnr if (label in OURS) == ours]
+    return max(labels, key=psnr.get) if labels else None
+
+
+def _seconds(label: str, records: Records) -> str:
+    record = records[label]
+    return f"{label} ({record['seconds']['total']:.0f} s, {record['psnr']:.2f} dB, {record['device']})"
 
 
 def ablations(
@@ -182,56 +178,56 @@ def ablations(
                 f"*{str(step)[:1].upper()}{str(step)[1:]}*: {each} dB. The paper prints {printed:+.2f} dB; "
                 f"{signs} of {len(ours)} signs agree."
             )
-    for video in [c for c in same.columns if c in ("bunny", "blackswan", "bmx-trees", "camel")][:2]:
-        column = same.set_index("representation")[video].dropna()
-        if len(column) > 1:
-            lines.append(
-                f"With one trainer, {len(column)} representations on {named(video)} lie within "
-                f"{column.max() - column.min():.2f} dB. The best is *{column.idxmax()}*, the last *{column.idxmin()}*."
-            )
-    gained = hard.dropna(subset=["against base"]).sort_values("against base")
+    videos = same.set_index("representation")
+    videos = videos[[video for video in ("bunny", "blackswan", "bmx-trees", "camel") if video in videos]]
+    column = videos[videos.count().idxmax()].dropna()
+    if len(column) > 1:
+        lines.append(
+            f"With one trainer, {len(column)} representations on {named(column.name)} lie within "
+            f"{column.max() - column.min():.2f} dB. The best is *{column.idxmax()}*, the last *{column.idxmin()}*."
+        )
+    gained, several = hard.dropna(subset=["against base"]).sort_values("against base"), seeds[seeds["seeds"] > 1]
     if len(gained) > 2:
         last, first = gained.iloc[0], gained.iloc[-1]
+        noise = f" Seeds spread by at most {several['spread'].max():.3f} dB." if len(several) else ""
         lines.append(
             f"Of {len(gained) - 1} changes on Bunny's hardest frames, *{first['what']}* gains most "
             f"({first['against base']:+.2f} dB) and *{last['what']}* loses most ({last['against base']:+.2f} dB)."
-        )
-    several = seeds[seeds["seeds"] > 1]
-    if len(several):
-        lines.append(
-            f"Over seeds the PSNR spreads by at most {several['spread'].max():.3f} dB, in {len(several)} runs that have "
-            "several."
+            f"{noise}"
         )
     return sentences(lines, profile)
 
 
 def compression(curves: Records, ours: str, rates: pd.DataFrame, source: float | None, profile: str) -> Markdown:
-    """Of notebook 05: our curve against block codecs, the paper's recipe and networks."""
+    """Of notebook 05: our curve against block codecs and the paper's recipe, and the rate of the source."""
     lines, column = [], "in PSNR, %"
     for video, rows in rates.dropna(subset=[column]).groupby("video", sort=False):
-        rows = rows.set_index("block codec")[column].sort_values()
-        beaten = rows[rows < 0]
-        fewer = f"fewer bits only than {listed(beaten.index)}" if len(beaten) else "fewer bits than none of them"
+        needed = rows.set_index("block codec")[column].sort_values()
+        beaten = listed(needed[needed < 0].index) if (needed < 0).any() else "none of them"
         lines.append(
-            f"On {named(video)} our files need {rows.iloc[-1]:+.0f} % bits against {rows.index[-1]} at the same PSNR "
-            f"(BD-rate). Of {len(rows)} block codecs, ours need {fewer}."
+            f"On {named(video)} our files need {_more(needed.iloc[-1])} than {needed.index[-1]} at the same PSNR "
+            f"(BD-rate). Among the {len(needed)} block codecs with a curve, ours needs fewer bits than {beaten}."
         )
-    for title, record in curves.items():
-        if record and "its own recipe" in title and len(record["points"]) > 1 and curves[ours]:
-            value = bd(record, curves[ours])
-            if value is not None:
-                lines.append(f"Against *{title}*, our recipe needs {value:+.0f} % bits.")
+    recipes = {title: r for title, r in curves.items() if r and "its own recipe" in title and len(r["points"]) > 1}
+    against = {title: bd(record, curves[ours]) for title, record in recipes.items() if curves[ours]}
+    against = {title: value for title, value in against.items() if value is not None}
+    if against:
+        best = max(against, key=against.get)
+        lines.append(
+            f"Our recipe needs {_more(against[best])} than *{best}*, the best of {len(recipes)} curves of the paper's "
+            "recipe."
+        )
     if source and curves[ours]:
         above = [point for point in curves[ours]["points"] if point["bpp"] > source]
         lines.append(
             f"{len(above)} of our {len(curves[ours]['points'])} files of Bunny are larger than the H.264 file that its "
             f"frames come from ({source:.3f} bits a pixel)."
         )
-    known = sum(curve.dataset == "bunny" for curve in PUBLISHED)
-    lines.append(
-        f"{known} curves of others on Bunny are published as figures and drawn beside ours; they were not run here."
-    )
     return sentences(lines, profile)
+
+
+def _more(percent: float) -> str:
+    return f"{abs(percent):.0f} % {'more' if percent > 0 else 'fewer'} bits"
 
 
 def bd(anchor: Record, record: Record) -> float | None:
@@ -259,12 +255,14 @@ def tasks(kinds: Mapping[str, tuple[Mapping[str, Records], str]], profile: str) 
             if mine and others:
                 best, rival = max(mine, key=mine.get), max(others, key=others.get)
                 gain = mine[best] - others[rival]
-                (ahead if gain > 0 else behind).append((gain, f"{gain:+.2f} dB on {named(dataset)} ({LABELS[rival]})"))
+                (ahead if gain > 0 else behind).append(
+                    (gain, f"{abs(gain):.2f} dB on {named(dataset)} ({LABELS[rival]})")
+                )
         told = [f"ours is ahead of the best other method by {listed(text for _, text in ahead)}"] if ahead else []
-        told += [f"ours is behind by {listed(text for _, text in behind)}"] if behind else []
+        told += [f"ours is behind the best other method by {listed(text for _, text in behind)}"] if behind else []
         if told:
             gains = [gain for gain, _ in (*ahead, *behind)]
-            lines.append(f"**{kind}**: {'; '.join(told)}; {mean(gains):+.2f} dB in the mean.")
+            lines.append(f"**{kind}**: {'; '.join(told)}. The mean difference is {mean(gains):+.2f} dB.")
     return sentences(lines, profile)
 
 
