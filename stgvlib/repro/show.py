@@ -86,10 +86,19 @@ def chart(points: list[dict], x: Iterable[str], y: Iterable[str], still: Path, l
     panels = []
     for place, (across, up) in enumerate(zip(x, y, strict=True)):
         axes = {
-            "x": {"field": field.get(across), "type": "quantitative", "scale": {"type": "log"}, "title": across},
+            "x": {
+                "field": field.get(across),
+                "type": "quantitative",
+                "scale": {"type": "log", "padding": 12 if lines else 50},
+                "title": across,
+            },
             "y": {"field": field.get(up), "type": "quantitative", "scale": {"zero": False}, "title": up},
         }
-        colour = name | {"legend": {"orient": "bottom", "columns": 3, "labelLimit": 280} if lines else None}
+        colour = (
+            name
+            | {"scale": {"scheme": "tableau20"}}
+            | {"legend": {"orient": "bottom", "columns": 3, "labelLimit": 280} if lines else None}
+        )
         encoding = axes | {"color": colour, "tooltip": hover}
         mark = {"type": "line", "point": True} if lines else {"type": "point", "filled": True, "size": 90}
         picked = (
