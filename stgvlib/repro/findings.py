@@ -214,8 +214,8 @@ def compression(curves: Records, ours: str, rates: pd.DataFrame, source: float |
     if against:
         best = max(against, key=against.get)
         lines.append(
-            f"Our recipe needs {_more(against[best])} than *{best}*, the best of {len(against)} comparable curves of the "
-            "paper's recipe."
+            f"Our recipe needs {_more(against[best])} than *{best}*, the best of {len(against)} comparable curves "
+            "of the paper's recipe."
         )
     if source and curves[ours]:
         above = [point for point in curves[ours]["points"] if point["bpp"] > source]
