@@ -21,7 +21,7 @@ Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]
 
 
 def notebooks(
-    profile: ProfileName = "smoke", device: Device = "auto", only: str = "", refresh: bool = False
+    profile: ProfileName = "smoke", device: Device = "auto", only: str = "", refresh: bool = False, make: bool = True
 ) -> int | None:
     """Execute the notebooks, which make every table and figure. `./run_all.sh` calls this.
 
@@ -29,10 +29,11 @@ def notebooks(
         profile: smoke takes minutes on a CPU, quick about an hour; paper needs a CUDA GPU.
         only: Numbers of the notebooks, such as 01,02; empty: all.
         refresh: Repeat runs that have a record.
+        make: With --no-make, records of the paper profile are only read.
     """
     from stgvlib.repro import notebooks
 
-    return notebooks.execute_all(profile, device, only, refresh)
+    return notebooks.execute_all(profile, device, only, refresh, make)
 
 
 def missing(profile: ProfileName = "paper", json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
