@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from stgvlib.repro.crops import figure_3, figure_8, systems_figure, task_figure
-from stgvlib.repro.looks import WIDTH, alt_texts, label_points, log_ticks, looks, save, styled, video_text
+from stgvlib.repro.looks import WIDTH, alt_texts, label_ends, label_points, log_ticks, looks, save, styled, video_text
 from stgvlib.repro.pictures import PICTURED
 from stgvlib.repro.published import PUBLISHED
 from stgvlib.repro.records import Record
@@ -181,7 +181,7 @@ def history_figure(records: dict[str, Record], profile: str, name: str, stages: 
             axis.xaxis.set_major_formatter("{x:,.0f}")
         for axis in axes.flat:
             if axis.lines:
-                _label(axis)
+                label_ends(axis)
         ends = [f"{t} {r['history'][stages[-1]][-1][1]:.2f} dB" for t, r in found.items() if r["history"][stages[-1]]]
         return save(figure, name, profile, f"PSNR over training steps; at the end: {'; '.join(ends)}.")
 

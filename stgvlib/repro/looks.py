@@ -149,6 +149,26 @@ def label_points(axis: Axes, points: list[tuple[float, float, str, str]]) -> Non
             axis.annotate("", (x, y), tuple(end), textcoords="offset pixels", arrowprops=line)
 
 
+def label_ends(axis: Axes) -> None:
+    """Write the names of lines in a column to the right of their common end, in the order of their last points."""
+    figure = axis.get_figure()
+    ends = sorted(
+        ((*line.get_xydata()[-1], line.get_label(), line.get_color()) for line in axis.lines), key=lambda e: e[1]
+    )
+    figure.draw_without_rendering()
+    apart, heights = 13 * figure.dpi / 100, [axis.transData.transform(end[:2])[1] for end in ends]
+    places = np.array(heights)
+    for _ in range(200):  # neighbours push each other away
+        close = np.maximum(apart - np.diff(places), 0) / 2
+        places[:-1] -= close
+        places[1:] += close
+    for (x, y, text, color), height, place in zip(ends, heights, places):
+        line = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        at = 22 * figure.dpi / 100, place - height
+        more = {"textcoords": "offset pixels", "va": "center", "fontsize": 7.5, "color": _dark(color)}
+        axis.annotate(text, (x, y), at, arrowprops=line | {"relpos": (0, 0.5)}, **more)
+
+
 def _path(axis: Axes, line) -> np.ndarray:
     """A line's course in px, a point every few px."""
     corners = line.get_transform().transform(np.column_stack(line.get_data()).astype(float))
