@@ -73,13 +73,15 @@ def systems_figure(records: dict[str, Record], profile: str, name: str) -> Path:
 
 def task_figure(records: dict[str, Record], profile: str, name: str) -> Path:
     """Fig. 6, 7 and 10: the truth, the same crop as it was given, and as each system makes it. Keys are run names' last
-    parts."""
+    parts. Of inpainting, the errors in holes decide what is shown."""
     found = _with_picture(records)
     first = next(iter(found.values()), None)
     panels = _panels({LABELS[system]: record for system, record in found.items()})
     if first and first.picture("given").exists():
         panels.insert(1, Panel("As given", first.image("given")))
-    return _sheet(panels, TASKS[first["task"]["kind"]] if first else "", first, name, profile)
+    kind = first["task"]["kind"] if first else ""
+    holes = (panels[0].picture != panels[1].picture).any(2) if kind == "inpaint" else None
+    return _sheet(panels, TASKS.get(kind, ""), first, name, profile, where=holes)
 
 
 def _with_picture(records: dict[str, Record]) -> dict[str, Record]:
@@ -104,19 +106,24 @@ def _sheet(
     profile: str,
     errors: bool = False,
     number: int = PICTURED,
+    where: np.ndarray | None = None,  # bool [H, W]: pixels whose errors count; None: all
 ) -> Path:
     """Columns of panels, the truth first, each a crop, its enlarged part and, of `errors`, its error map."""
     columns = min((4, 3), key=lambda columns: -len(panels) % columns)  # fewer places empty
+    if panels and CELLS[4] // 2 < panels[0].picture.shape[1] < CELLS[3]:
+        columns = 4  # a wider column would be empty in part
+    wrap = CELLS[columns] // 6 - 4  # letters that fit
     cell, rows = CELLS[columns], max(1, -(-len(panels) // columns))
     zoom = max([1, *(cell // panel.picture.shape[1] for panel in panels)])  # of the small pictures of small profiles
     for panel in panels:
         panel.picture = panel.picture.repeat(zoom, 0).repeat(zoom, 1)
+    where = where if where is None else where.repeat(zoom, 0).repeat(zoom, 1)
     parts, texts, notes = [], [], _notes(about, record, number, zoom, errors)
     if panels:
         truth = panels[0].picture
-        crop, inset = _places([p.picture for p in panels if p.judged], truth, (3 * cell // 4, cell))
+        crop, inset = _places([p.picture for p in panels if p.judged], truth, (3 * cell // 4, cell), where)
         parts = [_column(panel, truth, crop, inset, errors) for panel in panels]
-        texts = [panel.text(truth, crop, cell // 6 - 4) for panel in panels]
+        texts = [panel.text(truth, crop, wrap) for panel in panels]
     lines, head = max(map(len, texts), default=0), len(notes) * LINE + GAP
     step = lines * LINE + GAP + max((part.shape[0] for part in parts), default=0) + 2 * GAP
     height = head + rows * step
@@ -135,7 +142,8 @@ def _sheet(
             for row, line in enumerate(text):
                 write(x, y - row * LINE, line, line in panel.title)
             figure.figimage(part, x, y - lines * LINE - GAP - part.shape[0], origin="upper")
-        alt = f"{notes[0]}. Left to right, top to bottom: {'; '.join(', '.join(text) for text in texts)}."
+        told = [f"{p.title}, {', '.join(text[len(textwrap.wrap(p.title, wrap)) :])}" for p, text in zip(panels, texts)]
+        alt = f"{notes[0]}. Left to right, top to bottom: {'; '.join(line.rstrip(', ') for line in told)}."
         return save(figure, name, profile, alt, SUFFIX)
 
 
@@ -172,12 +180,16 @@ def _column(panel: Panel, truth: np.ndarray, crop: Place, inset: Place, errors: 
     return sheet
 
 
-def _places(pictures: list[np.ndarray], truth: np.ndarray, size: tuple[int, int]) -> tuple[Place, Place]:
+def _places(
+    pictures: list[np.ndarray], truth: np.ndarray, size: tuple[int, int], where: np.ndarray | None = None
+) -> tuple[Place, Place]:
     """(rows and columns of the crop in the pictures, rows and columns of the enlarged part in the crop): where the
     pictures' RMS errors over the place differ most. Their quartiles count, so that one bad picture does not decide, and
     errors over ERROR_RANGE count as that."""
     size = tuple(min(s, t) for s, t in zip(size, truth.shape))
     errors = [np.square(np.minimum(cv2.absdiff(p, truth).max(2), ERROR_RANGE).astype(np.float64)) for p in pictures]
+
+    errors = errors if where is None else [error * where for error in errors]
 
     def best(errors: list[np.ndarray], size: tuple[int, int]) -> Place:
         height, width = size
