@@ -50,13 +50,10 @@ def film(coarse_steps: int, steps: int, device: torch.device) -> tuple[Path, str
         frames = [system.decoder(model)[number].cpu().numpy() for number in range(FRAMES)]
         fitted[f"{name}, {quality:.1f} dB"] = frames, model.num_parameters()
     height, width = video.size
-    sizes = " and ".join(f"{parameters / 1e3:,.0f}k" for _, parameters in fitted.values())
-    about = (
-        f"Bunny, {FRAMES} frames at {width}x{height}: both with {sizes} parameters, {coarse_steps:,} + {steps:,} steps"
-    )
-    about += (
-        f" a group, {(coarse_steps + steps) / 70_000:.0%} of the paper's. Below: error, white: {ERROR_RANGE} of 255."
-    )
+    sizes = dict.fromkeys(f"{parameters / 1e3:,.0f}k" for _, parameters in fitted.values())
+    about = f"Bunny, {FRAMES} frames at {width}x{height}. Fits of {' and '.join(sizes)} parameters, {coarse_steps:,} + "
+    about += f"{steps:,} steps a group: {(coarse_steps + steps) / 70_000:.0%} of the paper's schedule. "
+    about += f"Below: error, black: 0, white: {ERROR_RANGE} of 255 or more."
     folder = repository() / "docs"
     _write(folder / "bunny.gif", video, {title: frames for title, (frames, _) in fitted.items()}, about)
     alt = f"Moving picture. Left to right: source; {'; '.join(fitted)}. {about}"
