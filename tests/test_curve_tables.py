@@ -21,7 +21,8 @@ def curve(factor=1.0, yuv=True, **more):
     points = [{"bpp": 0.01 * factor * 2**k, "bytes": 1000 * 2**k, "psnr": 30 + 2.5 * k} for k in LEVELS]
     points = [p | {"ms_ssim": 1 - 10 ** (-p["psnr"] / 20), "encode_seconds": 1.0} for p in points]
     points = [p | ({"psnr_yuv": p["psnr"] + 2} if yuv else {}) for p in points]
-    return Record("bunny/rate_stgv", Path(), {"points": points, "run": ["bunny/stgv"], "device": "a card"} | more)
+    data = {"points": points, "run": ["bunny/stgv"], "device": "a card", "dataset": {"name": "bunny"}}
+    return Record("bunny/rate_stgv", Path(), data | more)
 
 
 NONE = Record("bunny/rate_none", Path(), None, "not run")

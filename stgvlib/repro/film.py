@@ -78,5 +78,5 @@ def _write(path: Path, video: Video, fitted: dict[str, list[np.ndarray]], about:
             draw.text((place * (width + GAP), 2), title, "black", bold)
             page.paste(Image.fromarray(frames[number]), (place * (width + GAP), LINE))
             page.paste(Image.fromarray(shown), (place * (width + GAP), 2 * LINE + height))
-        pages.append(page.quantize(256, dither=Image.Dither.NONE))
+        pages.append(page.quantize(192, dither=Image.Dither.NONE))
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=DELAY, loop=0, optimize=True)
