@@ -122,6 +122,30 @@ def report(profile: ProfileName = "smoke") -> None:
     print(tables.report(profile).to_string(index=False))
 
 
+def figures(profile: ProfileName = "paper") -> None:
+    """Draw every figure again from the records as they are; the notebooks also ask whether these are still valid.
+
+    Args:
+        profile: Whose records.
+    """
+    from stgvlib.repro.redraw import draw_all
+
+    print(*(path.name for path in draw_all(profile)), sep="\n")
+
+
+def film(coarse_steps: int = 300, steps: int = 1_500, device: Device = "auto") -> None:
+    """Make the README's moving picture, docs/bunny.gif: ten minutes on a CPU.
+
+    Args:
+        coarse_steps: Of the first frame of each group, both presets.
+        steps: Of deformation, of each group.
+    """
+    from stgvlib.device import resolve_device
+    from stgvlib.repro.film import film
+
+    print(*film(coarse_steps, steps, resolve_device(device)), sep="\n")
+
+
 def documents(check: bool = False) -> int | None:
     """Fill the tables and numbers of README.md and docs/ from records.
 
@@ -134,7 +158,7 @@ def documents(check: bool = False) -> int | None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    commands = {f.__name__: f for f in (notebooks, missing, run, status, report, documents)}
+    commands = {f.__name__: f for f in (notebooks, missing, run, status, report, figures, film, documents)}
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m stgvlib.repro", description=__doc__, args=arguments
