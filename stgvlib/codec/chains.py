@@ -105,6 +105,11 @@ class Chains:
         return video_of(np.concatenate([self.video.read(*span) for span in spans]))
 
     @property
+    def parameters(self) -> int:
+        """Of all GoPs, key and predicted."""
+        return self.keys.num_parameters() // len(self.chains) * len(self.gops)
+
+    @property
     def longest(self) -> int:
         return max(map(len, self.chains))
 
