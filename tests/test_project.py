@@ -27,11 +27,8 @@ WITHIN = {  # rooms whose files have an order too: what is left is never importe
     "fitting": "progress processes optimizer plan resume placement motion stage_cuda stage batches gop_length "
     "estimate fit",
     "repro": "paper published sources records controls frames registry pictures fits classical curves tasks layout "
-<<<<<<< HEAD
-    "layouts typeset tables task_tables curve_tables figures work control_tables coverage show findings try_it "
-=======
-    "layouts typeset tables task_tables curve_tables looks crops figures work redraw film control_tables coverage "
->>>>>>> figures
+    "layouts typeset tables task_tables curve_tables looks crops figures work redraw film control_tables coverage show "
+    "findings try_it "
     "notebooks documents",
 }
 PROBES = {("device", "ops.cuda.compiler")}  # asks whether kernels can be compiled
@@ -39,14 +36,10 @@ PROBES = {("device", "ops.cuda.compiler")}  # asks whether kernels can be compil
 # checks of launches; then one reader for all video, limits and checks of both formats, resume that cannot mix; then
 # the controls of a fair trial: sources of a dataset, coverage of the paper's numbers, conventions of peers; then a
 # lattice of displacements, fading, and MLPs of two widths; then layouts of readable tables in two formats; then
-<<<<<<< HEAD
-# grey Gaussians, and the player's pages; then what notebooks show: sentences from records, charts with hover, sliders.
-CODE_LINES = 14_060
-=======
-# grey Gaussians, and the player's pages; then figures: crops where systems differ, labels at points, alternative texts,
-# a command that draws them all, the README's moving picture.
-CODE_LINES = 14_050
->>>>>>> figures
+# grey Gaussians, and the player's pages; then what notebooks show: sentences from records, charts with hover, sliders;
+# then figures: crops where systems differ, labels at points, alternative texts, the README's moving picture; then
+# GoPs that are predicted, and fits for a file.
+CODE_LINES = 15_000
 VALID = {"fits": 197, "curves": 18, "block codecs": 36, "tasks": 151}
 ONE_CALLER = {"scene_cuts": 1, "with_scenes": 1, "cut_gops": 1, "gaussian_count": 1, "choose": 1}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
