@@ -28,7 +28,7 @@ from stgvlib.device import fast_products
 from stgvlib.errors import StgvError
 from stgvlib.fitting.batches import fit_gops, gops_per_batch
 from stgvlib.fitting.motion import start_lattice
-from stgvlib.fitting.plan import FitPlan, plan
+from stgvlib.fitting.plan import FitPlan, plan_fits
 from stgvlib.fitting.progress import Callback, Progress
 from stgvlib.fitting.resume import Parts
 from stgvlib.fitting.stage import Stage, segments
@@ -37,7 +37,6 @@ from stgvlib.model.decoder import Decoder
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.video.flow import Flow, flow_of
-from stgvlib.video.scenes import with_scenes
 from stgvlib.video.video import Video, video_of
 
 KEYINT = 4  # GoPs of a chain at most (docs/LOG.md, 2026-11-28)
@@ -122,11 +121,13 @@ def plan_chains(video: Video, config: FitConfig, keyint: int = KEYINT, seed: int
     """The plan of the fit of key GoPs, and the GoPs of each chain as frames (start, stop)."""
     if keyint < 1:
         raise StgvError(f"keyint must be at least 1, got {keyint}")
+    if config.gop_size == "auto":
+        raise StgvError("chains need a gop_size, got auto: setting_for gives one")
     if config.field.own_numbers:
         raise StgvError("predicted GoPs need a field without fade and polynomial: setting_for gives one")
     if video.missing is not None:
         raise StgvError("a mask needs two steps: fit to a .safetensors file, then encode it")
-    whole = plan(with_scenes(video), config, seed)
+    (whole,) = plan_fits(video, config, seed)
     chains = chains_of(list(whole.gops), tuple(whole.video.cuts or ()), keyint)
     spans = [[whole.gops[g] for g in chain] for chain in chains]
     return replace(whole, gops=tuple(chain[0] for chain in spans)), spans
