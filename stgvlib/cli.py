@@ -285,6 +285,7 @@ def _about_model(file: Path) -> dict:
         "width": fitted.size[1],
         "height": fitted.size[0],
         "fps": about.get("fps"),
+        "predicted_gops": len(about.get("predicted", ())),
         "gaussians_a_gop": fitted.count,
         "parameters": fitted.num_parameters(),
         "bytes": size,

@@ -231,13 +231,13 @@ def fit_file(
     planned = plan_chains(video, config, KEYINT if keyint is None else keyint, seed)
     tuning, changing = (max(1, round(number * to.steps)) for number in (FINE_TUNING, CHANGING))
     plan, chains = planned
-    longest, tries = max(map(len, chains)), 1 if target_bpp is None and quality is None else ATTEMPTS
+    tries = 1 if target_bpp is None and quality is None else ATTEMPTS
     with Parts(output.with_name(output.name + ".parts"), resume) as parts:
         parts.begin(plans_identity([plan], device) | {"chains": [list(map(list, chain)) for chain in chains]})
         say(*video.notes, *_reduced(video, to))
         gops = sum(map(len, chains))
         say(
-            f"{video.num_frames} frames of {size_text(video.size)} as {gops} GoPs in {len(chains)} chains, "
+            f"{video.num_frames} frames of {size_text(video.size)} as {gops} GoPs in {len(chains)} chain{'s' * (len(chains) > 1)}, "
             f"{plan.count:,} Gaussians each, on {device_name(device)}"
         )
         say("measuring ten steps of each stage ...")
@@ -256,19 +256,21 @@ def fit_file(
             raise
         write_atomically(output, made.data)
         parts.remove()
-    say(*_told(made, output, video, longest), f"in {duration(time.perf_counter() - began)}")
+    say(*_told(made, output, video), f"in {duration(time.perf_counter() - began)}")
     names = [shlex.quote(str(name)) for name in (output, output.with_suffix(""))]
     say("next: stgv view {0}, or stgv decode {0} {1}_decoded.mp4".format(*names))
 
 
-def _told(made, output: Path, video: "Video", longest: int) -> list[str]:
+def _told(made, output: Path, video: "Video") -> list[str]:
     """What a file has: quality, size, and what a GoP of each kind costs."""
+    import torch
+
     from stgvlib.codec.bitstream import parse
     from stgvlib.metrics import evaluate
     from stgvlib.model.decoder import Decoder
 
     size, pixels = len(made.data), video.num_frames * video.size[0] * video.size[1]
-    judged = evaluate(Decoder(made.model), video)
+    judged = evaluate(Decoder(made.model, dtype=torch.float32), video)
     similarity = "" if judged["ms_ssim"] is None else f", MS-SSIM {judged['ms_ssim']:.4f}"
     lines = [f"wrote {output}: {made.psnr:.2f} dB{similarity}, {size:,} bytes, {8 * size / pixels:.4f} bits a pixel"]
     lines.append("bytes: " + ", ".join(f"{name} {count:,}" for name, count in parse(made.data).bytes.items() if count))

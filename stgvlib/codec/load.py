@@ -45,7 +45,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Vi
     if path.suffix != ".stgv" and not bitstream.is_stream(path):
         return read_model(path, device)
     content = bitstream.decode(path)
-    about = {"fps": content.fps, "bytes": content.bytes, "steps": asdict(content.steps), "damaged": content.damaged}
+    about = {"fps": content.fps, "bytes": content.bytes, "steps": asdict(content.steps)}
+    about |= {"damaged": content.damaged, "predicted": content.predicted}
     if content.sample_aspect is not None:
         about["sample_aspect"] = list(content.sample_aspect)
     return content.model.to(device), about
