@@ -235,9 +235,9 @@ def fit_file(
     with Parts(output.with_name(output.name + ".parts"), resume) as parts:
         parts.begin(plans_identity([plan], device) | {"chains": [list(map(list, chain)) for chain in chains]})
         say(*video.notes, *_reduced(video, to))
-        gops = sum(map(len, chains))
+        gops, together = sum(map(len, chains)), f"{len(chains)} chain{'s' * (len(chains) > 1)}"
         say(
-            f"{video.num_frames} frames of {size_text(video.size)} as {gops} GoPs in {len(chains)} chain{'s' * (len(chains) > 1)}, "
+            f"{video.num_frames} frames of {size_text(video.size)} as {gops} GoPs in {together}, "
             f"{plan.count:,} Gaussians each, on {device_name(device)}"
         )
         say("measuring ten steps of each stage ...")
