@@ -1,6 +1,6 @@
 """Draw the clip of aurora.stgv: northern lights over a lake. It ships, and any machine draws the same frames.
 
-    python data/aurora/make.py aurora                 # 72 PNGs of 448x256, three seconds that loop
+    python data/aurora/make.py aurora                 # 72 PNGs of 448x256, which loop
 
 Nothing in it is taken from anywhere: sums of sines for the light, seeded random numbers for stars, hills and lanterns.
 """
