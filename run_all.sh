@@ -8,6 +8,7 @@ usage() {
 usage: ./run_all.sh [--profile smoke|quick|paper] [--only 01,02] [--device auto|cpu|cuda] [--refresh] [--read]
        ./run_all.sh test        run the tests, and the notebooks under nbval
        ./run_all.sh setup       only create .venv and install
+       ./run_all.sh docs        build the site in build/site: documents, executed notebooks, API, player
 
   --profile  smoke (default): minutes on a CPU; quick: about an hour on a CPU; paper: the paper's own sizes and
              steps, needs a CUDA GPU
@@ -26,7 +27,7 @@ mode=run profile=smoke only="" device=auto refresh="" make=""
 while [ $# -gt 0 ]; do
   case $1 in
     -h|--help) usage; exit 0 ;;
-    test|setup) mode=$1 ;;
+    test|setup|docs) mode=$1 ;;
     --refresh) refresh=--refresh ;;
     --read) make=--no-make ;;
     --profile|--only|--device)
@@ -67,6 +68,11 @@ export PATH="$PWD/.venv/bin:$PATH" PYTHONWARNINGS="${PYTHONWARNINGS:-ignore::Dep
 
 case $mode in
   setup) echo "ready: source .venv/bin/activate" ;;
+  docs)
+    python .ci/stage_site.py
+    NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+    echo "wrote build/site/index.html"
+    ;;
   test)
     ruff format --check .
     ruff check .

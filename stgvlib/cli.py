@@ -235,7 +235,7 @@ def evaluate(
 
 
 def info(file: Positional[str | None] = None, /, system: bool = False, json_output: _Json = False) -> None:
-    """Say what is in a model or a video, or what this system can run.
+    """Describe a model or a video, or list what this system can run.
 
     Of a video: size, rate, frames, colours, rotation, and what is ignored.
 

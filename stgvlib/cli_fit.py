@@ -53,7 +53,7 @@ def fit(
 ) -> None:
     """Fit a video and write a model, or fit it for a compressed file.
 
-    Before it starts, the fit tells what it will do, how long that takes, and how long other choices take. Every
+    Before it starts, the fit prints its plan, how long that takes, and how long other choices take. Every
     finished GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
     On K GPUs: torchrun --nproc-per-node K -m stgvlib fit ... (each process takes its share of the GoPs).
 
@@ -81,16 +81,16 @@ def fit(
             5 to 33, whichever short trials on this video find best (a twentieth to a third of the time). A new scene
             begins a new GoP.
         gaussians: Gaussians a GoP; unset, as many as the paper's parameter budget gives.
-        coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's part.
+        coarse_steps: Steps of the coarse (key frame) stage; unset, the preset's times the profile's fraction.
         motion_steps: Steps in which the field learns to follow optical flow, before the deformation stage; unset, the
-            preset's times the profile's part: none for paper.
-        steps: Steps of the deformation stage; unset, the preset's times the profile's part. Where trials choose the
+            preset's times the profile's fraction: none for paper.
+        steps: Steps of the deformation stage; unset, the preset's times the profile's fraction. Where trials choose the
             length of GoPs, these are the steps for 16 frames, and shorter GoPs take fewer in proportion.
-        size: Resize frames to HEIGHTxWIDTH; unset, what the profile says.
+        size: Resize frames to HEIGHTxWIDTH; unset, the profile's fraction of their sides.
         mask: Folder of pictures or video, one frame for each of the input's, white where pixels are missing: they are
             filled along optical flow before the fit or, without motion steps, left out of its loss.
-        huber: For frames with dust, dropouts or dead pixels: differences above this part of the brightness range count
-            linearly, not squared (Huber loss), so the fit leaves such pixels out; 0.1 suits most. Unset: all squared.
+        huber: For frames with dust, dropouts or dead pixels: differences above this fraction of the brightness range
+            count linearly, not squared (Huber loss), so the fit ignores such pixels; 0.1 suits most. Unset: squared.
         target_bpp: Of an .stgv file: bits a pixel that it may have; takes up to four tries after the fit.
         quality: Of an .stgv file: PSNR in dB that it aims at, instead of a size. Without either, size and quality are
             weighed against each other.
