@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 
 usage() {
   cat <<'EOF'
-usage: ./run_all.sh [--profile smoke|quick|paper] [--only 01,02] [--device auto|cpu|cuda] [--refresh]
+usage: ./run_all.sh [--profile smoke|quick|paper] [--only 01,02] [--device auto|cpu|cuda] [--refresh] [--read]
        ./run_all.sh test        run the tests, and the notebooks under nbval
        ./run_all.sh setup       only create .venv and install
        ./run_all.sh docs        build the site in build/site: documents, executed notebooks, API, player
@@ -15,6 +15,7 @@ usage: ./run_all.sh [--profile smoke|quick|paper] [--only 01,02] [--device auto|
   --only     numbers of the notebooks to execute
   --device   auto takes a CUDA GPU where there is one
   --refresh  repeat runs that have a record
+  --read     at the paper profile, show the records that there are and make none: minutes on a CPU
 
 Finished runs are kept in results/<profile>/runs and are not repeated, unless settings or data have changed.
 EOF
@@ -22,12 +23,13 @@ EOF
 
 fail() { echo "run_all.sh: $*" >&2; exit 2; }
 
-mode=run profile=smoke only="" device=auto refresh=""
+mode=run profile=smoke only="" device=auto refresh="" make=""
 while [ $# -gt 0 ]; do
   case $1 in
     -h|--help) usage; exit 0 ;;
     test|setup|docs) mode=$1 ;;
     --refresh) refresh=--refresh ;;
+    --read) make=--no-make ;;
     --profile|--only|--device)
       [ $# -ge 2 ] || fail "$1 needs a value; see --help"
       declare "${1#--}=$2"; shift ;;
@@ -77,7 +79,7 @@ case $mode in
     python -m stgvlib.repro documents --check
     side_by_side=(-n auto --maxprocesses 4 --dist loadfile)
     python -m pytest -q "${side_by_side[@]}"
-    python -m pytest -q "${side_by_side[@]}" --nbval-lax --nbval-cell-timeout=900 notebooks
+    STGV_PROFILE=smoke python -m pytest -q "${side_by_side[@]}" --nbval-lax --nbval-cell-timeout=900 notebooks
     ;;
-  run) exec python -m stgvlib.repro notebooks --profile "$profile" --device "$device" --only "$only" $refresh ;;
+  run) exec python -m stgvlib.repro notebooks --profile "$profile" --device "$device" --only "$only" $refresh $make ;;
 esac

@@ -36,6 +36,7 @@ _PLACES = {
     "fitting.batches": ("FitResult",),
     "fitting.progress": ("Progress", "ProgressBar"),
     "codec.steps": ("Steps",),
+    "codec.chains": ("compress_video",),
     "codec.fine_tune": ("compress",),
     "codec.bitstream": ("decode", "encode"),
     "codec.load": ("load_model",),

@@ -211,7 +211,7 @@ def evaluate(
         model: Model that `stgv fit` or `stgv encode` wrote.
         input: The video that was fitted; it is cropped in time and resized to the model.
     """
-    from stgvlib.codec.load import load_model
+    from stgvlib.codec.load import find_model, load_model
     from stgvlib.device import resolve_device
     from stgvlib.model.judge import judge
     from stgvlib.video.datasets import as_fitted
@@ -219,7 +219,7 @@ def evaluate(
     fitted, about = load_model(model, resolve_device(device))
     result = judge(fitted, as_fitted(input, sum(fitted.num_frames), fitted.size))
     if "bytes" in about:
-        size = model.stat().st_size
+        size = find_model(model).stat().st_size
         result |= {"bytes": size, "bits_per_pixel": 8 * size / (math.prod(fitted.size) * result["frames"])}
     if json_output:
         print(json.dumps(result))
@@ -274,10 +274,10 @@ def info(file: Positional[str | None] = None, /, system: bool = False, json_outp
 
 
 def _about_model(file: Path) -> dict:
-    from stgvlib.codec.load import load_model
+    from stgvlib.codec.load import find_model, load_model
 
     fitted, about = load_model(file)
-    size = file.stat().st_size
+    size = find_model(file).stat().st_size
     result = {
         "preset": fitted.config.preset,
         "frames": sum(fitted.num_frames),
@@ -285,6 +285,7 @@ def _about_model(file: Path) -> dict:
         "width": fitted.size[1],
         "height": fitted.size[0],
         "fps": about.get("fps"),
+        "predicted_gops": len(about.get("predicted", ())),
         "gaussians_a_gop": fitted.count,
         "parameters": fitted.num_parameters(),
         "bytes": size,

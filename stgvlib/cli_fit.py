@@ -42,13 +42,16 @@ def fit(
     size: str | None = None,
     mask: str | None = None,
     huber: float | None = None,
+    target_bpp: float | None = None,
+    quality: float | None = None,
+    keyint: int | None = None,
     device: Device = "auto",
     threads: Threads = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit a video and write a model.
+    """Fit a video and write a model, or fit it for a compressed file.
 
     Before it starts, the fit prints its plan, how long that takes, and how long other choices take. Every
     finished GoP is kept in OUTPUT.parts until the model is written, so an interrupted fit goes on with --resume.
@@ -62,9 +65,11 @@ def fit(
 
     stgv fit frames/ clip.safetensors --size 720x1280 --preset quality
 
+    stgv fit clip.mp4 clip.stgv --target-bpp 0.08
+
     Args:
         input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
-        output: Model to write, ending in .safetensors.
+        output: Model to write, ending in .safetensors; or a compressed file, ending in .stgv, that the fit is made for.
         preset: quality is our best, fast is quality with a fifth of its deformation steps, paper is the method as
             published, stgv is our trainer with a field of hashes alone, as the paper has it.
             auto takes quality on a GPU, and fast on a CPU.
@@ -86,6 +91,11 @@ def fit(
             filled along optical flow before the fit or, without motion steps, left out of its loss.
         huber: For frames with dust, dropouts or dead pixels: differences above this fraction of the brightness range
             count linearly, not squared (Huber loss), so the fit ignores such pixels; 0.1 suits most. Unset: squared.
+        target_bpp: Of an .stgv file: bits a pixel that it may have; takes up to four tries after the fit.
+        quality: Of an .stgv file: PSNR in dB that it aims at, instead of a size. Without either, size and quality are
+            weighed against each other.
+        keyint: Of an .stgv file: GoPs of a chain, 4 if unset. The first is coded on its own, the others as differences
+            from the one before; 1: every GoP can be decoded alone.
         seed: Random seed.
         resume: Go on with an interrupted fit.
     """
@@ -109,15 +119,23 @@ def fit(
     target = select_device(device)
     if device == "auto" and (why := fallback_reason()):
         say(f"fitting on the CPU: {why}")
-    if output.suffix != ".safetensors":
-        raise StgvError(f"output must end in .safetensors, got {output.name}")
+    if output.suffix not in (".safetensors", ".stgv"):
+        raise StgvError(f"output must end in .safetensors or .stgv, got {output.name}")
     check_output(output, files_of(input, mask), overwrite)
     chosen, to = _defaults(preset, profile, target.type)
     given = {"gop_size": gop_size, "gaussians": gaussians, "huber": huber}
     given |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
     given = {name: value for name, value in given.items() if value is not None}
-    config = replace(chosen, **given)
     video = _input(input, frames, size, mask, to.scale)
+    aims = {"target_bpp": target_bpp, "quality": quality, "keyint": keyint}
+    aims = {name: value for name, value in aims.items() if value is not None}
+    if output.suffix == ".stgv":
+        if share:
+            raise StgvError("a fit for an .stgv file runs in one process: leave out torchrun")
+        return fit_file(video, output, chosen, given, to, target, seed, resume, **aims)
+    if aims:
+        raise StgvError(f"{', '.join(aims)}: of an .stgv file, got the output {output.name}")
+    config = replace(chosen, **given)
     aspect = video.sample_aspect.limit_denominator(1000)
     if not 0 < video.fps <= 1000 or max(aspect.as_integer_ratio()) > 65_535:
         raise StgvError(f"{input} has {video.fps:g} frames/s and pixels {aspect} as wide as high: no model can say so")
@@ -166,6 +184,104 @@ def fit(
         )
         names = [shlex.quote(str(name)) for name in (output, output.with_suffix(""), input)]
         say("next: stgv render {0} {1}_fitted.mp4, or stgv encode {0} {1}.stgv --video {2}".format(*names))
+
+
+def fit_file(
+    video: "Video",
+    output: Path,
+    chosen: FitConfig,
+    given: dict,
+    to: Profile,
+    device,
+    seed: int,
+    resume: bool,
+    target_bpp: float | None = None,
+    quality: float | None = None,
+    keyint: int | None = None,
+) -> None:
+    """Fit a video for its .stgv file. Fitted key GoPs are kept in OUTPUT.parts until it is written."""
+    from stgvlib.codec.chains import (
+        ATTEMPTS,
+        CHANGING,
+        FINE_TUNING,
+        FIT_STEPS,
+        KEYINT,
+        code_chains,
+        fit_keys,
+        plan_chains,
+        setting_for,
+    )
+    from stgvlib.device import device_name
+    from stgvlib.files import write_atomically
+    from stgvlib.fitting.estimate import duration, measure
+    from stgvlib.fitting.plan import plans_identity
+    from stgvlib.fitting.progress import ProgressBar
+    from stgvlib.fitting.resume import Parts
+
+    for name, value in (("target_bpp", target_bpp), ("quality", quality)):
+        if value is not None and not value > 0:
+            raise StgvError(f"{name} must be above 0, got {value}")
+    if target_bpp is not None and quality is not None:
+        raise StgvError("give either target_bpp or quality")
+    if "huber" in given:
+        raise StgvError("huber needs two steps: fit to a .safetensors file, then stgv encode it")
+    most = round(FIT_STEPS * to.steps) if chosen.preset != "paper" else chosen.steps
+    config = setting_for(video.size, replace(chosen, steps=min(chosen.steps, most) if to.steps < 1 else most))
+    config, began = replace(config, **given), time.perf_counter()
+    planned = plan_chains(video, config, KEYINT if keyint is None else keyint, seed)
+    tuning, changing = (max(1, round(number * to.steps)) for number in (FINE_TUNING, CHANGING))
+    plan, chains = planned
+    tries = 1 if target_bpp is None and quality is None else ATTEMPTS
+    with Parts(output.with_name(output.name + ".parts"), resume) as parts:
+        parts.begin(plans_identity([plan], device) | {"chains": [list(map(list, chain)) for chain in chains]})
+        say(*video.notes, *_reduced(video, to))
+        gops, together = sum(map(len, chains)), f"{len(chains)} chain{'s' * (len(chains) > 1)}"
+        say(
+            f"{video.num_frames} frames of {size_text(video.size)} as {gops} GoPs in {together}, "
+            f"{plan.count:,} Gaussians each, on {device_name(device)}"
+        )
+        say("measuring ten steps of each stage ...")
+        estimate = measure([plan], device)
+        step = estimate.step["deformation"] / estimate.batch  # of a GoP
+        once = step * (2 * tuning * len(chains) + 2 * changing * (gops - len(chains)))  # with rounding and rate
+        seconds = estimate.seconds([plan], len(parts.done)) + once * min(tries, 2)
+        say(f"this takes about {duration(seconds)}")
+        try:
+            with ProgressBar("fit of key GoPs") as bar:
+                keys = fit_keys(planned, device, parts, bar)
+            with ProgressBar("coding") as bar:
+                made = code_chains(keys, target_bpp, quality, None, tuning, changing, bar)
+        except KeyboardInterrupt:
+            say(f"interrupted; kept are fitted key GoPs: {parts.finished}; add --resume to go on")
+            raise
+        write_atomically(output, made.data)
+        parts.remove()
+    say(*_told(made, output, video), f"in {duration(time.perf_counter() - began)}")
+    names = [shlex.quote(str(name)) for name in (output, output.with_suffix(""))]
+    say("next: stgv view {0}, or stgv decode {0} {1}_decoded.mp4".format(*names))
+
+
+def _told(made, output: Path, video: "Video") -> list[str]:
+    """What a file has: quality, size, and what a GoP of each kind costs."""
+    import torch
+
+    from stgvlib.codec.bitstream import parse
+    from stgvlib.metrics import evaluate
+    from stgvlib.model.decoder import Decoder
+
+    size, pixels = len(made.data), video.num_frames * video.size[0] * video.size[1]
+    judged = evaluate(Decoder(made.model, dtype=torch.float32), video)
+    similarity = "" if judged["ms_ssim"] is None else f", MS-SSIM {judged['ms_ssim']:.4f}"
+    lines = [f"wrote {output}: {made.psnr:.2f} dB{similarity}, {size:,} bytes, {8 * size / pixels:.4f} bits a pixel"]
+    lines.append("bytes: " + ", ".join(f"{name} {count:,}" for name, count in parse(made.data).bytes.items() if count))
+    for kind in ("key", "predicted"):
+        of_kind = [
+            (gop["bytes"], length) for gop, length in zip(made.gops, made.model.num_frames) if gop["kind"] == kind
+        ]
+        if of_kind:
+            each = sum(count for count, _ in of_kind) / sum(length for _, length in of_kind)
+            lines.append(f"{len(of_kind)} {kind} GoP{'s' * (len(of_kind) > 1)}: {each:,.0f} bytes a frame")
+    return lines
 
 
 def _defaults(preset: str, profile: str, device: str) -> tuple[FitConfig, Profile]:

@@ -18,8 +18,8 @@ from stgvlib.repro import notebooks
 
 def test_notebooks_are_picked_by_number():
     assert [path.name[:2] for path in notebooks.notebooks("3, 01")] == ["01", "03"]
-    assert len(notebooks.notebooks("")) == 6
-    with pytest.raises(StgvError, match="--only names 09, but the notebooks are 01_kfci, "):
+    assert len(notebooks.notebooks("")) == 7
+    with pytest.raises(StgvError, match="--only names 09, but the notebooks are 00_quickstart, 01_kfci, "):
         notebooks.notebooks("01,9")
 
 
@@ -29,7 +29,9 @@ def test_an_executed_copy_is_the_same_file_every_time(tmp_path, monkeypatch):
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
-    parameters = new_code_cell("profile = 'smoke'\ndevice = 'cpu'\nrefresh = False", metadata={"tags": ["parameters"]})
+    parameters = new_code_cell(
+        "profile = 'smoke'\ndevice = 'cpu'\nrefresh = False\nmake = False", metadata={"tags": ["parameters"]}
+    )
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     path, copies = tmp_path / "tiny.ipynb", []
     (tmp_path / "copies").mkdir()
@@ -45,7 +47,7 @@ def test_an_executed_copy_is_the_same_file_every_time(tmp_path, monkeypatch):
     assert copies[0] == copies[1] and '_time"' not in copies[0] and str(tmp_path) not in copies[0]
     parameters.source = "profile = 'smoke'"
     nbformat.write(new_notebook(cells=[parameters], metadata=kernel), path)
-    assert "lacks device, refresh" in notebooks.execute(path, tmp_path / "copies", "quick", "cpu", False)
+    assert "lacks device, make, refresh" in notebooks.execute(path, tmp_path / "copies", "quick", "cpu", False)
 
 
 INTERRUPTED = """
@@ -75,7 +77,9 @@ def test_an_interruption_is_one_line(tmp_path):
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
-    parameters = new_code_cell("profile = 'smoke'\ndevice = 'cpu'\nrefresh = False", metadata={"tags": ["parameters"]})
+    parameters = new_code_cell(
+        "profile = 'smoke'\ndevice = 'cpu'\nrefresh = False\nmake = False", metadata={"tags": ["parameters"]}
+    )
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     (tmp_path / "notebooks").mkdir()
     stop = new_code_cell(INTERRUPTED.format(parent="os.getppid()"))

@@ -62,7 +62,7 @@ def test_what_is_missing_has_a_cost_and_a_reason(results, monkeypatch):
         (["run", "bunny/nope"], "no run is named 'bunny/nope'; near it: bunny/nerv"),
         (["run", "tasks/x/bunny/stgv"], "'x/bunny/stgv' is no run of a task"),
         (["run", "bunny/2dgs", "--scheduler", "tcp://127.0.0.1:1"], "tcp://127.0.0.1:1 does not answer: start one"),
-        (["notebooks", "--only", "9"], "--only names 09, but the notebooks are 01_kfci"),
+        (["notebooks", "--only", "9"], "--only names 09, but the notebooks are 00_quickstart"),
     ],
 )
 def test_bad_input_is_one_line(results, capsys, monkeypatch, arguments, text):

@@ -1,40 +1,40 @@
-"""The .stgv file: a fitted video as an entropy-coded bitstream, one independent unit a GoP (docs/FORMAT.md).
+"""The .stgv file: a fitted video as an entropy-coded bitstream, a section a GoP (docs/FORMAT.md).
 
 Its size on disk is the only bit rate that is ever reported. Symbols decode to the same integers on every machine. A
-reader believes nothing: sizes are checked against the file before anything is allocated, and a damaged unit costs its
-own GoP alone.
+reader believes nothing: sizes are checked against the file before anything is allocated, and a damaged section costs
+its own GoP, and those that are predicted from it, alone.
 """
 
 import json
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from stgvlib.codec.entropy import CodingError, decode_integers, encode_integers, pack, unpack
-from stgvlib.codec.quantize import AXIS_BITS, MOST_STEP, Group, dequantize, quantize
-from stgvlib.codec.steps import SIZES, Steps
+from stgvlib.codec.entropy import CodingError
+from stgvlib.codec.predict import Changes, follow, one_gop, own_steps
+from stgvlib.codec.quantize import Group, dequantize, quantize
+from stgvlib.codec.steps import Steps
+from stgvlib.codec.units import KEY, PARTS, PREDICTED, key_unit, read_unit
 from stgvlib.config import FitConfig, changes
 from stgvlib.errors import StgvError
 from stgvlib.files import write_atomically
 from stgvlib.model import limits
 from stgvlib.model.video_model import VideoModel
 
-MAGIC, VERSION = b"\x89STGV\r\n\n", 3
+MAGIC = b"\x89STGV\r\n\n"
+VERSION, WITH_PREDICTED = 3, 4  # of files without and with predicted GoPs
 PREFIX = struct.Struct("<8sHHI")  # magic, version, sections, CRC of the table
 SECTION = struct.Struct("<BHII")  # kind, GoP, bytes, CRC-32
-HEADER, GOP = 1, 2  # kinds of section
-UNIT = struct.Struct("<HIii")  # frames, Gaussians, origin x, origin y
-STEP = struct.Struct("<f")
+HEADER = 1  # a kind of section, beside those of units.py
 MOST_HEADER = 1 << 16  # bytes
 STEPS = Steps()
 FINEST, COARSEST = -3.0, 5.0  # log2 of how far rate control scales steps
-PARTS = ("position", "shape", "color", "motion", "field")
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Content:
     damaged: dict[int, str]  # GoP -> why it could not be read; its frames are black
     bytes: dict[str, int]  # header, and each of PARTS over all GoPs
     sample_aspect: tuple[int, int] | None = None  # width and height of a pixel; None: square
+    predicted: list[int] = field(default_factory=list)  # GoPs that are predicted from the one before
 
 
 def encode(
@@ -103,25 +104,37 @@ def stream(
     for name, p in model.named_parameters():
         if not torch.isfinite(p).all():
             raise StgvError(f"{name} of the model has numbers that are not finite; fit it again")
-    header = {"size": list(model.size), "fps": limits.fps_of(fps), "frames": model.num_frames}
-    if sample_aspect is not None:
-        header["sample_aspect"] = limits.sample_aspect_of(list(sample_aspect))
-    header |= {"field": changes(model.config.field), "steps": _written(steps)}
 
     def unit(g: int) -> tuple[int, bytes]:
         group = quantize(model, g, steps)
         try:
-            return len(group.gaps), b"".join(_unit(group).values())
+            return len(group.gaps), key_unit(group)
         except ValueError as error:
             raise StgvError(f"GoP {g}: {error}; take larger steps, or fit the model again") from error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts, units = zip(*pool.map(unit, range(len(model.num_frames))))
-    header["gaussians"] = max(counts)
+    return assembled(model, max(counts), steps, [(KEY, data) for data in units], fps, sample_aspect)
+
+
+def assembled(
+    model: VideoModel,
+    count: int,  # the largest number of Gaussians of a GoP
+    steps: Steps,
+    units: Sequence[tuple[int, bytes]],  # kind and section of each GoP
+    fps: float,
+    sample_aspect: tuple[int, int] | None,
+) -> bytes:
+    """A file of sections."""
+    header = {"size": list(model.size), "fps": limits.fps_of(fps), "frames": model.num_frames}
+    if sample_aspect is not None:
+        header["sample_aspect"] = limits.sample_aspect_of(list(sample_aspect))
+    header |= {"field": changes(model.config.field), "steps": _written(steps), "gaussians": count}
     payloads = [(HEADER, 0, json.dumps(header, separators=(",", ":")).encode())]
-    payloads += [(GOP, g, data) for g, data in enumerate(units)]
+    payloads += [(kind, g, data) for g, (kind, data) in enumerate(units)]
     table = b"".join(SECTION.pack(kind, g, len(data), zlib.crc32(data)) for kind, g, data in payloads)
-    prefix = PREFIX.pack(MAGIC, VERSION, len(payloads), zlib.crc32(table))
+    version = WITH_PREDICTED if any(kind == PREDICTED for kind, _, _ in payloads) else VERSION
+    prefix = PREFIX.pack(MAGIC, version, len(payloads), zlib.crc32(table))
     return prefix + table + b"".join(data for _, _, data in payloads)
 
 
@@ -129,26 +142,6 @@ def _written(steps: Steps) -> dict:
     """What the header says of them; the field's tensors have theirs in each GoP."""
     values = {f.name: getattr(steps, f.name) for f in fields(Steps)}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _of_sizes(sizes: np.ndarray) -> list[np.ndarray]:
-    """Which Gaussians have each size: they are coded together."""
-    return [np.flatnonzero(sizes == size) for size in range(SIZES + 1) if (sizes == size).any()]
-
-
-def _unit(group: Group) -> dict[str, bytes]:
-    """The parts of a GoP's section, in their order."""
-    head = UNIT.pack(group.frames, len(group.gaps), *group.origin)
-    alike = _of_sizes(group.sizes)
-    finer = (pack(v.ravel(), np.tile(bits, len(v))) for bits, v in zip(group.bits, group.finer, strict=True))
-    return {
-        "position": head + encode_integers(group.gaps),
-        "shape": b"".join(map(encode_integers, group.cholesky)),
-        "color": b"".join(encode_integers(row[of]) for row in group.color for of in alike),
-        "finer": b"".join(finer),
-        "motion": b"".join(map(encode_integers, group.motion)),
-        "field": b"".join(STEP.pack(step) + encode_integers(values) for step, values in group.tensors),
-    }
 
 
 def decode(path: str | Path, threads: int | None = None) -> Content:
@@ -197,35 +190,59 @@ def parse(data: bytes, threads: int | None = None) -> Content:
     sizes = dict.fromkeys(("header", *PARTS), 0) | {"header": payload + sections[0][2]}
     units: dict[int, tuple[memoryview, int, int]] = {}
     for kind, g, size, crc in sections:
-        if kind == GOP and 0 <= g < len(model.num_frames) and g not in units:
-            units[g] = memoryview(data)[payload : payload + size], size, crc
+        if kind in (KEY, PREDICTED) and 0 <= g < len(model.num_frames) and g not in units:
+            units[g] = kind, memoryview(data)[payload : payload + size], size, crc
         payload += size
 
-    def read(g: int) -> dict[str, int] | str:
-        """Decode a GoP into the model: the bytes of its parts, or what is wrong with it."""
-        unit, size, crc = units[g]
+    def read(g: int) -> tuple[Group | Changes, dict[str, int]] | str:
+        """Decode a GoP into the model, a predicted one as differences: its integers and the bytes of its parts, or what
+        is wrong with it."""
+        kind, unit, size, crc = units[g]
         try:
             if len(unit) < size:
                 raise CodingError("is cut off")
             if zlib.crc32(unit) != crc:
                 raise CodingError("fails its checksum")
-            group, parts = _read_unit(unit, model, g, steps)
+            group, parts = read_unit(kind, unit, model, g, steps)
         except CodingError as error:
             return str(error)
-        dequantize(group, model, g, steps)
-        return parts
+        if kind == KEY:
+            dequantize(group, model, g, steps)
+        return group, parts
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # the compiled loops run side by side
         outcomes = dict(zip(units, pool.map(read, units)))
     damaged = {g: outcome for g, outcome in outcomes.items() if isinstance(outcome, str)}
-    for parts in outcomes.values():
-        for name, part in parts.items() if isinstance(parts, dict) else ():
-            sizes[name] += part
     damaged |= {g: "is not in the file" for g in range(len(model.num_frames)) if g not in units}
+    _follow_chains(model, outcomes, damaged, steps)
+    for g, outcome in outcomes.items():
+        for name, part in outcome[1].items() if g not in damaged else ():
+            sizes[name] += part
     for g in damaged:
         _blank(model, g)
     aspect = tuple(header["sample_aspect"]) if "sample_aspect" in header else None
-    return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes, aspect)
+    predicted = sorted(g for g, (kind, *_) in units.items() if kind == PREDICTED)
+    return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes, aspect, predicted)
+
+
+def _follow_chains(model: VideoModel, outcomes: dict, damaged: dict[int, str], steps: Steps) -> None:
+    """Set predicted GoPs, each from the one before it; adds to `damaged` those that cannot be."""
+    own, alone = None, None  # steps of the Gaussians of the GoP before, where it can be predicted from
+    for g in range(len(model.num_frames)):
+        if g in damaged:
+            own = None
+            continue
+        group = outcomes[g][0]
+        if isinstance(group, Group):
+            own = own_steps(group, steps)
+            continue
+        try:
+            if own is None:
+                raise CodingError(f"is predicted from GoP {g - 1}, which is damaged" if g else "has nothing before it")
+            alone = alone or one_gop(model)
+            follow(model, g, group, own, alone)
+        except CodingError as error:
+            damaged[g], own = str(error), None
 
 
 def _sections(data: bytes) -> tuple[list[tuple[int, int, int, int]], int]:
@@ -233,8 +250,9 @@ def _sections(data: bytes) -> tuple[list[tuple[int, int, int, int]], int]:
     if len(data) < PREFIX.size or data[:8] != MAGIC:
         raise StgvError("is no .stgv file; expected one that `stgv encode` wrote")
     _, version, count, crc = PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise StgvError(f"has format version {version}, this stgvlib reads {VERSION}: use the stgvlib that wrote it")
+    if version not in (VERSION, WITH_PREDICTED):
+        known = f"{VERSION} and {WITH_PREDICTED}"
+        raise StgvError(f"has format version {version}, this stgvlib reads {known}: use the stgvlib that wrote it")
     end = PREFIX.size + count * SECTION.size
     table = data[PREFIX.size : end]
     if end > len(data) or zlib.crc32(table) != crc:
@@ -280,68 +298,6 @@ def _steps(values: dict) -> Steps:
         for one in value if name == "lowest" else (value,):
             limits.whole(one, name, -32, 32) if name in ("lowest", "field_bits") else limits.number(one, name)
     return Steps(**values)
-
-
-def _read_unit(unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tuple[Group, dict[str, int]]:
-    """A GoP's integers, and the bytes of its parts; those of the field go right into the model. Raises CodingError."""
-    from stgvlib.codec.quantize_cpu import finer_bits, size_classes
-
-    if len(unit) < UNIT.size:
-        raise CodingError("is cut off")
-    frames, count, *origin = UNIT.unpack_from(unit)
-    if frames != model.num_frames[g] or count > model.count:
-        raise CodingError(f"has {frames} frames and {count} Gaussians, not what the header says")
-    at, begin, parts = UNIT.size, 0, dict.fromkeys(PARTS, 0)
-
-    def read(n: int) -> np.ndarray:
-        nonlocal at
-        values, at = decode_integers(unit, at, n)
-        return values
-
-    def rows(n: int) -> np.ndarray:
-        return np.stack([read(count) for _ in range(n)]) if n else np.zeros((0, count), np.int64)
-
-    def ends(part: str) -> None:
-        nonlocal begin
-        parts[part] += at - begin
-        begin = at
-
-    gaps = rows(1)[0]
-    if (gaps < 0).any() or gaps.sum() >= 2 ** (2 * AXIS_BITS):
-        raise CodingError("has positions out of range")
-    ends("position")
-    sizes_from, shape_from, position_from = steps.bounds
-    shape = rows(3)
-    ends("shape")
-    sizes = size_classes(shape[0], shape[2], sizes_from)
-    color = np.zeros((3, count), np.int64)
-    alike = _of_sizes(sizes)
-    for row in color:
-        for of in alike:
-            row[of] = read(len(of))
-    ends("color")
-    green, red, blue = color
-    rgb = np.stack([red + green, green, blue + green])
-    bits = finer_bits(rgb, sizes, position_from), finer_bits(rgb, np.zeros_like(sizes), shape_from)
-    finer = []
-    for part, own, n in zip(("position", "shape"), bits, (2, 3), strict=True):
-        values, at = unpack(unit, at, own, n)
-        finer.append(values)
-        ends(part)
-    motion = rows(model.config.field.own_numbers)
-    ends("motion")
-    for p in model.field.parameters():
-        if len(unit) - at < STEP.size:
-            raise CodingError("is cut off")
-        (step,) = STEP.unpack_from(unit, at)
-        if not 0 <= step < MOST_STEP:
-            raise CodingError("has a step that is out of range")
-        numbers = p.detach().numpy()[g].reshape(-1)  # a view
-        _, at = decode_integers(unit, at + STEP.size, numbers.size, numbers, step)
-    if at != len(unit):
-        raise CodingError("has bytes too many")
-    ends("field")
-    return Group(frames, tuple(origin), gaps, shape, color, sizes, bits, tuple(finer), motion, []), parts
 
 
 @torch.no_grad()

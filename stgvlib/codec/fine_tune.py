@@ -153,7 +153,7 @@ def _fine_tune(
     device, original = model.gaussians.mu.device, model
     bits = UNAIMED if bpp is None else bpp * video.num_frames * math.prod(video.size) / max(1, model.num_parameters())
     model = to_pixels(model, fine_tuning, rate_part(bits))
-    frames = _frames_of(video, model.spans, device)
+    frames = frames_of(video, model.spans, device)
     pixels = video.num_frames * video.size[0] * video.size[1]
     name = "deformation" if model.config.field.moves else "coarse"
     trained, kind, betas = segments(model, name), model.config.optimizer, model.config.betas
@@ -209,7 +209,7 @@ def _fine_tune(
     return Compressed(model, steps, optimizer.slope.item(), kept, time.perf_counter() - began, quality)
 
 
-def _frames_of(video: Video, gops: list[tuple[int, int]], device: torch.device) -> Tensor:
+def frames_of(video: Video, gops: list[tuple[int, int]], device: torch.device) -> Tensor:
     """Frames of all GoPs as `load_gops` gives them. All GoPs share the steps that are learned, so each is seen at every
     step; on a CPU their frames lie in a temporary file, of which the system keeps in memory what there is room for."""
     if device.type != "cpu":

@@ -159,7 +159,7 @@ def about_of(values) -> dict:
     if not isinstance(values, dict):
         raise StgvError(f"its description must be an object, got {values!r:.40}")
     about = plain(values)
-    if reserved := about.keys() & {"bytes", "steps", "damaged"}:
+    if reserved := about.keys() & {"bytes", "steps", "damaged", "predicted"}:
         raise StgvError(f"{sorted(reserved)} are said of .stgv files only")
     for name, check in (("fps", fps_of), ("sample_aspect", sample_aspect_of)):
         if name in about:

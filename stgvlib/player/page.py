@@ -57,13 +57,13 @@ def playable(model: "VideoModel | str | Path") -> tuple[bytes, bytes]:
     import cv2
 
     from stgvlib.codec.bitstream import STEPS, is_stream, stream
-    from stgvlib.codec.load import load_model
+    from stgvlib.codec.load import find_model, load_model
     from stgvlib.model.decoder import Decoder
     from stgvlib.model.video_model import VideoModel
 
     path, about = None, {}
     if not isinstance(model, VideoModel):
-        path = Path(model)
+        path = find_model(model)
         model, about = load_model(path)
     if sum(model.num_frames) == 0 or model.count == 0:
         raise StgvError(f"{path or 'this model'} has no frames to show: fit a video first")

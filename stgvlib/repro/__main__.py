@@ -21,7 +21,7 @@ Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or cuda:K")]
 
 
 def notebooks(
-    profile: ProfileName = "smoke", device: Device = "auto", only: str = "", refresh: bool = False
+    profile: ProfileName = "smoke", device: Device = "auto", only: str = "", refresh: bool = False, make: bool = True
 ) -> int | None:
     """Execute the notebooks, which make every table and figure. `./run_all.sh` calls this.
 
@@ -29,10 +29,11 @@ def notebooks(
         profile: smoke takes minutes on a CPU, quick about an hour; paper needs a CUDA GPU.
         only: Numbers of the notebooks, such as 01,02; empty: all.
         refresh: Repeat runs that have a record.
+        make: With --no-make, records of the paper profile are only read.
     """
     from stgvlib.repro import notebooks
 
-    return notebooks.execute_all(profile, device, only, refresh)
+    return notebooks.execute_all(profile, device, only, refresh, make)
 
 
 def missing(profile: ProfileName = "paper", json_output: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
@@ -121,6 +122,30 @@ def report(profile: ProfileName = "smoke") -> None:
     print(tables.report(profile).to_string(index=False))
 
 
+def figures(profile: ProfileName = "paper") -> None:
+    """Draw every figure again from the records as they are; the notebooks also ask whether these are still valid.
+
+    Args:
+        profile: Whose records.
+    """
+    from stgvlib.repro.redraw import draw_all
+
+    print(*(path.name for path in draw_all(profile)), sep="\n")
+
+
+def film(coarse_steps: int = 300, steps: int = 1_500, device: Device = "auto") -> None:
+    """Make the README's moving picture, docs/bunny.gif: ten minutes on a CPU.
+
+    Args:
+        coarse_steps: Of the first frame of each group, both presets.
+        steps: Of deformation, of each group.
+    """
+    from stgvlib.device import resolve_device
+    from stgvlib.repro.film import film
+
+    print(*film(coarse_steps, steps, resolve_device(device)), sep="\n")
+
+
 def documents(check: bool = False) -> int | None:
     """Fill the tables and numbers of README.md and docs/ from records.
 
@@ -133,7 +158,7 @@ def documents(check: bool = False) -> int | None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    commands = {f.__name__: f for f in (notebooks, missing, run, status, report, documents)}
+    commands = {f.__name__: f for f in (notebooks, missing, run, status, report, figures, film, documents)}
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m stgvlib.repro", description=__doc__, args=arguments

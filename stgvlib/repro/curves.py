@@ -22,9 +22,10 @@ from stgvlib.baselines import block_codecs
 from stgvlib.baselines.block_codecs import BLOCK_CODECS
 from stgvlib.baselines.inr_codec import decode_inr, encode_inr
 from stgvlib.baselines.paper_codec import compress_paper, decode_paper, encode_paper, round_field
-from stgvlib.codec import bitstream
+from stgvlib.codec import bitstream, chains
+from stgvlib.codec.chains import FINE_TUNING as FINE_TUNING_KEYS
 from stgvlib.codec.fine_tune import FINE_TUNING, compress
-from stgvlib.config import changes
+from stgvlib.config import QUALITY, Profile, changes, scaled_steps
 from stgvlib.device import device_name
 from stgvlib.errors import StgvError
 from stgvlib.metrics import evaluate
@@ -42,6 +43,7 @@ BITS_A_PARAMETER = (9.0, 5.5, 3.15, 2.0, 1.2, 0.6)  # of the fitted model: 0.23 
 LOW_BITS = (3.15, 2.0, 1.2, 0.6, 0.3)  # down to 0.008 bits a pixel: where longer GoPs may pay
 PART_BITS = BITS_A_PARAMETER[1:5]  # of our recipe without a part: enough for a BD-rate
 WEIGHT_BITS = (8, 7, 6, 5, 4)
+SLOPES = (6e-4, 2e-3, 5e-3, 1.2e-2)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Curve:
     adaptive: bool = True  # steps that differ by Gaussian
     codebooks: tuple[int, int] = (2, 8)  # of the paper's recipe: stages, entries
     rows: bool = False  # of the paper's recipe: a step for each input of the MLP's layers
+    # of files with predicted GoPs, which are fitted for it: GoPs of a chain; levels are MSE a bit per pixel is worth
+    keyint: int = 0
 
 
 PAPER_RECIPE = Curve(
@@ -72,6 +76,8 @@ PAPER_RECIPE = Curve(
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
     "stgv_long": Curve("stgv", "our recipe, GoPs of 33 frames", LOW_BITS, runs=("gop_33",) * len(LOW_BITS)),
+    "chains": Curve("quality", "fitted for its file, three of four GoPs predicted", SLOPES, FINE_TUNING_KEYS, keyint=4),
+    "keys": Curve("quality", "fitted for its file, no GoP predicted", SLOPES, FINE_TUNING_KEYS, keyint=1),
     "paper_recipe": PAPER_RECIPE,
     **{
         f"paper_recipe_{entries}": replace(
@@ -100,6 +106,7 @@ CURVES = {
 }
 # Our recipe without one of its parts.
 PARTS = ("stgv_rounded", "stgv_kept", "stgv_fixed", "stgv_one_step", "stgv_no_rate")
+CHAINED = ("chains", "keys")
 SYSTEMS_COMPARED = tuple(name for name in CURVES if name not in PARTS)
 
 
@@ -124,6 +131,20 @@ def _write_ours(video: Video, model: VideoModel, setting: Curve, level: float, t
     return {"kept": round(made.kept, 4), "slope": made.slope, "fine_tuning_seconds": round(made.seconds, 2)}
 
 
+def _write_chains(video: Video, keys: chains.Chains, setting: Curve, level: float, tuning: int, file: Path) -> dict:
+    changing = round(tuning * chains.CHANGING / FINE_TUNING_KEYS)
+    made = chains.code_chains(keys, slope=level, fine_tuning=tuning, changing=changing)
+    file.write_bytes(made.data)
+    seconds = {name: spent for name, spent in made.seconds.items() if name != "fit"}
+    return {"gops": made.gops, "slope": made.slope, "fine_tuning_seconds": round(sum(seconds.values()), 2)}
+
+
+def _fit_keys(video: Video, setting: Curve, to: Profile, device: torch.device) -> chains.Chains:
+    """What all levels of a curve with predicted GoPs begin with."""
+    config = scaled_steps(chains.setting_for(video.size, replace(QUALITY, steps=chains.FIT_STEPS)), to)
+    return chains.fit_keys(chains.plan_chains(video, config, setting.keyint), device)
+
+
 def _write_paper(video: Video, model: VideoModel, setting: Curve, level: float, tuning: int, file: Path) -> dict:
     made = compress_paper(video, model, tuning, setting.codebooks, setting.rows)
     file.write_bytes(encode_paper(made))
@@ -145,7 +166,9 @@ OURS = Recipe(_write_ours, bitstream.parse, "stgvlib.codec.fine_tune")
 PAPERS = Recipe(_write_paper, lambda data, _: decode_paper(data), "stgvlib.baselines.paper_codec")
 WEIGHTS = Recipe(_write_weights, lambda data, _: decode_inr(data), "stgvlib.baselines.inr_codec")
 RECIPES = {name: PAPERS for name in CURVES if name.startswith("paper_recipe")}
-RECIPES |= {"hnerv": WEIGHTS, "nerv": WEIGHTS}  # all others are OURS
+RECIPES |= {"hnerv": WEIGHTS, "nerv": WEIGHTS}
+CHAINS = Recipe(_write_chains, bitstream.parse, "stgvlib.codec.chains")
+RECIPES |= dict.fromkeys(CHAINED, CHAINS)  # all others are OURS
 
 
 def curve(
@@ -175,7 +198,7 @@ def curve(
         return says, changes(replace(setting, recipe=""))
 
     def also(data: dict) -> dict:
-        return {"run_hash": [digest_of(fit, to, data) for fit in runs]}
+        return {} if setting.keyint else {"run_hash": [digest_of(fit, to, data) for fit in runs]}
 
     def make_record(job: Job) -> dict:
         begun, points, model = job.path.with_suffix(".points"), [], None
@@ -186,7 +209,10 @@ def curve(
         with tempfile.TemporaryDirectory() as folder, bar:
             bar.update(len(points))
             for level, fit in list(zip(levels, cycle(runs)))[len(points) :]:
-                if model is None or setting.runs:
+                if setting.keyint:
+                    model = model or _fit_keys(job.video, setting, to, job.device)
+                    record = {"parameters": model.parameters}
+                elif model is None or setting.runs:
                     model, record = fitted(fit, profile_name, device, show_progress)
                     if model is None:
                         raise NotRun(record.reason)

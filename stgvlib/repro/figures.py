@@ -1,54 +1,40 @@
-"""Figures from run records, below results/<profile>/figures: pictures as .jpg, the rest as .png. What has no record or
-picture is left out."""
+"""Figures from run records, below results/<profile>/figures, with an alternative text each in alt.json. What has no
+record or picture is left out. Crops are made in crops.py, colours and labels in looks.py."""
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
-import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from stgvlib.baselines.block_codecs import BLOCK_CODECS, USUAL
+from stgvlib.repro.crops import figure_3, figure_8, systems_figure, task_figure
+from stgvlib.repro.looks import WIDTH, alt_texts, label_ends, label_points, log_ticks, looks, save, styled, video_text
+from stgvlib.repro.pictures import PICTURED
 from stgvlib.repro.published import PUBLISHED
-from stgvlib.repro.records import Record, results
-from stgvlib.repro.tasks import LABELS
+from stgvlib.repro.records import Record
 
-STYLE = {"figure.dpi": 110, "font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
-STYLE |= {"axes.axisbelow": True}
-CODEC_MARKERS = {"libx264": "s", "libx265": "^", "libsvtav1": "*", "libvvenc": "P"}
-ERROR_RANGE = 32  # of 255, white in an error map
+__all__ = [
+    "alt_texts",
+    "cost_figure",
+    "figure_3",
+    "figure_5",
+    "figure_8",
+    "figure_9",
+    "history_figure",
+    "method_figure",
+    "motion_figure",
+    "systems_figure",
+    "task_figure",
+    "time_figure",
+]
 
-
-def figure_3(multi: Record, key: Record, profile: str) -> Path:
-    """Fig. 3: the canonical frame after multi-frame and after key-frame initialisation, beside the key frame."""
-    panels = [("Key frame (ground truth)", key, "key"), ("Multi-frame initialisation", multi, "canonical")]
-    return _crops([*panels, ("Key-frame initialisation (KFCI)", key, "canonical")], "figure_3", profile)
-
-
-def figure_8(records: dict[str, Record], profile: str, name: str = "figure_8") -> Path:
-    """Fig. 1 and Fig. 8: the last frame of the first GoP as each system renders it. Keys are the panels' titles."""
-    found = {title: record for title, record in records.items() if record}
-    first = next(iter(found.values()), None)
-    truth = [("Ground truth", first, "truth")] if first else []
-    titled = [(f"{title}, {record['psnr']:.2f} dB", record, "frame") for title, record in found.items()]
-    return _crops([*truth, *titled], name, profile, columns=4 if len(titled) > 5 else 3)
-
-
-def task_figure(records: dict[str, Record], profile: str, name: str) -> Path:
-    """Fig. 6, 7 and 10: the same crop as it was given, as each system makes it, and the truth, with the whole frames'
-    PSNR or, of inpainting, that inside the holes. Keys are run names' last parts."""
-    found = {system: record for system, record in records.items() if record}
-    first = next(iter(found.values()), None)
-    panels = [("Given", first, "given")] if first else []
-    for system, record in found.items():
-        inside = record.data.get("psnr_holes")
-        quality = f"{record['psnr']:.2f} dB" if inside is None else f"{inside:.2f} dB inside"
-        panels.append((f"{LABELS[system]}, {quality}", record, "frame"))
-    panels += [("Ground truth", first, "truth")] if first else []
-    return _crops(panels, name, profile, _columns(len(panels)))
+SETTING_WORDS = {"psnr": "tuned for PSNR", "slower": "slower preset", "closed": "closed groups"}
+METHOD = """The method as boxes and arrows: the first frame of a group gives canonical Gaussians; their places and the
+time enter a 2D and a 3D hash, whose features and the encoded time enter an MLP; it moves and recolours the Gaussians,
+and the sum of all deformed Gaussians is the frame."""
 
 
 def method_figure(profile: str) -> Path:
@@ -82,16 +68,18 @@ def method_figure(profile: str) -> Path:
         ("Canonical Gaussians", "Deformed Gaussians"),
         ("Deformed Gaussians", "Frame"),
     )
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure, axis = plt.subplots(figsize=(13, 4), layout="constrained")
+    with styled(**{"axes.grid": False}):
+        figure, axis = plt.subplots(figsize=(WIDTH, 3), layout="constrained")
         axis.set(xlim=(-0.01, 1.01), ylim=(0, 0.95))
         axis.axis("off")
         for title, (text, left, bottom, width, height, color) in boxes.items():
             axis.add_patch(
                 FancyBboxPatch((left, bottom), width, height, "round,pad=0.004", facecolor=color, edgecolor="#555")
             )
-            axis.text(left + width / 2, bottom + 0.72 * height, title, ha="center", va="center", weight="bold")
-            axis.text(left + width / 2, bottom + 0.32 * height, text, ha="center", va="center", fontsize=10)
+            axis.text(
+                left + width / 2, bottom + 0.72 * height, title, ha="center", va="center", weight="bold", fontsize=7.5
+            )
+            axis.text(left + width / 2, bottom + 0.32 * height, text, ha="center", va="center", fontsize=7)
         for source, target in arrows:
             (_, x0, y0, w0, h0, _), (_, x1, y1, _, h1, _) = boxes[source], boxes[target]
             if x0 + w0 <= x1:
@@ -99,125 +87,103 @@ def method_figure(profile: str) -> Path:
             else:
                 ends = (x0 + w0 / 2, y0 if y0 > y1 else y0 + h0), (x0 + w0 / 2, y1 + h1 if y0 > y1 else y1)
             axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "-|>", "color": "#333", "linewidth": 1.5})
-        return _save_figure(figure, "figure_2", profile)
-
-
-def _crops(panels: list[tuple[str, Record, str]], name: str, profile: str, columns: int = 3) -> Path:
-    shown = [(t, record.image(key)) for t, record, key in panels if record and record.picture(key).exists()]
-    return _grid(shown, name, profile, columns)
-
-
-def _columns(pictures: int) -> int:
-    """Three or four, whichever leaves fewer places empty."""
-    return min((4, 3), key=lambda columns: -pictures % columns)
-
-
-def _grid(shown: list[tuple[str, np.ndarray]], name: str, profile: str, columns: int) -> Path:
-    """Pictures [H, W, 3] with titles, in rows of `columns`."""
-    rows, width = max(1, -(-len(shown) // columns)), 14 / columns
-    aspect = shown[0][1].shape[0] / shown[0][1].shape[1] if shown else 1
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        size = (14, rows * (width * aspect + 0.35))
-        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, (title, picture) in zip(axes.flat, shown):
-            axis.imshow(picture, interpolation="antialiased")
-            axis.set_title(title, fontsize=11)
-        return _save_figure(figure, name, profile, ".jpg")
-
-
-def systems_figure(records: dict[str, Record], profile: str, name: str) -> Path:
-    """Fig. 4 and Fig. 11: the same crop of the same frame by every system, each above its error against the ground
-    truth, and a scale of errors (white: 32 of 255 or more)."""
-    found = {t: r for t, r in records.items() if r and r.picture("frame").exists()}
-    shown = []
-    if found:
-        truth = next(iter(found.values())).image("truth")
-        ramp = np.broadcast_to(np.linspace(0, 255, truth.shape[1])[:, None], truth.shape).astype(np.uint8)
-        pairs = [(("Ground truth", truth), ("error: from 0 to 32 of 255 and more", ramp))]
-        for title, record in found.items():
-            picture = record.image("frame")
-            error = cv2.absdiff(picture, truth).max(2, keepdims=True).repeat(3, 2)
-            error = np.minimum(error.astype(np.float32) / ERROR_RANGE, 1)
-            pairs.append(((f"{title}, {record['psnr']:.2f} dB", picture), ("", (255 * error).astype(np.uint8))))
-        columns = _columns(len(pairs))
-        for start in range(0, len(pairs), columns):  # a row of crops, a row of errors
-            for row in zip(*pairs[start : start + columns]):
-                shown += [*row, *[("", np.full_like(truth, 255))] * (columns - len(row))]
-    return _grid(shown, name, profile, _columns(len(found) + 1))
+        return save(figure, "figure_2", profile, METHOD)
 
 
 def cost_figure(records: dict[str, Record], profile: str, name: str = "quality_and_cost") -> Path:
-    """PSNR of every system over its training time and over its decoding speed."""
+    """PSNR of every system over its training time and over its decoding speed. Hollow: on another card than most."""
     found = {title: record for title, record in records.items() if record}
     panels = {
-        "training, s": lambda r: r["seconds"]["total"],
-        "decoding, frames/s (8-bit, several a call)": lambda r: max(r["decode_fps_8bit"], r["decode_fps"]),
+        "training time, s": lambda r: r["seconds"]["total"],
+        "decoding speed, frames/s (8-bit, several frames a call)": lambda r: max(r["decode_fps_8bit"], r["decode_fps"]),
     }
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
+    main, cards = _cards(found.values())
+    with styled():
+        figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7), layout="constrained")
         for axis, (label, of) in zip(axes, panels.items()):
-            for place, (title, record) in enumerate(found.items()):
-                marker = "oD"[place // 10]  # there are ten colours
-                axis.scatter(of(record), record["psnr"], s=60, color=f"C{place}", marker=marker, label=title)
-            axis.set(xscale="log", xlabel=label, ylabel="PSNR, dB")
-            _log_ticks(axis)
-        if found:
-            axes[1].legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
-        return _save_figure(figure, name, profile)
+            points = {
+                title: [(of(record), record["psnr"], record["device"] == main)] for title, record in found.items()
+            }
+            _curves(axis, points, label)
+        figure.suptitle(
+            f"{_video(found.values())}: quality and cost at equal numbers of parameters ({cards})", fontsize=9
+        )
+        for axis in axes if found else ():
+            _label(axis)
+        told = [f"{t} {r['psnr']:.2f} dB, {r['seconds']['total']:.0f} s" for t, r in found.items()]
+        return save(figure, name, profile, f"PSNR over training time and decoding speed: {'; '.join(told)}. {cards}.")
 
 
 def time_figure(records: dict[str, list[Record]], profile: str, name: str) -> Path:
     """PSNR over seconds of training of every system, a point a schedule: records by label, shortest schedule first.
-    Only those of the card that most of them have, which the axis names."""
-    cards = [record["device"] for parts in records.values() for record in parts if record]
-    card = max(set(cards), key=cards.count) if cards else ""
-    with matplotlib.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
-        for place, (label, parts) in enumerate(records.items()):
-            found = [record for record in parts if record and record["device"] == card]
-            if found:
-                points = [(record["seconds"]["total"], record["psnr"]) for record in found]
-                axis.plot(*zip(*points), f"{'oD'[place // 10]}-", color=f"C{place % 10}", label=label, markersize=5)
-        axis.set(xscale="log", xlabel=f"training, s ({card})", ylabel="PSNR, dB")
-        _log_ticks(axis)
-        if axis.lines:
-            axis.legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
-        return _save_figure(figure, name, profile)
+    Hollow: on another card than most."""
+    found = {label: [record for record in parts if record] for label, parts in records.items()}
+    every = [record for parts in found.values() for record in parts]
+    main, cards = _cards(every)
+    points = {
+        label: [(record["seconds"]["total"], record["psnr"], record["device"] == main) for record in parts]
+        for label, parts in found.items()
+        if parts
+    }
+    with styled():
+        figure, axis = plt.subplots(figsize=(WIDTH, 4.6), layout="constrained")
+        _curves(axis, points, "training time, s")
+        axis.set_title(f"{_video(every)}: quality over training time ({cards})", loc="left", weight="normal")
+        if points:
+            _label(axis)
+        best = [f"{label} {parts[-1][1]:.2f} dB after {parts[-1][0]:.0f} s" for label, parts in points.items()]
+        return save(figure, name, profile, f"PSNR over training time: {'; '.join(best)}. {cards}.")
 
 
 def figure_9(records: dict[int, Record], profile: str) -> Path:
-    """Fig. 9: quality, parameters and decoding speed over the number of Gaussians a GoP."""
+    """Fig. 9: quality, parameters, decoding speed and training time over the number of Gaussians a GoP."""
     found = {n: record for n, record in sorted(records.items()) if record}
     panels = {
         "PSNR, dB": lambda r: r["psnr"],
-        "parameters, M": lambda r: r["parameters"] / 1e6,
-        "decoding, frames/s (8-bit)": lambda r: r["decode_fps_8bit"],
-        "training, s": lambda r: r["seconds"]["total"],
+        "parameters, millions": lambda r: r["parameters"] / 1e6,
+        "decoding speed, frames/s (8-bit)": lambda r: r["decode_fps_8bit"],
+        "training time, s": lambda r: r["seconds"]["total"],
     }
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
-        for axis, (label, of) in zip(axes, panels.items()):
+    with styled():
+        figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 5), layout="constrained", sharex=True)
+        for axis, (label, of) in zip(axes.flat, panels.items()):
             numbers = [record["gaussians"] for record in found.values()]
-            axis.plot(numbers, [of(record) for record in found.values()], "o-", linewidth=2)
-            axis.set(xlabel="Gaussians a GoP", title=label)
-        return _save_figure(figure, name="figure_9", profile=profile)
+            axis.plot(numbers, [of(record) for record in found.values()], **looks(["STGV"])["STGV"])
+            axis.set_title(label, loc="left")
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+            axis.yaxis.set_major_formatter("{x:,g}")
+            axis.margins(y=0.12)
+        for axis in axes[1]:
+            axis.set_xlabel("Gaussians a group of pictures")
+        figure.suptitle(f"{_video(found.values())}: the paper's method by its number of Gaussians", fontsize=9)
+        told = [
+            f"{r['gaussians']:,} Gaussians: {r['psnr']:.2f} dB, {r['parameters'] / 1e6:.2f}M" for r in found.values()
+        ]
+        return save(
+            figure, "figure_9", profile, f"Quality and cost by Gaussians a group: {'; '.join(told)} parameters."
+        )
 
 
 def history_figure(records: dict[str, Record], profile: str, name: str, stages: tuple[str, ...]) -> Path:
     """PSNR over training steps of each record, one panel a stage."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(stages), figsize=(12, 4), squeeze=False, layout="constrained")
+    found, drawn = {title: record for title, record in records.items() if record}, looks(records)
+    with styled():
+        figure, axes = plt.subplots(1, len(stages), figsize=(WIDTH, 3.6), squeeze=False, layout="constrained")
         for axis, stage in zip(axes.flat, stages):
-            for title, record in records.items():
-                if record and record["history"][stage]:
-                    steps, values = zip(*record["history"][stage])
-                    axis.plot(steps, values, label=title, linewidth=2)
-            axis.set(title=f"{stage} stage", xlabel="step", ylabel="PSNR of the training frame, dB")
+            for title, record in found.items():
+                if record["history"][stage]:
+                    look = drawn[title] | {"markevery": 0.1}
+                    axis.plot(*zip(*record["history"][stage]), **look, label=title)
+            axis.set(xlabel="training step", ylabel="PSNR of the training frame, dB")
+            axis.set_title(f"{_video(found.values())}, {stage} stage", loc="left")
+            axis.margins(x=0.02)
+            axis.set_xlim(right=axis.get_xlim()[1] * (1.05 + 0.15 * len(stages)))  # room for labels
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+        for axis in axes.flat:
             if axis.lines:
-                axis.legend(frameon=False)
-        return _save_figure(figure, name, profile)
+                label_ends(axis)
+        ends = [f"{t} {r['history'][stages[-1]][-1][1]:.2f} dB" for t, r in found.items() if r["history"][stages[-1]]]
+        return save(figure, name, profile, f"PSNR over training steps; at the end: {'; '.join(ends)}.")
 
 
 def figure_5(
@@ -227,73 +193,93 @@ def figure_5(
     source: float | None = None,
     dataset: str = "",
 ) -> Path:
-    """Fig. 5: PSNR and MS-SSIM over the rate of every curve. Block codecs are black, hollow at slow presets and dashed
-    in closed groups. `source`: bits a pixel of the file that the frames come from, a vertical line. Points that others
-    have published on `dataset` are hollow diamonds."""
+    """Fig. 5: PSNR and MS-SSIM over the rate of every curve. `source`: bits a pixel of the file that the frames come
+    from, a vertical line. Points that others have published on `dataset` are hollow. The legend is in the order of the
+    curves' best PSNR."""
     found = {title: record["points"] for title, record in curves.items() if record}
-    with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
-        for axis, (label, key) in zip(axes, {"PSNR, dB": "psnr", "MS-SSIM": "ms_ssim"}.items()):
-            others = iter(range(len(found)))
-            for title, points in found.items():
-                pairs = [(p["bpp"], p[key]) for p in points if p[key] is not None]
-                if pairs:
-                    axis.plot(*zip(*pairs), **_line(title, others), label=title, linewidth=2, markersize=5)
+    found = dict(sorted(found.items(), key=lambda pair: -max(p["psnr"] for p in pair[1])))
+    measures = {
+        "PSNR, dB": lambda p: p["psnr"],
+        "MS-SSIM, dB: -10 log10(1 - MS-SSIM)": lambda p: p["ms_ssim"] and -10 * np.log10(1 - p["ms_ssim"]),
+    }
+    with styled():
+        figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7.4), layout="constrained", sharex=True)
+        for axis, (label, of) in zip(axes, measures.items()):
+            for title, look in looks(found).items():
+                pairs = [(p["bpp"], of(p)) for p in found[title] if of(p) is not None]
+                axis.plot(*zip(*pairs), **look, label=_words(title)) if pairs else None
             if source:
-                axis.axvline(
-                    source, color="0.5", linestyle=":", label=f"the video's own file, {source:.3f} bits a pixel"
-                )
-            for curve in PUBLISHED if key == "psnr" else ():
+                text = f"the video's own file,\n{source:.3f} bits a pixel"
+                axis.axvline(source, color="#b8b8b8", linestyle=(0, (1, 3)), label=text)
+            for curve in PUBLISHED if axis is axes[0] else ():
                 if curve.dataset == dataset:
-                    text = f"{curve.label}, published, {'x'.join(map(str, curve.size))}"
-                    axis.plot(*zip(*curve.points), "D", color="C3", fillstyle="none", markersize=7, label=text)
-            axis.set(xscale="log", xlabel="bits a pixel (file size)", ylabel=label)
-            _log_ticks(axis)
+                    text = _words(f"{curve.label}, published, {'x'.join(map(str, curve.size[::-1]))}")
+                    look = looks([curve.label])[curve.label] | {"linestyle": "none", "fillstyle": "none"}
+                    axis.plot(*zip(*curve.points), **look, label=text)
+            axis.set(xscale="log", ylabel=label)
+            log_ticks(axis)
+        axes[1].set_xlabel("bits a pixel (size of the file)")
+        axes[0].set_title(f"{_video(curves.values())}: quality over rate", loc="left")
         if axes[0].lines:
-            lines = axes[0].get_legend_handles_labels()
-            axes[1].legend(*lines, frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
-        return _save_figure(figure, name, profile)
-
-
-def _line(title: str, others: Iterator[int]) -> dict:
-    """How a curve is drawn: a block codec by its settings, others in turn in ten colours, then with another marker."""
-    if (setting := BLOCK_CODECS.get(title)) is None:
-        place = next(others)
-        return {"marker": "oD"[place // 10], "linestyle": "-", "color": f"C{place % 10}"}
-    line = {"marker": CODEC_MARKERS[setting.codec], "color": "0.6" if title in USUAL else "black"}
-    slow = title.endswith("_slower")
-    return line | {"linestyle": "--" if setting.group else "-", "fillstyle": "none" if slow else "full"}
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7.5, handlelength=3)
+        told = [
+            f"{t} {p[0]['psnr']:.1f} dB at {p[0]['bpp']:.3f} to {p[-1]['psnr']:.1f} at {p[-1]['bpp']:.3f}"
+            for t, p in ((t, sorted(p, key=lambda p: p["bpp"])) for t, p in found.items())
+        ]
+        alt = f"{_video(curves.values())}, PSNR and MS-SSIM over bits a pixel: {'; '.join(told)}."
+        return save(figure, name, profile, alt)
 
 
 def motion_figure(record: Record, profile: str, name: str = "deformation_fields") -> Path:
     """How far the field moves each part of the picture against the rest: all, and with one hash silenced."""
     titles = {"motion": "Whole field", "motion_static": "2D hash alone", "motion_dynamic": "3D hash alone"}
     shown = [key for key in titles if record and key in record["pictures"]]
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(1, max(1, len(shown)), figsize=(12, 3), squeeze=False, layout="constrained")
+    with styled(**{"axes.grid": False}):
+        figure, axes = plt.subplots(1, max(1, len(shown)), figsize=(WIDTH, 2), squeeze=False, layout="constrained")
+        for axis in axes.flat:
+            axis.axis("off")
         for axis, key in zip(axes.flat, shown):
             most = record["pictures"][key]
             pixels = record.image(key)[..., 0] / 255 * most
             drawn = axis.imshow(pixels, cmap="magma", vmin=0, vmax=max(most, 1e-6))
             axis.set_title(titles[key])
-            axis.axis("off")
-            figure.colorbar(drawn, ax=axis, shrink=0.8, label="px")
-        return _save_figure(figure, name, profile)
+            bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", shrink=0.8, pad=0.03, aspect=30)
+            bar.set_label("displacement against the median, px")
+        figure.suptitle(f"{_video([record])}: displacement of the Gaussians in frame {PICTURED}", fontsize=9)
+        told = [f"{titles[key]} up to {record['pictures'][key]:.1f} px" for key in shown]
+        alt = f"{_video([record])}, maps of how far the field moves the picture: {', '.join(told)}."
+        return save(figure, name, profile, alt)
 
 
-def _log_ticks(axis) -> None:
-    """Plain numbers below a logarithmic axis: 1, 2, 5, or over more than two decades only powers of ten."""
-    least, most = axis.get_xlim()
-    axis.xaxis.set_major_locator(LogLocator(subs=(1,) if most > 200 * least else (1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:,g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+def _curves(axis: Axes, points: dict[str, list[tuple[float, float, bool]]], label: str) -> None:
+    """Lines of (x, PSNR, filled or hollow) over a logarithmic axis, by titles."""
+    for title, look in looks(points).items():
+        xs, ys, filled = zip(*points[title])
+        axis.plot(xs, ys, **look, label=title, fillstyle="full" if filled[-1] else "none", markersize=7)
+    axis.set(xscale="log", xlabel=label, ylabel="PSNR, dB")
+    axis.margins(0.1)
+    log_ticks(axis)
 
 
-def _save_figure(figure, name: str, profile: str, suffix: str = ".png") -> Path:
-    folder = results(profile) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}{suffix}"
-    small = {"dpi": 80, "pil_kwargs": {"quality": 60}} if suffix == ".jpg" else {}  # notebooks hold them too
-    figure.savefig(path, bbox_inches="tight", **small)
-    plt.close(figure)
-    return path
+def _words(title: str) -> str:
+    """A title as a legend has it: settings of block codecs in words, in short lines."""
+    codec, _, setting = title.partition("_")
+    return textwrap.fill(f"{codec}, {SETTING_WORDS[setting]}" if setting in SETTING_WORDS else title, 27)
+
+
+def _label(axis: Axes) -> None:
+    """Names of lines at their last points."""
+    ends = [(*line.get_xydata()[-1], line.get_label(), line.get_color()) for line in axis.lines]
+    label_points(axis, ends)
+
+
+def _cards(records: Iterable[Record]) -> tuple[str, str]:
+    """(the card that most records were made on, which cards the filled and the hollow points stand for)."""
+    cards = [record["device"] for record in records if record]
+    main = max(sorted(set(cards)), key=cards.count, default="")
+    others = ", ".join(sorted(set(cards) - {main}))
+    return main, f"filled: {main}; hollow: {others}" if others else main
+
+
+def _video(records: Iterable[Record]) -> str:
+    return next((video_text(record) for record in records if record), "")

@@ -11,6 +11,8 @@ from stgvlib.errors import StgvError
 from stgvlib.files import repository
 from stgvlib.repro.records import results
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 def notebooks(only: str) -> list[Path]:
     """The numbered notebooks, all or those whose number is in `only` ("01,02"). Raises StgvError for a wrong number."""
@@ -22,11 +24,11 @@ def notebooks(only: str) -> list[Path]:
     return [path for path in found if not wanted or path.name[:2] in wanted]
 
 
-def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool) -> str | None:
+def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool, make: bool = True) -> str | None:
     """Run one notebook; the executed copy is kept in `folder` also when it fails. Returns the error, or None."""
     import papermill
 
-    parameters = {"profile": profile, "device": device, "refresh": refresh}
+    parameters = {"profile": profile, "device": device, "refresh": refresh, "make": make}
     if unknown := set(parameters) - set(papermill.inspect_notebook(str(path))):
         return f"its parameters cell lacks {', '.join(sorted(unknown))}"
     failure = None
@@ -49,7 +51,8 @@ def execute(path: Path, folder: Path, profile: str, device: str, refresh: bool) 
 
 def _reproducible(copy: Path) -> None:
     """An executed copy without what differs from one run or machine to the next (times, absolute paths, the injected
-    cell's id), so that one that is regenerated from the same records is the same file."""
+    cell's id), so that one that is regenerated from the same records is the same file; and without the state of
+    widgets, which needs a kernel: their still pictures remain."""
     import nbformat
 
     notebook = nbformat.read(copy, nbformat.NO_CONVERT)
@@ -59,12 +62,18 @@ def _reproducible(copy: Path) -> None:
             part.metadata.get("papermill", {}).pop(key, None)
         if "injected-parameters" in part.metadata.get("tags", ()):
             part.id = "injected-parameters"
+        for output in part.get("outputs", ()):
+            output.get("data", {}).pop(WIDGET, None)
+    notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, copy)
-    copy.write_text(copy.read_text().replace(str(repository()) + os.sep, ""))
+    text = copy.read_text().replace(str(repository()) + os.sep, "")
+    there, here = (os.path.relpath(copy.parent.parent, place) for place in (repository() / "notebooks", copy.parent))
+    copy.write_text(text.replace(f"]({Path(there).as_posix()}/", f"]({Path(here).as_posix()}/"))  # links to figures
 
 
-def execute_all(profile: str, device: str, only: str, refresh: bool) -> int:
-    """Execute the notebooks and list what they made; returns the exit status. Raises StgvError for bad arguments."""
+def execute_all(profile: str, device: str, only: str, refresh: bool, make: bool = True) -> int:
+    """Execute the notebooks and list what they made; returns the exit status. Without `make`, records of the paper
+    profile are only read. Raises StgvError for bad arguments."""
     chosen, name = notebooks(only), device_name(resolve_device(device))
     folder = results(profile)
     copies = folder / "notebooks"
@@ -77,7 +86,7 @@ def execute_all(profile: str, device: str, only: str, refresh: bool) -> int:
         with TemporaryFile() as noise:  # what kernels say beside their cells, tracebacks when they are interrupted
             os.dup2(noise.fileno(), 2)
             try:
-                error = execute(path, copies, profile, device, refresh)
+                error = execute(path, copies, profile, device, refresh, make)
             except KeyboardInterrupt:
                 print(f"\ninterrupted; finished runs are kept in {folder / 'runs'}: run the same command to go on")
                 terminal = noise.fileno()  # also for what is said while this process ends

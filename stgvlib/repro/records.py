@@ -35,6 +35,16 @@ HOLDS_DATA = {"dataset.name": str, "dataset.frames": int, "dataset.size": list, 
 Frames = Callable[[dict | None], tuple[Video | None, dict | None, str]]
 
 
+_reading = False  # whether records of the paper profile are only read in this process
+
+
+def make_missing(allowed: bool) -> None:
+    """Whether this process makes records of the paper profile that are missing, as it does unless it is told not to: a
+    notebook that shows the committed ones does not. `refresh` and the other profiles make them in any case."""
+    global _reading
+    _reading = not allowed
+
+
 class NotRun(Exception):
     """Raised by a maker that finds that it cannot run here; its text is the reason."""
 
@@ -133,7 +143,7 @@ def recorded(
     device = resolve_device(how.device)
     if needs_gpu and how.profile_name == "paper" and device.type == "cpu":
         return Record(name, path, None, needs_gpu)
-    if not how.make:
+    if not how.make or (_reading and how.profile_name == "paper" and not how.refresh):
         return Record(name, path, None, NOT_MADE)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"name": name, "profile": how.profile_name, **says, **required, "record_version": version}

@@ -55,7 +55,7 @@ def experiments(profile_name: str) -> list[str]:
     names += [f"{name}.seed{seed}" for name, seeds in SEEDS.items() for seed in some((0, *seeds), profile_name)[1:]]
     names += [f"bunny/rate_{c}" for group in (curves.SYSTEMS_COMPARED, curves.PARTS) for c in some(group, profile_name)]
     compressed = [f"davis/{video}" for video in some(COMPRESSED, profile_name)]
-    names += [f"{dataset}/rate_stgv" for dataset in compressed]
+    names += [f"{dataset}/rate_{c}" for dataset in compressed for c in ("stgv", *some(curves.CHAINED, profile_name))]
     names += [f"{dataset}/anchor_{codec}" for dataset in ("bunny", *compressed) for codec in curves.BLOCK_CODECS]
     for name, task in tasks.TASKS.items():
         fitted = some((s for s in task.systems if s in tasks.FITTED), profile_name)
