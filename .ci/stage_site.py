@@ -15,6 +15,10 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / "build/docs"
 TAKEN = "*.md LICENSE CITATION.cff docs data/*.md data/*/make.py results/paper/tables/*.md results/paper/figures"
 
+WIDE = (
+    ".md-grid { max-width: 80rem } .md-typeset table:not([class]) :is(th, td) { padding: 0.4em 0.6em; min-width: 0 }\n"
+)
+
 
 def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
@@ -31,6 +35,7 @@ def main() -> None:
     moved = SITE / "results/paper/notebooks/index.md"
     moved.write_text(moved.read_text().replace("](", "](../../../notebooks/"))
     (SITE / "api.md").write_text(api())
+    (SITE / "site.css").write_text(WIDE)
     play = [
         "# Play",
         "Clips that ship with the project, in the [player](docs/PLAYER.md). It needs a browser with WebGL2.",
