@@ -41,7 +41,8 @@ PIXELS = """([gop, index, ratio]) => {
 }"""
 DECODE = """([text, shader]) => {
   const file = modules.format.openFile(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
-  const gops = file.header.frames.map((_, gop) => modules.format.decodeGop(file, gop, true));
+  const decoded = new modules.predict.Gops(file, true);
+  const gops = file.header.frames.map((_, gop) => decoded.at(gop));
   globalThis.renderer?.close();
   const canvas = document.createElement("canvas");
   globalThis.renderer = new modules.render.Renderer(canvas, file.header, (g) => gops[g], shader);
@@ -158,13 +159,13 @@ def with_header(data, **changes):
 
 def test_bad_files_give_a_line_and_the_page_takes_another(fitted, opened):  # noqa: F811
     good = fitted["stgv"]
-    newer = good[:8] + struct.pack("<H", 4) + good[10:]
+    newer = good[:8] + struct.pack("<H", 5) + good[10:]
     huge = with_header(good, gaussians=2**31 - 1)
     cases = {
         "no .stgv file": b"GIF89a and more than sixteen bytes",
         "section table is cut off": good[:30],
         "Group 2 is cut off": good[:-10],
-        "format version 4. This player reads version 3": newer,
+        "format version 5. This player reads versions 3 and 4": newer,
         "size must be two sides": with_header(good, size=[0, 64]),
         "more than its size allows": huge,
         "pixels of a frame": with_header((GOLDEN / "plain.stgv").read_bytes(), size=[32767, 32767]),

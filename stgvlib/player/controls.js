@@ -144,8 +144,8 @@ export function offerViews({ view }, field, compared) {
   view.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
 }
 
-/** Draws where GoPs begin, and the frames nearest to the canonical Gaussians, under the slider. */
-export function drawMarks(canvas, starts, total, keys) {
+/** Draws where GoPs begin, predicted ones with short lines, and the frames nearest to the canonical Gaussians. */
+export function drawMarks(canvas, starts, total, keys, predicted) {
   const ratio = globalThis.devicePixelRatio || 1;
   const sides = [canvas.clientWidth, canvas.clientHeight];
   const [width, height] = sides.map((side) => Math.max(1, Math.round(side * ratio)));
@@ -158,7 +158,7 @@ export function drawMarks(canvas, starts, total, keys) {
     context.fillStyle = g % 2 ? "#33373d" : "#454a52";
     context.fillRect(place(start), 0, Math.max(place(end) - place(start), ratio), 3 * ratio);
     context.fillStyle = "#8b929b";
-    context.fillRect(place(start), 0, ratio, height);
+    context.fillRect(place(start), 0, ratio, predicted(g) ? height / 2 : height);
   });
   context.fillStyle = getComputedStyle(canvas).color;
   for (const frame of keys) {

@@ -2,8 +2,9 @@
 
 import { FileError } from "./entropy.js";
 import { checkPairs } from "./header.js";
-import { decodeGop, openFile } from "./format.js";
+import { openFile } from "./format.js";
 import { keyFrameOf } from "./keyframes.js";
+import { Gops } from "./predict.js";
 import { Renderer } from "./render.js";
 import { Reference, psnr } from "./compare.js";
 import { drawOverlay, numbersOf, strongestAt } from "./overlay.js";
@@ -83,6 +84,7 @@ export class Player {
     this.parts.name.title = name;
     try {
       const file = { ...openFile(data), data, name };
+      this.gops = new Gops(file);
       this.renderer = new Renderer(this.parts.picture, file.header, (gop) => this.decode(file, gop));
       this.file = file;
     } catch (error) {
@@ -135,7 +137,7 @@ export class Player {
   /** A GoP's integers as Gaussians and field; null, and a line on the page, where it is damaged. */
   decode(file, gop) {
     try {
-      const decoded = decodeGop(file, gop);
+      const decoded = this.gops.at(gop);
       checkPairs(decoded, file.header.size, file.bytes);
       return decoded;
     } catch (error) {
@@ -237,15 +239,12 @@ export class Player {
   findKeyFrames(gop, file) {
     if (this.file !== file || gop >= this.starts.length) return;
     if (!this.playing) {
-      const { header } = file;
-      let decoded = null;
       try {
-        decoded = this.renderer.gops.get(gop)?.decoded ?? decodeGop(file, gop);
+        const decoded = this.gops.at(gop);
+        const key = decoded.count && this.renderer.moves ? keyFrameOf(decoded, file.header, gop) : null;
+        if (key !== null) this.keyFrames.set(gop, this.starts[gop] + key);
       } catch {
-        decoded = null; // it is named when it is shown
-      }
-      if (decoded?.count && this.renderer.moves) {
-        this.keyFrames.set(gop, this.starts[gop] + keyFrameOf(decoded, header, gop));
+        this.keyFrames.delete(gop); // a damaged group is named when it is shown
       }
       this.marks();
       gop += 1;
@@ -254,7 +253,8 @@ export class Player {
   }
 
   marks() {
-    drawMarks(this.parts.marks, this.starts, this.total, this.keyFrames.values());
+    const predicted = (gop) => this.file !== null && this.gops.isPredicted(gop);
+    drawMarks(this.parts.marks, this.starts, this.total, this.keyFrames.values(), predicted);
   }
 
   // View
@@ -320,6 +320,10 @@ export class Player {
     const { parts, renderer, file } = this;
     const { picture } = parts;
     const [gop, index] = this.place(this.frame);
+    if (!this.gops.advance(gop)) {
+      this.ask(); // one group a frame of the page, which stays alive
+      return;
+    }
     const how = this.how();
     const view = this.window.view();
     const ratio = parts.resolution.value === "auto" ? this.ratio : Number(parts.resolution.value);
