@@ -20,7 +20,9 @@ const VIEWS = [
 const HASHES = [["static", "Static only (2D hash)"], ["dynamic", "Dynamic only (3D hash)"]];
 const COMPARISONS = [["split", "Split with the reference"], ["error", "Error map, 8 times"]];
 const RESOLUTIONS = [["auto", "Auto"], ["1", "Full"], ["0.5", "Half"], ["0.25", "Quarter"]];
-const MARKS = "Lines: a group of pictures begins. Dots: the frame nearest to the canonical Gaussians of its group.";
+const MARKS =
+  "Lines: a group of pictures begins; short: it is predicted from the one before. " +
+  "Dots: the frame nearest to the canonical Gaussians of its group.";
 /** What the colours of a view mean. */
 export const LEGENDS = {
   motion: "Hue: direction of the displacement. Brightness: its length.",

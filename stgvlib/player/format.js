@@ -91,8 +91,8 @@ function damaged(reason) {
 /**
  * A GoP's section: a key GoP's Gaussians and field, or the differences of a predicted one.
  * @param {boolean} keep whether `integers` are returned, in the order of the file
- * @returns {object} of a key GoP {frames, count, mu, cholesky, rgb, own, tensors, steps}: Float32Array [N * 2], [N * 3],
- * [N * 3], [N * numbers of its own], tensors by name, and the steps of each Gaussian; of a predicted one
+ * @returns {object} of a key GoP {frames, count, mu, cholesky, rgb, own, tensors, steps}: Float32Array [N * 2],
+ * [N * 3], [N * 3], [N * numbers of its own], tensors by name, and the steps of each Gaussian; of a predicted one
  * {frames, count, flags, position, shape, color, tensors, differences}: rows of integers, and names of tensors to add.
  * Raises FileError where the section is damaged.
  */

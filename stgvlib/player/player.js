@@ -241,11 +241,9 @@ export class Player {
     if (!this.playing) {
       try {
         const decoded = this.gops.at(gop);
-        const key = decoded.count && this.renderer.moves ? keyFrameOf(decoded, file.header, gop) : null;
-        if (key !== null) this.keyFrames.set(gop, this.starts[gop] + key);
-      } catch {
-        this.keyFrames.delete(gop); // a damaged group is named when it is shown
-      }
+        const moves = decoded.count && this.renderer.moves;
+        if (moves) this.keyFrames.set(gop, this.starts[gop] + keyFrameOf(decoded, file.header, gop));
+      } catch {} // a damaged group is named when it is shown
       this.marks();
       gop += 1;
     }
@@ -253,7 +251,7 @@ export class Player {
   }
 
   marks() {
-    const predicted = (gop) => this.file !== null && this.gops.isPredicted(gop);
+    const predicted = (gop) => this.gops.isPredicted(gop);
     drawMarks(this.parts.marks, this.starts, this.total, this.keyFrames.values(), predicted);
   }
 
@@ -320,10 +318,7 @@ export class Player {
     const { parts, renderer, file } = this;
     const { picture } = parts;
     const [gop, index] = this.place(this.frame);
-    if (!this.gops.advance(gop)) {
-      this.ask(); // one group a frame of the page, which stays alive
-      return;
-    }
+    if (!this.gops.advance(gop)) return this.ask(); // one group at a time: the page stays alive
     const how = this.how();
     const view = this.window.view();
     const ratio = parts.resolution.value === "auto" ? this.ratio : Number(parts.resolution.value);

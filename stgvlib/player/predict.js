@@ -37,7 +37,7 @@ export class Gops {
     return next === gop;
   }
 
-  /** @returns {object} as `readGop` of a key GoP. Raises FileError where it, or one that it is predicted from, is damaged */
+  /** @returns {object} what `readGop` gives of a key GoP. Raises FileError where it, or one before it, is damaged. */
   at(gop) {
     while (!this.advance(gop));
     const found = this.kept.get(gop);
@@ -105,7 +105,9 @@ function follow(before, end, changes) {
     k += 1;
   }
   const tensors = { ...changes.tensors };
-  for (const name of changes.differences) tensors[name] = tensors[name].map((value, i) => value + before.tensors[name][i]);
+  for (const name of changes.differences) {
+    tensors[name] = tensors[name].map((value, i) => value + before.tensors[name][i]);
+  }
   const bounds = [[mu, MOST_PLACE], [cholesky, MOST_SHAPE], [rgb, MOST_COLOR]];
   for (const values of Object.values(tensors)) bounds.push([values, Infinity]);
   if (!bounds.every(([values, most]) => values.every((value) => Math.abs(value) < most))) {
