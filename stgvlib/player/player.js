@@ -227,6 +227,7 @@ export class Player {
       if (rate) this.parts.rate.textContent = `${rate.toFixed(1)} frames/s`;
       if (late && this.ratio > 0.25) this.ratio /= 2; // until the player pauses
     }
+    this.gops.advance(Math.min(this.place(due)[0] + 1, this.starts.length - 1), 8);
     this.ask();
   }
 
@@ -238,7 +239,7 @@ export class Player {
   /** Marks, group after group while nothing else is to do, the frame nearest to the canonical Gaussians. */
   findKeyFrames(gop, file) {
     if (this.file !== file || gop >= this.starts.length) return;
-    if (!this.playing) {
+    if (!this.playing && this.gops.advance(gop)) {
       try {
         const decoded = this.gops.at(gop);
         const moves = decoded.count && this.renderer.moves;
@@ -318,7 +319,8 @@ export class Player {
     const { parts, renderer, file } = this;
     const { picture } = parts;
     const [gop, index] = this.place(this.frame);
-    if (!this.gops.advance(gop)) return this.ask(); // one group at a time: the page stays alive
+    parts.frame.textContent = "decoding";
+    if (!this.renderer.gops.has(gop) && !this.gops.advance(gop)) return this.ask(); // a little at a time
     const how = this.how();
     const view = this.window.view();
     const ratio = parts.resolution.value === "auto" ? this.ratio : Number(parts.resolution.value);

@@ -5,6 +5,7 @@ import { deform } from "./field.js";
 import { LOG_SCALES, readGop } from "./format.js";
 
 const MOST_KEPT = 128e6; // bytes of decoded GoPs
+const SLICE = 512; // Gaussians that are deformed at a time
 const MIN_SCALE = Math.fround(0.3); // px
 const MOST_PLACE = 2 ** 20; // px
 const MOST_COLOR = 2 ** 16;
@@ -28,18 +29,25 @@ export class Gops {
     return this.file.sections.get(gop)?.predicted ?? false;
   }
 
-  /** Decodes the first GoP that `gop` waits for. @returns {boolean} whether that was `gop` itself, or none is left */
-  advance(gop) {
+  /** Decodes what `gop` waits for, for about `most` ms. @returns {boolean} whether `gop` is decoded, or damaged */
+  advance(gop, most = 30) {
+    const end = performance.now() + most;
+    while (!this.kept.has(gop) && performance.now() <= end) this.step(gop);
+    return this.kept.has(gop);
+  }
+
+  step(gop) {
     let next = gop;
     const waits = (g) => g > 0 && !this.kept.has(g) && this.isPredicted(g) && !this.file.faults.has(g);
     while (waits(next) && !this.kept.has(next - 1)) next -= 1;
-    if (!this.kept.has(next)) this.add(next, this.decode(next));
-    return next === gop;
+    const before = waits(next) ? this.kept.get(next - 1) : null;
+    if (before?.mu && !ended(before, this.file.header)) return;
+    this.add(next, this.decode(next));
   }
 
   /** @returns {object} what `readGop` gives of a key GoP. Raises FileError where it, or one before it, is damaged. */
   at(gop) {
-    while (!this.advance(gop));
+    this.advance(gop, Infinity);
     const found = this.kept.get(gop);
     this.kept.delete(gop);
     this.kept.set(gop, found);
@@ -57,7 +65,9 @@ export class Gops {
       if (before.count !== found.count) {
         throw new FileError(`is predicted from ${found.count} Gaussians, but group ${gop} has ${before.count}`);
       }
-      return follow(before, deform(before, this.file.header, 1), found);
+      const { end } = before;
+      before.end = null;
+      return follow(before, end, found);
     } catch (error) {
       return error;
     }
@@ -78,6 +88,21 @@ function bytesOf(found) {
   if (found instanceof Error) return 0;
   const arrays = [found.mu, found.cholesky, found.rgb, found.own, ...Object.values(found.tensors)];
   return arrays.reduce((sum, array) => sum + array.byteLength, 0);
+}
+
+/** Deforms the next SLICE Gaussians to the last frame, into `end`. @returns {boolean} whether none was left */
+function ended(decoded, header) {
+  const { count } = decoded;
+  const rows = Object.entries({ mu: 2, cholesky: 3, rgb: 3 });
+  decoded.end ??= { at: 0, ...Object.fromEntries(rows.map(([name, n]) => [name, new Float32Array(n * count)])) };
+  const { end } = decoded;
+  if (end.at === count) return true;
+  const part = { ...decoded, count: Math.min(SLICE, count - end.at) };
+  for (const [name, n] of rows) part[name] = decoded[name].subarray(n * end.at, n * (end.at + part.count));
+  const moved = deform(part, header, 1);
+  for (const [name, n] of rows) end[name].set(moved[name], n * end.at);
+  end.at += part.count;
+  return false;
 }
 
 /** A GoP from the one before, the Gaussians `end` of that one's last frame, and differences. Raises FileError. */
