@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scenes import pan
 
 from stgvlib.codec import bitstream
 from stgvlib.config import PAPER, QUALITY, STGV
 from stgvlib.fitting.fit import fit
+from stgvlib.metrics import psnr
+from stgvlib.model.decoder import Decoder
 from stgvlib.video.video import video_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -24,6 +27,23 @@ FITTED = {
     "quality": replace(QUALITY, **SHORT, motion_steps=20),
     "paper": replace(PAPER, **SHORT),
 }
+
+PIXELS = """([gop, index, ratio]) => {
+  const { width, height, rgb } = renderer.pixels(gop, index, ratio);
+  const bytes = new Uint8Array(rgb.buffer);
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+  return [width, height, btoa(text)];
+}"""
+DECODE = """([text, shader]) => {
+  const file = modules.format.openFile(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
+  const decoded = new modules.predict.Gops(file, true);
+  globalThis.gops = file.header.frames.map((_, gop) => gop).reverse().map((gop) => decoded.at(gop)).reverse();
+  globalThis.renderer?.close();
+  const canvas = document.createElement("canvas");
+  globalThis.renderer = new modules.render.Renderer(canvas, file.header, (g) => gops[g], shader);
+  return [renderer.deformProgram !== null, gops.map((gop) => gop.integers.map((run) => Array.from(run)))];
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +109,24 @@ def shown(tab):
 
     data = tab.evaluate("document.querySelector('.picture').toDataURL('image/png').split(',')[1]")
     return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+
+
+def text_of(data):
+    return base64.b64encode(data).decode()
+
+
+def bytes_in_page(data):
+    return f"Uint8Array.from(atob('{text_of(data)}'), (c) => c.charCodeAt(0))"
+
+
+def flat(arrays):
+    return np.concatenate([np.asarray(array, np.float64).ravel() for array in arrays])
+
+
+def psnr_of_frames(tab, model, ratio=1.0):
+    """PSNR in dB of each frame of the renderer that DECODE made, against a model's."""
+    decoder = Decoder(model, ratio, dtype=torch.float32)
+    for number, expected in enumerate(decoder):
+        width, height, text = tab.evaluate(PIXELS, [*decoder.place(number), ratio])
+        found = np.frombuffer(base64.b64decode(text), np.float32).reshape(height, width, 3)
+        yield psnr(torch.from_numpy(found.copy()).clamp(0, 1), expected.clamp(0, 1))

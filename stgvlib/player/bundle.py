@@ -9,7 +9,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 MODULES = (
-    *("entropy", "header", "format", "field", "shaders", "pack", "render"),
+    *("entropy", "header", "format", "field", "predict", "shaders", "pack", "render"),
     *("keyframes", "clock", "window", "compare", "overlay", "controls", "input", "player", "start"),
 )
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.M)

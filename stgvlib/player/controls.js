@@ -20,7 +20,9 @@ const VIEWS = [
 const HASHES = [["static", "Static only (2D hash)"], ["dynamic", "Dynamic only (3D hash)"]];
 const COMPARISONS = [["split", "Split with the reference"], ["error", "Error map, 8 times"]];
 const RESOLUTIONS = [["auto", "Auto"], ["1", "Full"], ["0.5", "Half"], ["0.25", "Quarter"]];
-const MARKS = "Lines: a group of pictures begins. Dots: the frame nearest to the canonical Gaussians of its group.";
+const MARKS =
+  "Lines: a group of pictures begins; short: it is predicted from the one before. " +
+  "Dots: the frame nearest to the canonical Gaussians of its group.";
 /** What the colours of a view mean. */
 export const LEGENDS = {
   motion: "Hue: direction of the displacement. Brightness: its length.",
@@ -144,8 +146,8 @@ export function offerViews({ view }, field, compared) {
   view.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
 }
 
-/** Draws where GoPs begin, and the frames nearest to the canonical Gaussians, under the slider. */
-export function drawMarks(canvas, starts, total, keys) {
+/** Draws where GoPs begin, predicted ones with short lines, and the frames nearest to the canonical Gaussians. */
+export function drawMarks(canvas, starts, total, keys, predicted) {
   const ratio = globalThis.devicePixelRatio || 1;
   const sides = [canvas.clientWidth, canvas.clientHeight];
   const [width, height] = sides.map((side) => Math.max(1, Math.round(side * ratio)));
@@ -158,7 +160,7 @@ export function drawMarks(canvas, starts, total, keys) {
     context.fillStyle = g % 2 ? "#33373d" : "#454a52";
     context.fillRect(place(start), 0, Math.max(place(end) - place(start), ratio), 3 * ratio);
     context.fillStyle = "#8b929b";
-    context.fillRect(place(start), 0, ratio, height);
+    context.fillRect(place(start), 0, ratio, predicted(g) ? height / 2 : height);
   });
   context.fillStyle = getComputedStyle(canvas).color;
   for (const frame of keys) {

@@ -1,12 +1,13 @@
-// Reads .stgv files, version 3 (docs/FORMAT.md): container, header, limits, and a GoP's integers and values.
+// Reads .stgv files, versions 3 and 4 (docs/FORMAT.md): container, header, limits, and the section of a GoP.
 
 import { FileError, Reader } from "./entropy.js";
 import { checkLimits, headerOf } from "./header.js";
 
 const MAGIC = [0x89, 0x53, 0x54, 0x47, 0x56, 0x0d, 0x0a, 0x0a];
-const VERSION = 3;
+const VERSIONS = [3, 4];
+const [KEY, PREDICTED] = [2, 3]; // kinds of section
 const MOST_HEADER = 65536; // bytes
-const LOG_SCALES = [Math.log(0.3) - 1, 14]; // of l1 and l3, px
+export const LOG_SCALES = [Math.log(0.3) - 1, 14]; // of l1 and l3, px
 const MOST_STEP = 1e6;
 
 let crcTable = null;
@@ -27,7 +28,7 @@ export function crc32(data) {
 }
 
 /**
- * Reads container and header; GoPs are decoded by `decodeGop`, one at a time.
+ * Reads container and header; `Gops` decodes GoPs, one at a time.
  * @param {Uint8Array} data the whole file
  * @returns {{header, sections, faults, bytes}} maps of GoPs' sections, and of what is wrong with GoPs
  * Raises FileError for a file that is foreign, damaged, of another version, or asks for more than its size allows.
@@ -38,9 +39,10 @@ export function openFile(data) {
   }
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const version = view.getUint16(8, true);
-  if (version !== VERSION) {
-    const advice = version > VERSION ? "get a newer player" : "encode it again";
-    throw new FileError(`The file has format version ${version}. This player reads version ${VERSION}: ${advice}.`);
+  if (!VERSIONS.includes(version)) {
+    const advice = version > VERSIONS[1] ? "get a newer player" : "encode it again";
+    const known = VERSIONS.join(" and ");
+    throw new FileError(`The file has format version ${version}. This player reads versions ${known}: ${advice}.`);
   }
   const count = view.getUint16(10, true);
   const end = 16 + 11 * count;
@@ -60,8 +62,8 @@ export function openFile(data) {
       if (kind !== 1 || size > MOST_HEADER) throw damaged("it does not begin with a header");
       text = data.subarray(at, at + size);
       if (text.length < size || crc32(text) !== crc) throw damaged("its header is cut off or fails its checksum");
-    } else if (kind === 2 && !sections.has(gop)) {
-      sections.set(gop, { data: data.subarray(at, at + size), size, crc });
+    } else if ((kind === KEY || kind === PREDICTED) && !sections.has(gop)) {
+      sections.set(gop, { predicted: kind === PREDICTED, data: data.subarray(at, at + size), size, crc });
     }
     at += size;
   }
@@ -87,49 +89,74 @@ function damaged(reason) {
 }
 
 /**
- * The integers of a GoP and the values that they stand for.
- * @returns {{frames, count, mu, cholesky, rgb, own, tensors, integers}} Gaussians as Float32Array [N * 2], [N * 3],
- * [N * 3], [N * numbers of its own]; tensors by name; integers in the order of the file, where `keep` asks for them.
+ * A GoP's section: a key GoP's Gaussians and field, or the differences of a predicted one.
+ * @param {boolean} keep whether `integers` are returned, in the order of the file
+ * @returns {object} of a key GoP {frames, count, mu, cholesky, rgb, own, tensors, steps}: Float32Array [N * 2],
+ * [N * 3], [N * 3], [N * numbers of its own], tensors by name, and the steps of each Gaussian; of a predicted one
+ * {frames, count, flags, position, shape, color, tensors, differences}: rows of integers, and names of tensors to add.
  * Raises FileError where the section is damaged.
  */
-export function decodeGop(file, gop, keep = false) {
+export function readGop(file, gop, keep = false) {
   const { header } = file;
   const fault = file.faults.get(gop);
   if (fault) throw new FileError(fault);
-  const section = file.sections.get(gop);
-  const reader = new Reader(section.data);
+  const { data, predicted } = file.sections.get(gop);
+  if (predicted && header.field.ownNumbers) {
+    throw new FileError("is predicted, which Gaussians with numbers of their own cannot be");
+  }
+  const reader = new Reader(data);
   const frames = reader.uint16();
   const count = reader.uint32();
-  const origin = [reader.int32(), reader.int32()];
   if (frames !== header.frames[gop] || count > header.gaussians) {
     throw new FileError(`has ${frames} frames and ${count} Gaussians, not what the header says`);
   }
-  const rows = (n) => Array.from({ length: n }, () => reader.integers(count));
+  const found = predicted ? readChanges(reader, count) : readKey(reader, count, header);
+  const tensors = {};
+  const differences = [];
+  for (const { name, length } of header.field.tensors) {
+    const flag = predicted ? data[reader.take(1)] : 0;
+    if (flag > 1) throw new FileError("has flags out of range");
+    if (flag) differences.push(name);
+    const step = reader.float32();
+    if (!(step >= 0 && step < MOST_STEP)) throw new FileError("has a step that is out of range");
+    const integers = reader.integers(length);
+    tensors[name] = Float32Array.from(integers, (value) => value * step);
+    if (keep) found.integers.push(...(predicted ? [[flag]] : []), integers);
+  }
+  if (!reader.atEnd) throw new FileError("has bytes too many");
+  if (keep) found.integers.unshift([frames, count]);
+  else found.integers = null;
+  return { ...found, frames, count, predicted, tensors, differences };
+}
+
+const rowsOf = (reader, n, count) => Array.from({ length: n }, () => reader.integers(count));
+
+/** The differences of a predicted GoP, of those Gaussians that change. */
+function readChanges(reader, count) {
+  const flags = reader.integers(count);
+  if (flags.some((flag) => flag !== 0 && flag !== 1)) throw new FileError("has flags out of range");
+  const changing = flags.reduce((a, b) => a + b, 0);
+  const [position, shape, color] = [2, 3, 3].map((n) => rowsOf(reader, n, changing));
+  return { flags, position, shape, color, integers: [flags, ...position, ...shape, ...color] };
+}
+
+function readKey(reader, count, header) {
+  const origin = [reader.int32(), reader.int32()];
   const gaps = reader.integers(count);
   if (gaps.some((gap) => gap < 0) || gaps.reduce((a, b) => a + b, 0) >= 2 ** 32) {
     throw new FileError("has positions out of range");
   }
-  const shape = rows(3);
+  const shape = rowsOf(reader, 3, count);
   const steps = stepsOf(header.steps);
   const sizes = sizesOf(shape, steps);
   const color = [0, 1, 2].map(() => readColor(reader, sizes));
   const [positionBits, shapeBits] = finerBits(color, sizes, header.steps.lowest);
   const finerPosition = reader.bits(concat([positionBits, positionBits]));
   const finerShape = reader.bits(concat([shapeBits, shapeBits, shapeBits]));
-  const own = rows(header.field.ownNumbers);
-  const tensors = {};
-  const kept = [];
-  for (const { name, length } of header.field.tensors) {
-    const step = reader.float32();
-    if (!(step >= 0 && step < MOST_STEP)) throw new FileError("has a step that is out of range");
-    const integers = reader.integers(length);
-    tensors[name] = Float32Array.from(integers, (value) => value * step);
-    if (keep) kept.push(integers);
-  }
-  if (!reader.atEnd) throw new FileError("has bytes too many");
+  const own = rowsOf(reader, header.field.ownNumbers, count);
   const gaussians = { gaps, shape, color, sizes, positionBits, shapeBits, finerPosition, finerShape, own, origin };
-  const integers = [[frames, count, ...origin], gaps, ...shape, ...color, finerPosition, finerShape, ...own, ...kept];
-  return { frames, count, tensors, integers: keep ? integers : null, ...valuesOf(gaussians, steps, header) };
+  const integers = [origin, gaps, ...shape, ...color, finerPosition, finerShape, ...own];
+  return { integers, ...valuesOf(gaussians, steps, header) };
 }
 
 function concat(arrays) {
@@ -225,5 +252,6 @@ function valuesOf(integers, steps, header) {
   const numbers = integers.own.length;
   const own = new Float32Array(numbers * count);
   integers.own.forEach((row, k) => row.forEach((value, i) => (own[i * numbers + k] = value * header.steps.motion)));
-  return { mu, cholesky, rgb, own };
+  const finest = { position: [steps.position, positionBits], shape: [steps.shape, shapeBits] };
+  return { mu, cholesky, rgb, own, steps: { ...finest, color: [header.steps.color, sizes] } };
 }

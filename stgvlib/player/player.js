@@ -2,8 +2,9 @@
 
 import { FileError } from "./entropy.js";
 import { checkPairs } from "./header.js";
-import { decodeGop, openFile } from "./format.js";
+import { openFile } from "./format.js";
 import { keyFrameOf } from "./keyframes.js";
+import { Gops } from "./predict.js";
 import { Renderer } from "./render.js";
 import { Reference, psnr } from "./compare.js";
 import { drawOverlay, numbersOf, strongestAt } from "./overlay.js";
@@ -83,6 +84,7 @@ export class Player {
     this.parts.name.title = name;
     try {
       const file = { ...openFile(data), data, name };
+      this.gops = new Gops(file);
       this.renderer = new Renderer(this.parts.picture, file.header, (gop) => this.decode(file, gop));
       this.file = file;
     } catch (error) {
@@ -135,7 +137,7 @@ export class Player {
   /** A GoP's integers as Gaussians and field; null, and a line on the page, where it is damaged. */
   decode(file, gop) {
     try {
-      const decoded = decodeGop(file, gop);
+      const decoded = this.gops.at(gop);
       checkPairs(decoded, file.header.size, file.bytes);
       return decoded;
     } catch (error) {
@@ -225,6 +227,7 @@ export class Player {
       if (rate) this.parts.rate.textContent = `${rate.toFixed(1)} frames/s`;
       if (late && this.ratio > 0.25) this.ratio /= 2; // until the player pauses
     }
+    this.gops.advance(Math.min(this.place(due)[0] + 1, this.starts.length - 1), 8);
     this.ask();
   }
 
@@ -236,17 +239,12 @@ export class Player {
   /** Marks, group after group while nothing else is to do, the frame nearest to the canonical Gaussians. */
   findKeyFrames(gop, file) {
     if (this.file !== file || gop >= this.starts.length) return;
-    if (!this.playing) {
-      const { header } = file;
-      let decoded = null;
+    if (!this.playing && this.gops.advance(gop)) {
       try {
-        decoded = this.renderer.gops.get(gop)?.decoded ?? decodeGop(file, gop);
-      } catch {
-        decoded = null; // it is named when it is shown
-      }
-      if (decoded?.count && this.renderer.moves) {
-        this.keyFrames.set(gop, this.starts[gop] + keyFrameOf(decoded, header, gop));
-      }
+        const decoded = this.gops.at(gop);
+        const moves = decoded.count && this.renderer.moves;
+        if (moves) this.keyFrames.set(gop, this.starts[gop] + keyFrameOf(decoded, file.header, gop));
+      } catch {} // a damaged group is named when it is shown
       this.marks();
       gop += 1;
     }
@@ -254,7 +252,8 @@ export class Player {
   }
 
   marks() {
-    drawMarks(this.parts.marks, this.starts, this.total, this.keyFrames.values());
+    const predicted = (gop) => this.gops.isPredicted(gop);
+    drawMarks(this.parts.marks, this.starts, this.total, this.keyFrames.values(), predicted);
   }
 
   // View
@@ -320,6 +319,8 @@ export class Player {
     const { parts, renderer, file } = this;
     const { picture } = parts;
     const [gop, index] = this.place(this.frame);
+    parts.frame.textContent = "decoding";
+    if (!this.renderer.gops.has(gop) && !this.gops.advance(gop)) return this.ask(); // a little at a time
     const how = this.how();
     const view = this.window.view();
     const ratio = parts.resolution.value === "auto" ? this.ratio : Number(parts.resolution.value);
