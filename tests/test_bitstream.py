@@ -122,7 +122,7 @@ def test_files_that_are_none_say_what_they_are(tmp_path):
         (b"RIFF" + data[4:], "is no .stgv file"),
         (
             data[:8] + struct.pack("<H", 7) + data[10:],
-            "has format version 7, this stgvlib reads 3: use the stgvlib that wrote it",
+            "has format version 7, this stgvlib reads 3 and 4: use the stgvlib that wrote it",
         ),
         (data[:20], "section table is cut off"),
         (data[:60], "header is cut off"),
