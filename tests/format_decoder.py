@@ -1,7 +1,8 @@
 """A second decoder of .stgv files, written from docs/FORMAT.md alone, with NumPy and the standard library.
 
 It takes nothing from stgvlib, so a test in which both decoders agree checks the document. It stops at the values of
-Gaussians and field and does not render. It is slow: tokens are decoded one by one in Python.
+Gaussians and field and does not render; format_field.py evaluates the field where a GoP is predicted. It is slow:
+tokens are decoded one by one in Python.
 """
 
 import json
@@ -10,10 +11,12 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+import format_field
 import numpy as np
 
 MAGIC = bytes.fromhex("89535447560D0A0A")
-HEADER, GOP = 1, 2  # kinds of sections
+HEADER, KEY, PREDICTED = 1, 2, 3  # kinds of sections
+LEAST, MOST = math.log(0.3) - 1, 14  # of the logarithms of l1 and l3
 FIELD_DEFAULTS = {
     "encoding": "hash",
     "spatial": True,
@@ -27,6 +30,11 @@ FIELD_DEFAULTS = {
     "time_cells": None,
     "time_frequencies": 6,
     "position_frequencies": 10,
+    "time_code": "pi",
+    "position_code": "pi",
+    "slope": 0,
+    "position_space": "pixels",
+    "position_scale": None,
     "width": 128,
     "deform_shape": False,
     "head_layers": 1,
@@ -57,6 +65,7 @@ class Gop:
     rgb: np.ndarray  # [N, 3]
     motion_values: np.ndarray  # [N, degree, 2], or [N, 1] of what fades
     field_values: list[np.ndarray]
+    chain_steps: np.ndarray  # [3, N]: of position, shape and colour in the GoPs that are predicted from this one
 
     def integers(self) -> list[np.ndarray]:
         """Everything that "Integers are the same on every machine" promises, in the order of the file."""
@@ -65,13 +74,37 @@ class Gop:
         return [*fixed, self.gaps, self.shape, self.color, *finer, self.motion, *self.field]
 
 
-def decode(data: bytes) -> tuple[dict, list[Gop]]:
+@dataclass
+class PredictedGop:
+    """One predicted GoP: the integers as they stand in the file, and the values that they lead to."""
+
+    frames: int
+    flags: np.ndarray  # [M] int64
+    position: np.ndarray  # [2, n]: x, y
+    shape: np.ndarray  # [3, n]: a, b, c
+    color: np.ndarray  # [3, n]: green, red - green, blue - green
+    differences: list[int]  # of each tensor of the field: whether it is a difference
+    field: list[np.ndarray]
+    field_steps: list[float]
+    mu: np.ndarray  # [M, 2] px, float64
+    cholesky: np.ndarray  # [M, 3] px: l1, l2, l3
+    rgb: np.ndarray  # [M, 3]
+    field_values: list[np.ndarray]  # float32
+    chain_steps: np.ndarray  # [3, M]
+
+    def integers(self) -> list[np.ndarray]:
+        """As `Gop.integers`."""
+        fixed = [np.array([self.frames, len(self.flags)]), self.flags, self.position, self.shape, self.color]
+        return [*fixed, np.array(self.differences, np.int64), *self.field]
+
+
+def decode(data: bytes) -> tuple[dict, list[Gop | PredictedGop]]:
     """Header and GoPs of a .stgv file. Raises ValueError where the file is not as docs/FORMAT.md says."""
     if data[:8] != MAGIC:
         raise ValueError(f"not a .stgv file: it starts with {data[:8].hex()}")
     version, sections, table_crc = struct.unpack_from("<HHI", data, 8)
-    if version != 3:
-        raise ValueError(f"version must be 3, got {version}")
+    if version not in (3, 4):
+        raise ValueError(f"version must be 3 or 4, got {version}")
     table = data[16 : 16 + 11 * sections]
     if zlib.crc32(table) != table_crc:
         raise ValueError("the section table's checksum fails")
@@ -82,8 +115,10 @@ def decode(data: bytes) -> tuple[dict, list[Gop]]:
             raise ValueError(f"the checksum of a section of kind {kind}, GoP {number}, fails")
         if kind == HEADER:
             header = json.loads(body)
-        elif kind == GOP:
+        elif kind == KEY:
             gops[number] = decode_gop(body, header)
+        elif kind == PREDICTED and version == 4:
+            gops[number] = decode_predicted(body, header, gops[number - 1])
     if sorted(gops) != list(range(len(header["frames"]))):
         raise ValueError(f"the header has {len(header['frames'])} GoPs, the file GoPs {sorted(gops)}")
     return header, [gops[number] for number in sorted(gops)]
@@ -130,9 +165,8 @@ def decode_gop(body: bytes, header: dict) -> Gop:
     code = np.cumsum(gaps)
     xy = np.stack([deinterleave(code), deinterleave(code >> 1)]) + np.array(origin)[:, None]  # [2, N]
     fine_a, b, fine_c = with_finer_bits(shape, finer_shape, shape_bits) * S
-    least, most = math.log(0.3) - 1, 14
     moved = motion * steps["motion"]
-    l1, l3 = np.exp(np.clip(fine_a, least, most)), np.exp(np.clip(fine_c, least, most))
+    l1, l3 = np.exp(np.clip(fine_a, LEAST, MOST)), np.exp(np.clip(fine_c, LEAST, MOST))
     return Gop(
         frames,
         tuple(origin),
@@ -151,7 +185,47 @@ def decode_gop(body: bytes, header: dict) -> Gop:
         rgb=rgb * (steps["color"] * 2.0 ** -size[:, None]),
         motion_values=moved.T if fades else moved.reshape(degree, 2, count).transpose(2, 0, 1),
         field_values=[tensor * step for tensor, step in zip(tensors, field_steps, strict=True)],
+        chain_steps=np.stack([P / 2.0**position_bits, S / 2.0**shape_bits, steps["color"] / 2.0**size]),
     )
+
+
+def decode_predicted(body: bytes, header: dict, before: Gop | PredictedGop) -> PredictedGop:
+    field = FIELD_DEFAULTS | header["field"]
+    frames, count = struct.unpack_from("<HI", body)
+    if count != len(before.mu):
+        raise ValueError(f"a GoP is predicted from {count} Gaussians, the one before it has {len(before.mu)}")
+    reader = Reader(body, 6)
+    flags = reader.integers(count)
+    if not np.isin(flags, (0, 1)).all():
+        raise ValueError("flags must be 0 or 1")
+    at = np.flatnonzero(flags)
+    position, shape, color = (reader.rows(rows, len(at)) for rows in (2, 3, 3))
+    differences, field_steps, tensors, values = [], [], [], []
+    for extent, base in zip(tensor_shapes(field), before.field_values, strict=True):
+        differences.append(reader.take(1)[0])
+        field_steps.append(reader.float32())
+        tensors.append(reader.integers(math.prod(extent)).reshape(extent))
+        numbers = tensors[-1].astype(np.float32) * np.float32(field_steps[-1])
+        values.append(numbers + base.astype(np.float32) if differences[-1] else numbers)
+    if reader.at != len(body):
+        raise ValueError(f"{len(body) - reader.at} bytes are left at the end of a GoP")
+
+    canonical = [v.astype(np.float32) for v in (before.mu, before.cholesky, before.rgb)]
+    end = format_field.deformed(field, header["size"], *canonical, before.field_values, 1.0)
+    mu, cholesky, rgb = (v.astype(np.float32).astype(np.float64) for v in end)
+    cholesky[:, ::2] = np.maximum(cholesky[:, ::2], np.float32(0.3))
+    by_position, by_shape, by_color = before.chain_steps[:, at]
+    mu[at] += (position * by_position).T
+    green, red, blue = color
+    rgb[at] += (np.stack([red + green, green, blue + green]) * by_color).T
+    changes = (shape != 0).any(0)
+    turned, (a, b, c) = at[changes], (shape * by_shape)[:, changes]
+    l1, l2, l3 = cholesky[turned].T
+    ratio = l2 / l3 + b
+    l1, l3 = (np.exp(np.clip(np.log(v) + d, LEAST, MOST)) for v, d in ((l1, a), (l3, c)))
+    cholesky[turned] = np.stack([l1, ratio * l3, l3], 1)
+    numbers = [frames, flags, position, shape, color, differences, tensors, field_steps]
+    return PredictedGop(*numbers, mu, cholesky, rgb, values, before.chain_steps)
 
 
 def with_finer_bits(integers: np.ndarray, finer: np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -178,7 +252,7 @@ def tensor_shapes(field: dict) -> list[tuple[int, ...]]:
         for dims, name in ((2, "spatial"), (3, "temporal")):
             if field[name]:
                 features = field[f"{name}_features"]
-                tables.append((table_entries(field, dims), features))
+                tables.append((int(format_field.grids(field, dims)[2].sum()), features))
                 width += field["levels"] * features
     else:
         raise ValueError(f"unknown encoding {field['encoding']!r}")
@@ -186,19 +260,6 @@ def tensor_shapes(field: dict) -> list[tuple[int, ...]]:
     for outputs in (2, 3, 3)[: 3 if field["deform_shape"] else 2]:
         layers += [(field["width"], field["width"])] * (field["head_layers"] - 1) + [(field["width"], outputs)]
     return lattice + tables + [extent for layer in layers for extent in (layer, layer[1:])]
-
-
-def table_entries(field: dict, dims: int) -> int:
-    """Entries of a hash table over all levels: a level has no more than its grid has points, rounded up to 8."""
-    level = np.arange(field["levels"], dtype=np.float32)
-    growth = np.log2(np.float32(field["growth"]))
-    scale = np.exp2(level * growth) * np.float32(field["base_resolution"]) - np.float32(1)
-    points = np.ceil(scale).astype(np.int64) + 1  # an axis
-    last = points
-    if dims == 3 and field["time_cells"] is not None:
-        last = np.ceil(np.float32(field["time_cells"])).astype(np.int64) + 1
-    grid = points ** (dims - 1) * last
-    return int(np.minimum(-(-grid // 8) * 8, 2 ** field["log2_table_size"]).sum())
 
 
 class Reader:

@@ -13,17 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from predicted_files import chained, changes_of
 from scenes import TINY, random_model
 
 from stgvlib.codec import bitstream
-from stgvlib.codec.bitstream import MAGIC, PREFIX, SECTION, VERSION, stream
+from stgvlib.codec.bitstream import MAGIC, PREFIX, SECTION, VERSION, WITH_PREDICTED, stream
 from stgvlib.codec.load import load_model
-from stgvlib.codec.quantize import adapted
+from stgvlib.codec.quantize import adapted, quantize
 from stgvlib.codec.steps import Steps
-from stgvlib.config import PAPER, STGV, FieldConfig
+from stgvlib.codec.units import KEY, PREDICTED, predicted_unit
+from stgvlib.config import PAPER, STGV, FieldConfig, FitConfig
 from stgvlib.errors import StgvError
 from stgvlib.model.decoder import Decoder
 from stgvlib.model.model_file import save_model
+from stgvlib.model.video_model import VideoModel
 from stgvlib.ops.encoding import HashGrid
 from stgvlib.ops.splat import splat
 
@@ -33,6 +36,13 @@ MODELS = (  # small ones of every encoding but the planes, whose tensors are lar
     replace(STGV, motion_steps=0, field=FieldConfig(encoding="positional", width=4, head_layers=2, polynomial=2)),
     replace(STGV, motion_steps=0, steps=0, field=FieldConfig(encoding="none")),
 )
+CHAINS = (  # fields that predicted GoPs may have
+    replace(STGV, motion_steps=0, field=replace(TINY, deform_shape=True, lattice=(2, 2, 3))),
+    replace(PAPER, field=replace(TINY, time_cells=(2, 3.5))),
+    replace(STGV, motion_steps=0, field=FieldConfig(encoding="positional", width=4, head_layers=2, slope=0.1)),
+    replace(STGV, motion_steps=0, steps=0, field=FieldConfig(encoding="none")),
+)
+KINDS = "KPPKP"
 VALUES = (
     *(None, True, False, [], {}, "", "hash", "a" * 5000, "\x1b[31mred\x1b]0;title\x07\n", "\u202e", [[]], {"a": 1}),
     *(-1, 0, 1, 2, 3, 8, 70, 32767, 32768, 65535, 65536, 2**31, 2**63, 10**30, 10**400, -(10**30)),
@@ -40,6 +50,7 @@ VALUES = (
     *([1], [48], [0, 0], [24, 40, 1], [20_000, 20_000], [32767, 100], [1.5, 2.5], ["a", "b"], [None], [True, True]),
     *([65535] * 50, [1] * 3000, [float("nan")] * 2, [1e308] * 8),
 )
+INTEGERS = (5_000 - 2**31, 2**31 - 5_000, 2**30, -(2**24), 40_000, 2, -1, 0)  # that can be coded
 NUMBERS = (0.0, -0.0, 1e-45, 1e-38, 1e-20, 0.3, 1e4, 1e9, 1e19, 1e30, 3.4e38, np.inf, np.nan)
 
 
@@ -73,12 +84,12 @@ def try_gaussians(count: int, seed: int) -> None:
 
 
 def try_file(path: Path) -> bool:
-    """Whether a file is read and gives a frame; False where it is refused, in one short line."""
+    """Whether a file is read and gives frames; False where it is refused, in one short line."""
     try:
         model, about = load_model(path)
         decoder = Decoder(model)
-        frame = decoder[len(decoder) - 1]
-        assert frame.shape == (*model.size, 3)
+        for number in {len(decoder) // 2, len(decoder) - 1}:
+            assert decoder[number].shape == (*model.size, 3)
         json.dumps(about, allow_nan=False)
     except StgvError as error:
         text = str(error)
@@ -127,10 +138,10 @@ def damaged(data: bytes, draw: random.Random) -> tuple[str, bytes]:
     return kind, data[:at] + (data[at:end] * 2 if kind == "repeat" else b"") + (b"" if kind == "cut" else data[end:])
 
 
-def sealed(sections: list[tuple[int, int, bytes]]) -> bytes:
+def sealed(sections: list[tuple[int, int, bytes]], version: int = VERSION) -> bytes:
     """A .stgv file of sections (kind, GoP, bytes), with every checksum right."""
     table = b"".join(SECTION.pack(kind, g, len(data), zlib.crc32(data)) for kind, g, data in sections)
-    head = PREFIX.pack(MAGIC, VERSION, len(sections), zlib.crc32(table))
+    head = PREFIX.pack(MAGIC, version, len(sections), zlib.crc32(table))
     return head + table + b"".join(data for _, _, data in sections)
 
 
@@ -143,8 +154,33 @@ def sections_of(data: bytes) -> list[tuple[int, int, bytes]]:
 
 
 def base_streams() -> list[bytes]:
+    """Files of version 3, then as many of version 4."""
     models = [random_model(config, count=12) for config in MODELS]
-    return [stream(model, adapted(model, Steps()) if k % 2 else Steps()) for k, model in enumerate(models)]
+    files = [stream(model, adapted(model, Steps()) if k % 2 else Steps()) for k, model in enumerate(models)]
+    return files + [chained(chain_model(config), KINDS, k % 2 == 0) for k, config in enumerate(CHAINS)]
+
+
+def chain_model(config: FitConfig) -> VideoModel:
+    return random_model(config, (2, 3, 1, 2, 2), count=12)
+
+
+def lying_changes(number: int, config: FitConfig, g: int) -> bytes:
+    """The section of a predicted GoP whose numbers are huge, or whose GoP before has another number of Gaussians."""
+    draw, model = random.Random(number), chain_model(config)
+    if draw.random() < 0.2:
+        model = random_model(config, (2, 3, 1, 2, 2), count=draw.choice((1, 11, 13)))
+    changes = changes_of(quantize(model, g, Steps()), model.num_frames[g], number, draw.random(), 3)
+    for values in (changes.flags[None], changes.position, changes.shape, changes.color):
+        if draw.random() < 0.3 and values.size:
+            values[draw.randrange(len(values)), draw.randrange(values.shape[1])] = draw.choice(INTEGERS)
+    for k, (step, values) in enumerate(changes.tensors):
+        if draw.random() < 0.3:
+            values = np.where(
+                np.random.default_rng(number + k).random(len(values)) < 0.5, draw.choice(INTEGERS), values
+            )
+            step = float(draw.choice((step, -step, *NUMBERS)))
+            changes.tensors[k] = step if abs(step) == np.inf else float(np.float32(step)), values
+    return predicted_unit(changes)
 
 
 def hostile_streams(first: int, last: int) -> Iterator[tuple[str, bytes]]:
@@ -152,13 +188,15 @@ def hostile_streams(first: int, last: int) -> Iterator[tuple[str, bytes]]:
     files = base_streams()
     for number in range(first, last):
         draw = random.Random(number)
-        data = draw.choice(files)
+        of = draw.randrange(len(files))
+        data, chain = files[of], of - len(MODELS)
         if number % 2 == 0:
             kind, changed = damaged(data, draw)
             yield f"stgv {kind}", changed
             continue
-        sections = sections_of(data)
-        what = draw.choice(("header", "header", "payload", "payload", "payload", "swap", "double", "drop"))
+        sections, version = sections_of(data), VERSION if chain < 0 else WITH_PREDICTED
+        what = draw.choice(("header", "header", "payload", "payload", "payload", "swap", "double", "drop", "kind"))
+        what = "changes" if chain >= 0 and draw.random() < 0.25 else what
         k = draw.randrange(1, len(sections))
         kind, g, payload = sections[k]
         if what == "header":
@@ -172,9 +210,14 @@ def hostile_streams(first: int, last: int) -> Iterator[tuple[str, bytes]]:
             sections.insert(
                 draw.randrange(len(sections) + 1), (draw.choice((kind, 1, 9)), draw.choice((g, 9)), payload)
             )
+        elif what == "kind":
+            sections[k] = (KEY + PREDICTED - kind, g, payload)
+            version = draw.choice((VERSION, WITH_PREDICTED))
+        elif what == "changes":
+            sections[k] = (PREDICTED, g, lying_changes(number, CHAINS[chain], g))
         else:
             del sections[draw.randrange(len(sections))]
-        yield f"stgv {what}, right checksums", sealed(sections)
+        yield f"stgv {what}, right checksums", sealed(sections, version)
 
 
 def safetensors_of(about: str, tensors: dict[str, tuple[str, list, bytes]], draw: random.Random) -> bytes:

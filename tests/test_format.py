@@ -1,4 +1,4 @@
-"""Three golden .stgv files, and a second decoder, written from docs/FORMAT.md alone, that agrees with the library's.
+"""Four golden .stgv files, and a second decoder, written from docs/FORMAT.md alone, that agrees with the library's.
 
 STGV_REGENERATE=1 writes the golden files anew, which only a new version of the format may need; then the hashes in
 GOLDEN have to be those that the test reports.
@@ -15,11 +15,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from predicted_files import chained
 from scenes import FIELDS, random_model
 
-from stgvlib.codec import bitstream
+from stgvlib.codec import bitstream, units
 from stgvlib.codec.bitstream import encode, parse, stream
 from stgvlib.codec.entropy import decode_integers
+from stgvlib.codec.predict import Changes
 from stgvlib.codec.quantize import Group, adapted, quantize
 from stgvlib.codec.steps import Steps
 from stgvlib.config import STGV, FieldConfig, changes
@@ -31,7 +33,14 @@ GOLDEN = {  # SHA-256 of the integers that a decoder reads
     "adaptive": "7f8dabce84ef1e2f67a0eb09fde59bc8a4e17db73a6372711e92a7c415ccaa3f",
     "lattice": "b8878ef0005d8fc8f35e9fad3049f640c8e3f1f80fab2123044485fa7f4cd778",
     "plain": "631ff4b1040114e0df2b6a71db665781f0e86ece278d34f8a2d1526a2a8f82be",
+    "predicted": "d1f14b1805bd13f4ea7ef7afd62af811df8cbc99039330572e2ad605461d3786",
 }
+FILES = {  # SHA-256 of files of version 3, which stay as they are
+    "adaptive": "142621d1c588089c28a0e5ec1457771518c64550d0d6944eb6949b3b4df4f8ad",
+    "lattice": "0251a917af7d683b20ee3da0412f1cb0d4b019f0c54bd7704bde24f52d57eb67",
+    "plain": "eae538e6620a7d789a8f8dacf31ff70e9372da0d6a21a35e780450e5ee1cc974",
+}
+KINDS = "KPPKP"  # GoPs of "predicted"
 TABLES = FieldConfig(
     levels=4,
     log2_table_size=5,
@@ -47,14 +56,14 @@ MOVING = FieldConfig(
 )
 
 
-def spread_model(field, count, waiting=0, seed=0):
-    """Two GoPs of 2 and 3 frames of 40x24 px: Gaussians of 0.3 to 100 px, very different colours, a field of mostly
-    small numbers and few large ones. `waiting` Gaussians of the second GoP were never placed."""
-    model = random_model(replace(STGV, motion_steps=0, field=field), count=count, seed=seed)
+def spread_model(field, count, waiting=0, seed=0, lengths=(2, 3)):
+    """GoPs of `lengths` frames of 40x24 px: Gaussians of 0.3 to 100 px, very different colours, a field of mostly small
+    numbers and few large ones. `waiting` Gaussians of the second GoP were never placed."""
+    model = random_model(replace(STGV, motion_steps=0, field=field), lengths, count, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for values, spread in ((model.gaussians.cholesky, 1.2), (model.gaussians.rgb, 1.5)):
-            values *= torch.exp(spread * torch.randn(2, count, 1, generator=generator))
+            values *= torch.exp(spread * torch.randn(len(lengths), count, 1, generator=generator))
         for values in model.field.parameters():
             values *= torch.exp(2 * torch.randn(values.shape, generator=generator))
         model.gaussians.mu -= 3.0  # some beyond the frame, so that the origin is below zero
@@ -65,7 +74,10 @@ def spread_model(field, count, waiting=0, seed=0):
 def golden_model(name):
     """(model, steps) of a golden file. "adaptive": adaptive steps, 2D and 3D hash tables, shape head. "plain": one step
     for all Gaussians, motion of degree 2, no tables, two-layer heads. "lattice": displacements, and Gaussians that
-    fade."""
+    fade. "predicted": two chains, of three GoPs and of two, with displacements."""
+    if name == "predicted":
+        model = spread_model(replace(TABLES, lattice=(3, 2, 4)), 40, lengths=(2, 3, 1, 2, 2))
+        return model, adapted(model, Steps())
     if name == "lattice":
         model = spread_model(replace(TABLES, lattice=(3, 2, 4), fade=True), 60)
         return model, adapted(model, Steps())
@@ -81,7 +93,7 @@ def golden(request):
     path = FOLDER / f"{request.param}.stgv"
     if os.environ.get("STGV_REGENERATE"):
         model, steps = golden_model(request.param)
-        encode(model, path, steps)
+        path.write_bytes(chained(model, KINDS)) if request.param == "predicted" else encode(model, path, steps)
     return request.param, path.read_bytes()
 
 
@@ -90,42 +102,54 @@ def digest(integers: list[np.ndarray]) -> str:
     return hashlib.sha256(b"".join(values.astype("<i8").tobytes() for values in integers)).hexdigest()
 
 
-def of_group(group: Group, tensors: list[np.ndarray]) -> list[np.ndarray]:
-    """A GoP's integers in the order of `format_decoder.Gop.integers`."""
+def of_group(group: Group | Changes, tensors: list[np.ndarray]) -> list[np.ndarray]:
+    """A GoP's integers in the order of `integers` of format_decoder.py's GoPs."""
+    if isinstance(group, Changes):
+        fixed = [np.array([group.frames, len(group.flags)]), group.flags, group.position, group.shape, group.color]
+        return [*fixed, np.array(group.predicted, np.int64), *tensors]
     fixed = np.array([group.frames, len(group.gaps), *group.origin])
     return [fixed, group.gaps, group.cholesky, group.color, *group.finer, group.motion, *tensors]
 
 
 def integers_of_library(data: bytes, monkeypatch) -> list[list[np.ndarray]]:
     """What the library's decoder reads of each GoP, caught before it becomes numbers of a model."""
-    groups, tensors = [], []
+    groups, tensors, read_unit = [], [], units.read_unit
 
     def read(unit, at, count, numbers=None, step=None):
-        values, end = decode_integers(unit, at, count)
-        if numbers is not None:  # the field's, which otherwise go right into the model
-            tensors.append(values)
-        return values, end
+        if numbers is not None:  # the field's, which otherwise go right into the model alone
+            tensors.append(decode_integers(unit, at, count)[0])
+        return decode_integers(unit, at, count, numbers, step)
+
+    def read_group(*given):
+        group, parts = read_unit(*given)
+        groups.append(group)
+        return group, parts
 
     with monkeypatch.context() as patch:
-        patch.setattr(bitstream, "decode_integers", read)
-        patch.setattr(bitstream, "dequantize", lambda group, *_: groups.append(group))
+        patch.setattr(units, "decode_integers", read)
+        patch.setattr(bitstream, "read_unit", read_group)
         model = parse(data, threads=1).model
     each = len(list(model.field.parameters()))
     return [of_group(group, tensors[g * each : (g + 1) * each]) for g, group in enumerate(groups)]
 
 
-def assert_same_values(gops: list[format_decoder.Gop], model) -> None:
-    """Values of the second decoder, rounded to float32, against the library's; exp may differ in its last bit."""
+def assert_same_values(gops: list[format_decoder.Gop | format_decoder.PredictedGop], model) -> None:
+    """Values of the second decoder, rounded to float32, against the library's. exp may differ in its last bit, and
+    Gaussians that are predicted by single precision."""
     for g, gop in enumerate(gops):
-        gaussians, count = model.gaussians, len(gop.gaps)
+        gaussians, count = model.gaussians, len(gop.mu)
         pairs = [(gaussians.mu, gop.mu), (gaussians.cholesky, gop.cholesky), (gaussians.rgb, gop.rgb)]
         if gaussians.motion is not None:
             pairs.append((gaussians.motion, gop.motion_values.reshape(count, gaussians.motion.shape[2])))
-        pairs = [(parameter[g, :count], values) for parameter, values in pairs]
+        pairs = [(parameter[g, :count].detach().numpy(), values) for parameter, values in pairs]
+        if isinstance(gop, format_decoder.PredictedGop):
+            for (expected, values), most in zip(pairs, (2e-3, 5e-4, 5e-5), strict=True):  # px, px, brightness
+                np.testing.assert_allclose(values, expected, rtol=2e-5, atol=most)
+            pairs = []
         for parameter, values in zip(model.field.parameters(), gop.field_values, strict=True):
-            pairs.append((parameter[g].reshape(values.shape), values))
+            pairs.append((parameter[g].detach().numpy().reshape(values.shape), values))
         for expected, values in pairs:
-            np.testing.assert_array_max_ulp(expected.detach().numpy(), values.astype(np.float32), 1)
+            np.testing.assert_array_max_ulp(expected, values.astype(np.float32), 1)
 
 
 def test_golden_files_decode_to_their_integers(golden, monkeypatch):
@@ -135,11 +159,16 @@ def test_golden_files_decode_to_their_integers(golden, monkeypatch):
     assert found == digest([values for gop in integers_of_library(data, monkeypatch) for values in gop])
     assert found == GOLDEN[name]
     content = parse(data)
-    assert content.damaged == {} and content.model.num_frames == header["frames"] == [2, 3]
+    assert content.damaged == {} and content.model.num_frames == header["frames"]
+    assert header["frames"] == ([2, 3, 1, 2, 2] if name == "predicted" else [2, 3])
     assert list(content.model.size) == header["size"] == [24, 40] and content.fps == header["fps"] == 25
     assert changes(content.model.config.field).keys() == header["field"].keys()
     assert_same_values(gops, content.model)
-    assert stream(content.model, content.steps, content.fps) == data, "decoded and encoded again"
+    if name == "predicted":
+        assert content.predicted == [1, 2, 4] and data[8] == 4
+    else:
+        assert stream(content.model, content.steps, content.fps) == data, "decoded and encoded again"
+        assert hashlib.sha256(data).hexdigest() == FILES[name] and data[8] == 3
 
 
 def test_golden_files_have_every_part_of_the_format():
@@ -156,6 +185,15 @@ def test_golden_files_have_every_part_of_the_format():
     header, gops = format_decoder.decode((FOLDER / "lattice.stgv").read_bytes())
     assert header["field"]["fade"] and gops[0].motion.any(1).tolist() == [True]
     assert gops[0].field[0].shape == (3, 2, 4, 2) and gops[0].field[0].any()
+    data = (FOLDER / "predicted.stgv").read_bytes()
+    header, gops = format_decoder.decode(data)
+    assert len(data) < 10_000 and [isinstance(gop, format_decoder.PredictedGop) for gop in gops] == [
+        kind == "P" for kind in KINDS
+    ]
+    for gop in (gops[1], gops[2], gops[4]):
+        assert 0 < gop.flags.sum() < len(gop.flags) and all(row.any() for row in (gop.position, gop.shape, gop.color))
+        assert set(gop.differences) == {0, 1} and not gop.shape.any(0).all(), "some keep their shape"
+    assert all(len(set(steps)) > 1 for steps in gops[0].chain_steps)
 
 
 def assert_decoders_agree(model, steps):
@@ -177,6 +215,19 @@ def assert_decoders_agree(model, steps):
 def test_the_second_decoder_agrees_on_every_field(name, adaptive):
     model = random_model(FIELDS[name])
     assert_decoders_agree(model, adapted(model, Steps()) if adaptive else Steps())
+
+
+@pytest.mark.parametrize("adaptive", (False, True))
+@pytest.mark.parametrize("name", [*(name for name in FIELDS if not FIELDS[name].field.own_numbers), "lattice", "heads"])
+def test_the_second_decoder_predicts_with_every_field(name, adaptive):
+    """Every encoding, the lattice, two-layer heads, heads of shapes, leaky activations."""
+    heads = replace(MOVING, polynomial=0, deform_shape=True, slope=0.1)
+    more = {"lattice": replace(TABLES, lattice=(3, 2, 4)), "heads": heads}
+    config = replace(STGV, motion_steps=0, field=more[name]) if name in more else FIELDS[name]
+    data = chained(random_model(config, (2, 3, 2, 1)), "KPPK", adaptive)
+    content = parse(data)
+    assert content.damaged == {} and content.predicted == [1, 2]
+    assert_same_values(format_decoder.decode(data)[1], content.model)
 
 
 @given(
@@ -208,7 +259,7 @@ def test_pixels_need_not_be_square():
 
 def test_the_second_decoder_refuses_what_is_damaged(golden):
     data = golden[1]
-    for at, message in ((0, "not a .stgv"), (8, "version must be 3"), (20, "section table"), (len(data) - 9, "GoP 1")):
+    for at, message in ((0, "not a .stgv"), (8, "version must be"), (20, "section table"), (len(data) - 9, "GoP [14]")):
         bad = bytearray(data)
         bad[at] ^= 8
         with pytest.raises(ValueError, match=message):

@@ -13,7 +13,8 @@
 | escape sequences, `info --json` | FAULTS 6 | test_text_of_a_file_is_plain |
 | mu or rgb of 3e38 in `encode`, an unfitted model | FAULTS 6 | test_what_is_too_large_to_be_coded |
 | `encode x.stgv` | CASES D | test_an_encoded_file_is_one_under_any_name |
-| mutated files; benchmarks/fuzz.py has more | FAULTS 1, 4, 6 | test_mutated_files |
+| mutated files, half of them with predicted GoPs; benchmarks/fuzz.py has more | FAULTS 1, 4, 6 | test_mutated_files |
+| memory of a chain, each GoP of which is predicted with all that the limits allow | | test_memory_is_bounded_by_the_file |
 """
 
 import json
@@ -352,7 +353,7 @@ def test_an_encoded_file_is_one_under_any_name(tmp_path):
 def test_mutated_files(tmp_path):
     """Each gives a frame or one line, whatever the file says."""
     read = 0
-    cases = chain(hostile.hostile_streams(0, 2000), hostile.hostile_models(0, 300, tmp_path))
+    cases = chain(hostile.hostile_streams(0, 1000), hostile.hostile_models(0, 300, tmp_path))
     for number, (kind, data) in enumerate(cases):
         path = tmp_path / f"case.{kind.split()[0]}"
         path.write_bytes(data)
@@ -360,4 +361,4 @@ def test_mutated_files(tmp_path):
             read += hostile.try_file(path)
         except Exception as error:
             raise AssertionError(f"case {number}, {kind}: {error!r}") from error
-    assert 1000 < read < 2000, "some are harmless, others are not"
+    assert 600 < read < 1000, "some are harmless, others are not"

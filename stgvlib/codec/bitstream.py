@@ -188,9 +188,10 @@ def parse(data: bytes, threads: int | None = None) -> Content:
     sections, payload = _sections(data)
     header, model, steps = _header(data, sections, payload)
     sizes = dict.fromkeys(("header", *PARTS), 0) | {"header": payload + sections[0][2]}
+    known = (KEY, PREDICTED) if PREFIX.unpack_from(data)[1] == WITH_PREDICTED else (KEY,)
     units: dict[int, tuple[memoryview, int, int]] = {}
     for kind, g, size, crc in sections:
-        if kind in (KEY, PREDICTED) and 0 <= g < len(model.num_frames) and g not in units:
+        if kind in known and 0 <= g < len(model.num_frames) and g not in units:
             units[g] = kind, memoryview(data)[payload : payload + size], size, crc
         payload += size
 

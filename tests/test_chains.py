@@ -1,0 +1,357 @@
+"""Predicted GoPs: fitted for their file, read in any order, damaged in any way, and the command that makes them.
+
+| case | test |
+|---|---|
+| a size, a quality, a slope, and those out of reach | test_targets, test_what_no_file_reaches |
+| one GoP a chain | test_chains_of_one_gop_are_a_file_of_version_3 |
+| a chain without the others | test_any_chain_decodes_alone |
+| a damaged GoP of either kind | test_damage_costs_a_chain_from_there_on |
+| a predicted GoP without, or with another, GoP before it | test_predicted_gops_that_lie |
+| flags, steps, numbers out of range | test_predicted_gops_that_lie, test_differences_that_leave_the_range |
+| Gaussians that fade | test_gaussians_that_fade_are_not_predicted |
+| kind 3 in a file of version 3 | test_version_3_has_no_predicted_gops |
+| `stgv fit clip clip.stgv`, options that exclude each other, Ctrl-C | the last tests |
+"""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import hostile
+import numpy as np
+import pytest
+import torch
+from command import refused, stgv
+from predicted_files import chained, changes_of
+from scenes import TINY, random_model, waves
+
+from stgvlib.cli import main
+from stgvlib.codec import chains, change_optimizer
+from stgvlib.codec.bitstream import VERSION, WITH_PREDICTED, parse, stream
+from stgvlib.codec.chains import chains_of, code_chains, compress_video, fit_keys, plan_chains, setting_for
+from stgvlib.codec.quantize import quantize
+from stgvlib.codec.units import KEY, PREDICTED, predicted_unit
+from stgvlib.config import STGV
+from stgvlib.errors import StgvError
+from stgvlib.metrics import evaluate
+from stgvlib.model.decoder import Decoder
+from stgvlib.video.video import video_of
+
+FIELD = replace(TINY, lattice=(2, 2, 2))
+LENGTHS, KINDS = (2, 3, 1, 2, 2), "KPPKP"
+SHORT = {"gop_size": 2, "gaussians": 20, "coarse_steps": 8, "motion_steps": 4, "steps": 12, "field": FIELD}
+TRAINING = {"fine_tuning": 20, "changing": 20}  # steps
+
+
+# Fitted for their file
+
+
+@pytest.fixture(scope="module")
+def video():
+    """Two scenes of four frames."""
+    return video_of(waves(8, (128, 96))).with_(cuts=(4,))
+
+
+@pytest.fixture(scope="module")
+def keys(video):
+    """Key GoPs of two chains of two GoPs."""
+    return fit_keys(plan_chains(video, replace(setting_for(video.size), **SHORT), keyint=3))
+
+
+@pytest.fixture(scope="module")
+def made(keys):
+    return code_chains(keys, slope=1e-5, **TRAINING)
+
+
+def test_chains_end_where_scenes_do():
+    gops = [(0, 4), (4, 8), (8, 10), (10, 14), (14, 18), (18, 22)]
+    assert chains_of(gops, (), 4) == [[0, 1, 2, 3], [4, 5]]
+    assert chains_of(gops, (10,), 4) == [[0, 1, 2], [3, 4, 5]]
+    assert chains_of(gops, (4, 8), 2) == [[0], [1], [2, 3], [4, 5]]
+    assert chains_of(gops, (), 1) == [[g] for g in range(6)]
+    assert chains_of(gops, (), 100) == [list(range(6))]
+
+
+def test_the_reader_has_the_model_of_the_encoder(made, keys, video):
+    content = parse(made.data)
+    assert keys.chains == [[0, 1], [2, 3]] and [gop["kind"] for gop in made.gops] == ["key", "predicted"] * 2
+    assert made.data[8] == WITH_PREDICTED and content.damaged == {} and content.predicted == [1, 3]
+    assert same(content.model, made.model) and content.model.num_frames == [2] * 4
+    sizes = [len(payload) for _, _, payload in hostile.sections_of(made.data)[1:]]
+    assert [gop["bytes"] for gop in made.gops] == sizes and sum(content.bytes.values()) == len(made.data)
+    judged = evaluate(Decoder(content.model, dtype=torch.float32), video, similarity=False)
+    assert judged["psnr"] == pytest.approx(made.psnr, abs=1e-4)
+
+
+def test_targets(made, keys):
+    bits = 8 * len(made.data) / keys.pixels
+    small = code_chains(keys, bpp=0.9 * bits, **TRAINING)
+    assert 8 * len(small.data) <= 0.9 * bits * keys.pixels
+    near = code_chains(keys, psnr=made.psnr - 0.5, **TRAINING)
+    assert abs(near.psnr - made.psnr + 0.5) < 0.5
+    cheap = code_chains(keys, slope=1e-2, **TRAINING)
+    assert len(cheap.data) < len(made.data) and [made.slope, cheap.slope] == pytest.approx([1e-5, 1e-2])
+
+
+def test_what_no_file_reaches(keys, video):
+    with pytest.raises(StgvError, match="too few"):
+        code_chains(keys, bpp=0.01, **TRAINING)
+    with pytest.raises(StgvError, match="give one of bpp, psnr and slope"):
+        code_chains(keys, bpp=0.1, psnr=30, **TRAINING)
+    setting = replace(setting_for(video.size), **SHORT)
+    with pytest.raises(StgvError, match="keyint must be at least 1, got 0"):
+        plan_chains(video, setting, keyint=0)
+    with pytest.raises(StgvError, match="without fade and polynomial"):
+        plan_chains(video, replace(setting, field=replace(FIELD, fade=True)))
+
+
+def test_chains_of_one_gop_are_a_file_of_version_3(video):
+    made = compress_video(video, replace(setting_for(video.size), **SHORT), keyint=1, **TRAINING)
+    assert made.data[8] == VERSION and {gop["kind"] for gop in made.gops} == {"key"}
+    content = parse(made.data)
+    assert content.damaged == {} and content.predicted == [] and same(content.model, made.model)
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_files_that_a_cpu_reads(video):
+    made = compress_video(video, replace(setting_for(video.size), **SHORT), keyint=3, device="cuda", **TRAINING)
+    content = parse(made.data)
+    assert content.predicted == [1, 3] and same(content.model, made.model)
+    judged = evaluate(Decoder(content.model, dtype=torch.float32), video, similarity=False)
+    assert judged["psnr"] == pytest.approx(made.psnr, abs=0.02)
+
+
+@pytest.mark.gpu
+def test_a_gpu_rounds_as_a_cpu_does():
+    """But for ties, which the last bit of a quotient decides."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 500, 2), (2, 500, 3), (2, 500, 3), (2, 64, 4)]
+    masters = [torch.rand(shape, generator=generator) * 3 + 0.5 for shape in shapes]
+    bases = [p + torch.randn(p.shape, generator=generator) * 0.1 for p in masters]
+    own, alive, steps = torch.full((3, 2, 500, 1), 0.03), torch.ones(2, 500, 1), torch.tensor(0.02)
+    here = change_optimizer.rounded(masters, bases, own, [steps], alive)
+    there = [[p.cuda() for p in values] for values in (masters, bases)]
+    found = change_optimizer.rounded(*there, own.cuda(), [steps.cuda()], alive.cuda())
+    for one, other in zip(here, found, strict=True):
+        assert (~torch.isclose(one, other.cpu(), rtol=1e-5, atol=1e-5)).float().mean() < 1e-3
+
+
+# Read, whole and damaged
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """(a file of two chains, of three and two GoPs, its model)."""
+    data = chained(drawn_model(), KINDS)
+    return data, parse(data).model
+
+
+def drawn_model(**options):
+    return random_model(replace(STGV, motion_steps=0, field=FIELD), LENGTHS, **options)
+
+
+def lying(**values) -> bytes:
+    """The section of GoP 1 of `drawn`, with other integers."""
+    changes = changes_of(quantize(drawn_model(), 0, parse(chained(drawn_model(), KINDS)).steps), LENGTHS[1], 1, 1.0)
+    return predicted_unit(replace(changes, **values))
+
+
+def with_section(data: bytes, g: int, payload: bytes, kind: int | None = None, version: int = WITH_PREDICTED) -> bytes:
+    """The file with another section of GoP g, checksums right."""
+    sections = hostile.sections_of(data)
+    sections[1 + g] = (sections[1 + g][0] if kind is None else kind, g, payload)
+    return hostile.sealed(sections, version)
+
+
+def same(a, b, gops=slice(None), others=slice(None)) -> bool:
+    return all(torch.equal(p[gops], q[others]) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("chain", [[0, 1, 2], [3, 4]])
+def test_any_chain_decodes_alone(drawn, chain):
+    """With the sections of all other chains emptied, and as a file of its own."""
+    data, whole = drawn
+    header, *sections = hostile.sections_of(data)
+    emptied = [section if section[1] in chain else (*section[:2], b"") for section in sections]
+    content = parse(hostile.sealed([header, *emptied], WITH_PREDICTED))
+    assert sorted(content.damaged) == [g for g in range(5) if g not in chain]
+    assert same(content.model, whole, chain, chain)
+    about = json.loads(header[2])
+    about["frames"] = [about["frames"][g] for g in chain]
+    own = [(kind, g - chain[0], payload) for kind, g, payload in sections if g in chain]
+    content = parse(hostile.sealed([(1, 0, json.dumps(about).encode()), *own], WITH_PREDICTED))
+    assert content.damaged == {} and same(content.model, whole, slice(None), chain)
+
+
+@pytest.mark.parametrize(("g", "lost"), [(0, [0, 1, 2]), (1, [1, 2]), (2, [2]), (3, [3, 4]), (4, [4])])
+def test_damage_costs_a_chain_from_there_on(drawn, g, lost):
+    data, whole = drawn
+    starts = np.cumsum([len(payload) for *_, payload in hostile.sections_of(data)])
+    bad = bytearray(data)
+    bad[len(data) - starts[-1] + starts[g] + 20] ^= 1
+    content = parse(bytes(bad))
+    reasons = [f"is predicted from GoP {k - 1}, which is damaged" for k in lost[1:]]
+    assert content.damaged == dict(zip(lost, ["fails its checksum", *reasons], strict=True))
+    left = [k for k in range(5) if k not in lost]
+    assert same(content.model, whole, left, left)
+    decoder, ends = Decoder(content.model), np.cumsum(LENGTHS)
+    assert [bool((decoder[int(end) - 1] > 0).any()) for end in ends] == [k in left for k in range(5)]
+    assert content.predicted == [1, 2, 4], "what they were stays known"
+
+
+def test_a_file_that_ends_early_keeps_what_it_has(drawn):
+    data, whole = drawn
+    content = parse(data[:-5])
+    assert content.damaged == {4: "is cut off"} and same(content.model, whole, slice(4), slice(4))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"flags": np.ones(39, np.int64)}, "is predicted from 39 Gaussians, but GoP 0 has 40"),
+        ({"flags": np.ones(41, np.int64)}, "has 3 frames and 41 Gaussians, not what the header says"),
+        ({"flags": np.full(40, 2)}, "has flags out of range"),
+        ({"flags": -np.ones(40, np.int64)}, "has flags out of range"),
+        ({"flags": np.zeros(40, np.int64)}, None),  # integers of 40 that change follow
+        ({"frames": 2}, "has 2 frames and 40 Gaussians, not what the header says"),
+        ({"predicted": [2] + [False] * 20}, "has flags out of range"),
+        ({"tensors": [(float("nan"), np.zeros(16, np.int64))] * 21}, "has a step that is out of range"),
+        ({"tensors": [(-1.0, np.zeros(16, np.int64))] * 21}, "has a step that is out of range"),
+        ({"tensors": [(1e30, np.zeros(16, np.int64))] * 21}, "has a step that is out of range"),
+    ],
+)
+def test_predicted_gops_that_lie(drawn, values, reason):
+    data, whole = drawn
+    tensors = len(list(whole.field.parameters()))
+    values = {name: value[:tensors] if isinstance(value, list) else value for name, value in values.items()}
+    if len(flags := values.get("flags", range(40))) != 40:
+        values |= {
+            name: np.zeros((n, len(flags)), np.int64) for name, n in (("position", 2), ("shape", 3), ("color", 3))
+        }
+    content = parse(with_section(data, 1, lying(**values)))
+    assert sorted(content.damaged) == [1, 2] and content.damaged[2] == "is predicted from GoP 1, which is damaged"
+    assert content.damaged[1] == reason or reason is None
+    assert same(content.model, whole, [0, 3, 4], [0, 3, 4])
+
+
+def test_chains_begin_with_a_key_gop(drawn):
+    """Neither the first GoP nor one of another place can be predicted from what is not there."""
+    data, whole = drawn
+    unit = predicted_unit(changes_of(quantize(drawn_model(), 0, parse(data).steps), LENGTHS[0], 1))
+    content = parse(with_section(data, 0, unit, PREDICTED))
+    assert content.damaged[0] == "has nothing before it" and sorted(content.damaged) == [0, 1, 2]
+    sections = hostile.sections_of(data)
+    content = parse(hostile.sealed([*sections, (KEY, 1, b"")], WITH_PREDICTED))
+    assert content.damaged == {} and same(content.model, whole), "of two sections of a GoP the first counts"
+    key = sections[1][2]
+    for kind, payload in ((PREDICTED, key), (KEY, sections[2][2])):  # called what it is not
+        content = parse(with_section(data, 0, payload, kind))
+        assert sorted(content.damaged) == [0, 1, 2] and same(content.model, whole, [3, 4], [3, 4])
+
+
+HUGE = 2**30
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "lost"),
+    [
+        ("position", [HUGE, 0], [1, 2]),
+        ("position", [0, -HUGE], [1, 2]),
+        ("color", [HUGE, 0, 0], [1, 2]),
+        ("color", [0, HUGE, -HUGE], [1, 2]),
+        ("shape", [0, HUGE, HUGE], [1, 2]),
+        ("shape", [HUGE, 0, -HUGE], []),  # logarithms are clipped
+    ],
+)
+def test_differences_that_leave_the_range(drawn, name, rows, lost):
+    data, whole = drawn
+    content = parse(with_section(data, 1, lying(**{name: np.repeat(np.array(rows)[:, None], 40, 1)})))
+    assert sorted(content.damaged) == lost and same(content.model, whole, [0, 3, 4], [0, 3, 4])
+    assert not lost or content.damaged[1] == "has differences that leave the range of numbers"
+    assert all(torch.isfinite(p).all() for p in content.model.parameters())
+
+
+@pytest.mark.parametrize(("step", "value"), [(9e5, HUGE), (9e5, -HUGE), (0.0, HUGE), (3e-38, 1)])
+def test_a_field_that_leaves_the_range_costs_what_follows_it(drawn, step, value):
+    """Its own GoP can be rendered, perhaps to nothing; what its last frame leads to is no number."""
+    data, whole = drawn
+    tensors = [(step, np.full(p[0].numel(), value)) for p in whole.field.parameters()]
+    content = parse(with_section(data, 1, lying(tensors=tensors)))
+    assert content.damaged in ({}, {2: "has differences that leave the range of numbers"})
+    assert bool(content.damaged) == (step > 1)
+    assert same(content.model, whole, [0, 3, 4], [0, 3, 4])
+
+
+def test_gaussians_that_fade_are_not_predicted():
+    for field in (replace(FIELD, fade=True), replace(FIELD, polynomial=2)):
+        model = random_model(replace(STGV, motion_steps=0, field=field), LENGTHS)
+        data = stream(model)
+        unit = predicted_unit(changes_of(quantize(model, 0, parse(data).steps), LENGTHS[1], 1))
+        content = parse(with_section(data, 1, unit, PREDICTED))
+        assert content.damaged == {1: "is predicted, which Gaussians with numbers of their own cannot be"}
+
+
+def test_version_3_has_no_predicted_gops(drawn):
+    """Readers skip kinds that a version does not have."""
+    data, whole = drawn
+    content = parse(hostile.sealed(hostile.sections_of(data), VERSION))
+    assert content.damaged == dict.fromkeys((1, 2, 4), "is not in the file") and content.predicted == []
+    assert same(content.model, whole, [0, 3], [0, 3])
+    keys = stream(drawn_model())
+    assert same(parse(hostile.sealed(hostile.sections_of(keys), WITH_PREDICTED)).model, parse(keys).model)
+
+
+# The command
+
+
+QUICK = "--gop-size 2 --gaussians 20 --coarse-steps 4 --motion-steps 2 --steps 6 --device cpu --profile paper".split()
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "reason"),
+    [
+        ("a.stgv", "--target-bpp 0.1 --quality 30", "give either target_bpp or quality"),
+        ("a.stgv", "--target-bpp 0", "target_bpp must be above 0, got 0"),
+        ("a.stgv", "--target-bpp nan", "target_bpp must be above 0, got nan"),
+        ("a.stgv", "--quality -3", "quality must be above 0, got -3"),
+        ("a.stgv", "--keyint 0", "keyint must be at least 1, got 0"),
+        ("a.stgv", "--mask CLIP", "a mask needs two steps: fit to a .safetensors file, then encode it"),
+        ("a.stgv", "--huber 0.1", "huber needs two steps"),
+        ("a.safetensors", "--target-bpp 0.1", "target_bpp: of an .stgv file, got the output a.safetensors"),
+        ("a.safetensors", "--quality 30 --keyint 2", "quality, keyint: of an .stgv file"),
+    ],
+)
+def test_bad_input_of_the_command(clip, tmp_path, output, options, reason):
+    options = [clip if option == "CLIP" else option for option in options.split()]
+    assert reason in refused("fit", clip, tmp_path / output, *QUICK, *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_keeps_key_gops(clip, tmp_path, monkeypatch, capsys):
+    """Three GoPs in two chains: Ctrl-C while the second key GoP is fitted."""
+    monkeypatch.setattr(chains, "FINE_TUNING", 10)
+    monkeypatch.setattr(chains, "CHANGING", 10)
+    command = ["fit", str(clip), str(tmp_path / "clip.stgv"), *QUICK, "--keyint", "2"]
+    fitted = set()
+
+    def watched(planned, device, parts, progress, stop=False):
+        def report(state):
+            fitted.add(state.gops)
+            if stop and state.gops == (1, 2):
+                raise KeyboardInterrupt
+
+        return fit_keys(planned, device, parts, report)
+
+    monkeypatch.setattr(chains, "fit_keys", partial(watched, stop=True))
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    assert "interrupted; kept are fitted key GoPs: 1; add --resume to go on" in capsys.readouterr().err
+    assert not (tmp_path / "clip.stgv").exists() and "--resume" in refused(*command)
+    fitted.clear()
+    monkeypatch.setattr(chains, "fit_keys", watched)
+    done = stgv(*command, "--resume")
+    assert done.returncode == 0 and "as 3 GoPs in 2 chains" in done.stderr, done.stderr
+    assert fitted == {(1, 2)}, "the other is taken over"
+    content = parse((tmp_path / "clip.stgv").read_bytes())
+    assert content.damaged == {} and content.predicted == [1] and content.model.num_frames == [1, 2, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.stgv"]
