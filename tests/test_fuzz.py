@@ -14,7 +14,7 @@
 | mu or rgb of 3e38 in `encode`, an unfitted model | FAULTS 6 | test_what_is_too_large_to_be_coded |
 | `encode x.stgv` | CASES D | test_an_encoded_file_is_one_under_any_name |
 | mutated files, half of them with predicted GoPs; benchmarks/fuzz.py has more | FAULTS 1, 4, 6 | test_mutated_files |
-| memory of a chain of large GoPs | issue 31 | test_memory_is_bounded_by_the_file |
+| memory of a chain of all that the limits allow | | test_memory_is_bounded_by_the_file |
 """
 
 import json
