@@ -17,6 +17,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import format_decoder
 import hostile
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import torch
 from command import refused, stgv
 from predicted_files import chained, changes_of
 from scenes import TINY, random_model, waves
+from test_format import assert_same_values
 
 from stgvlib.cli import main
 from stgvlib.codec import chains, change_optimizer
@@ -81,6 +83,7 @@ def test_the_reader_has_the_model_of_the_encoder(made, keys, video):
     assert [gop["bytes"] for gop in made.gops] == sizes and sum(content.bytes.values()) == len(made.data)
     judged = evaluate(Decoder(content.model, dtype=torch.float32), video, similarity=False)
     assert judged["psnr"] == pytest.approx(made.psnr, abs=1e-4)
+    assert_same_values(format_decoder.decode(made.data)[1], content.model)
 
 
 def test_targets(made, keys):
