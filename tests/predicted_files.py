@@ -25,18 +25,19 @@ def changes_of(key: Group, frames: int, seed: int, part: float = 0.5, most: int 
     return Changes(frames, flags, *rows, differs, tensors)
 
 
-def chained_units(model: VideoModel, kinds: str, steps: Steps, seed: int = 0) -> list[tuple[int, bytes]]:
-    """Kind and section of each GoP of a model: `kinds` has K for a key GoP, P for a predicted one."""
+def chained_units(model: VideoModel, kinds: str, steps: Steps, seed: int = 0, **options) -> list[tuple[int, bytes]]:
+    """Kind and section of each GoP of a model: `kinds` has K for a key GoP, P for a predicted one. `options` are those
+    of `changes_of`."""
     units, key = [], None
     for g, kind in enumerate(kinds):
         if kind == "K":
             key = quantize(model, g, steps)
-        made = changes_of(key, model.num_frames[g], seed + g) if kind == "P" else None
+        made = changes_of(key, model.num_frames[g], seed + g, **options) if kind == "P" else None
         units.append((KEY, key_unit(key)) if made is None else (PREDICTED, predicted_unit(made)))
     return units
 
 
-def chained(model: VideoModel, kinds: str, adaptive: bool = True, seed: int = 0) -> bytes:
+def chained(model: VideoModel, kinds: str, adaptive: bool = True, seed: int = 0, **options) -> bytes:
     """A file of `chained_units`."""
     steps = adapted(model, Steps()) if adaptive else Steps()
-    return assembled(model, model.count, steps, chained_units(model, kinds, steps, seed), 25.0, None)
+    return assembled(model, model.count, steps, chained_units(model, kinds, steps, seed, **options), 25.0, None)

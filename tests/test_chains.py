@@ -17,6 +17,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import format_decoder
 import hostile
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import torch
 from command import refused, stgv
 from predicted_files import chained, changes_of
 from scenes import TINY, random_model, waves
+from test_format import assert_same_values
 
 from stgvlib.cli import main
 from stgvlib.codec import chains, change_optimizer
@@ -81,6 +83,7 @@ def test_the_reader_has_the_model_of_the_encoder(made, keys, video):
     assert [gop["bytes"] for gop in made.gops] == sizes and sum(content.bytes.values()) == len(made.data)
     judged = evaluate(Decoder(content.model, dtype=torch.float32), video, similarity=False)
     assert judged["psnr"] == pytest.approx(made.psnr, abs=1e-4)
+    assert_same_values(format_decoder.decode(made.data)[1], content.model)
 
 
 def test_targets(made, keys):
@@ -272,14 +275,19 @@ def test_differences_that_leave_the_range(drawn, name, rows, lost):
 
 
 @pytest.mark.parametrize(("step", "value"), [(9e5, HUGE), (9e5, -HUGE), (0.0, HUGE), (3e-38, 1)])
-def test_a_field_that_leaves_the_range_costs_what_follows_it(drawn, step, value):
+@pytest.mark.parametrize("deform_shape", (False, True))
+def test_a_field_that_leaves_the_range_costs_what_follows_it(deform_shape, step, value):
     """Its own GoP can be rendered, perhaps to nothing; what its last frame leads to is no number."""
-    data, whole = drawn
-    tensors = [(step, np.full(p[0].numel(), value)) for p in whole.field.parameters()]
-    content = parse(with_section(data, 1, lying(tensors=tensors)))
-    assert content.damaged in ({}, {2: "has differences that leave the range of numbers"})
-    assert bool(content.damaged) == (step > 1)
-    assert same(content.model, whole, [0, 3, 4], [0, 3, 4])
+    field = replace(FIELD, deform_shape=deform_shape)
+    model = random_model(replace(STGV, motion_steps=0, field=field), LENGTHS)
+    data = chained(model, KINDS)
+    whole = parse(data)
+    changes = changes_of(quantize(model, 0, whole.steps), LENGTHS[1], 1, 1.0)
+    tensors = [(step, np.full(p[0].numel(), value)) for p in model.field.parameters()]
+    content = parse(with_section(data, 1, predicted_unit(replace(changes, tensors=tensors))))
+    assert content.damaged == ({2: "has differences that leave the range of numbers"} if step > 1 else {})
+    assert same(content.model, whole.model, [0, 3, 4], [0, 3, 4])
+    assert torch.isfinite(Decoder(content.model, dtype=torch.float32)[4]).all()
 
 
 def test_gaussians_that_fade_are_not_predicted():

@@ -29,6 +29,7 @@ import hostile
 import numpy as np
 import pytest
 import torch
+from predicted_files import chained
 from safetensors.torch import load_file, save_file
 from scenes import FIELDS, TINY, random_model
 
@@ -314,6 +315,10 @@ def test_memory_is_bounded_by_the_file(tmp_path):
     bounds = [80 * 100_000]  # the tensors themselves too
     for model, name in zip(models, names):
         bounds.append(512 * MIB + 10_240 * encode(model, name) + 40 * model.size[0] * model.size[1])
+    chain_of = constant(80_000, (100, 100), 1.0, [1, 1, 1], replace(TINY, width=64))
+    names.append(str(tmp_path / "chain.stgv"))
+    size = Path(names[-1]).write_bytes(chained(chain_of, "KPP", part=0.0, most=0))
+    bounds.append(512 * MIB + 10_240 * size + 40 * 100 * 100)
     for found, bound in zip(map(int, in_a_process(MEMORY, *names).split()), bounds, strict=True):
         assert found < bound
 

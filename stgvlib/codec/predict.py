@@ -63,6 +63,7 @@ def one_gop(model: VideoModel) -> VideoModel:
     return VideoModel(model.config, [1], model.size, 1)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what leaves the range is refused
 def changed(end: Gaussians, own: np.ndarray, changes: Changes) -> Gaussians:
     """Gaussians after the differences, float64. Raises CodingError where one leaves the range of numbers."""
     mu, cholesky, rgb = (v.astype(np.float64) for v in end)
