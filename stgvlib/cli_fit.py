@@ -219,7 +219,7 @@ def fit_file(
     from stgvlib.fitting.resume import Parts
 
     for name, value in (("target_bpp", target_bpp), ("quality", quality)):
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < float("inf"):
             raise StgvError(f"{name} must be above 0, got {value}")
     if target_bpp is not None and quality is not None:
         raise StgvError("give either target_bpp or quality")

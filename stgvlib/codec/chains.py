@@ -11,6 +11,7 @@ where the file leaves the one before it, its lattice from optical flow, and lear
 import math
 import time
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
-from stgvlib.video.flow import Flow, flow_of
+from stgvlib.video.flow import flow_of
 from stgvlib.video.video import Video, video_of
 
 KEYINT = 4  # GoPs of a chain at most (docs/LOG.md, 2026-11-28)
@@ -67,11 +68,10 @@ class CompressedVideo:
 
 def setting_for(size: tuple[int, int], config: FitConfig = QUALITY) -> FitConfig:
     """A preset as files with predicted GoPs want it: no numbers of a Gaussian's own, a coarser lattice, GoPs of 16."""
-    count = max(1, round(size[0] * size[1] / PIXELS_A_GAUSSIAN))
     return replace(
         config,
         gop_size=GOP_SIZE,
-        gaussians=count,
+        gaussians=max(1, round(size[0] * size[1] / PIXELS_A_GAUSSIAN)),
         gaussians_per_point=GAUSSIANS_A_POINT,
         field=replace(config.field, fade=False),
     )
@@ -193,18 +193,28 @@ def code_chains(
     progress: Callback | None = None,
 ) -> CompressedVideo:
     """`compress_video` with key GoPs that are fitted."""
-    if sum(target is not None for target in (bpp, psnr, slope)) > 1:
+    given = {name: value for name, value in (("bpp", bpp), ("psnr", psnr), ("slope", slope)) if value is not None}
+    if len(given) > 1:
         raise StgvError("give one of bpp, psnr and slope")
+    for name, value in given.items():
+        if not 0 < value < math.inf:
+            raise StgvError(f"{name} must be a number above 0, got {value}")
     steps = fine_tuning + changing * (keys.longest - 1)
     if bpp is None and psnr is None:
-        return _Coder(keys, slope or SLOPE, None, fine_tuning, changing, _counted(progress, 0, steps, steps)).run()
+        report = _counted(progress, 0, steps, steps)
+        return _Coder(keys, SLOPE if slope is None else slope, None, fine_tuning, changing, report).run()
     # Key GoPs are aimed at a number of bits; what a bit is worth to them it is worth to those predicted from them.
-    part = _key_part(keys)
-    bits = part * (bpp if bpp is not None else 0.1) * keys.pixels
+    bits = _key_part(keys) * (bpp if bpp is not None else 0.1) * keys.pixels
     tried: list[CompressedVideo] = []
     for attempt in range(ATTEMPTS):
         report = _counted(progress, attempt * steps, steps, ATTEMPTS * steps)
-        made = _Coder(keys, None, bits, fine_tuning, changing, report).run()
+        try:
+            made = _Coder(keys, None, bits, fine_tuning, changing, report).run()
+        except StgvError as error:  # so few bits are out of reach, or learned steps are
+            if not tried and attempt + 1 == ATTEMPTS:
+                raise StgvError(f"no file was made in {ATTEMPTS} attempts, the last one: {error}") from error
+            bits *= 2
+            continue
         tried.append(made)
         if bpp is not None:
             reached = 8 * len(made.data) / keys.pixels / bpp
@@ -225,7 +235,7 @@ def code_chains(
 
 
 def _key_part(keys: Chains) -> float:
-    """Part of a file's bits that key GoPs take, at first: a predicted GoP has about half of a key GoP's."""
+    """Of a file's bits, at first: a predicted GoP has about half of a key GoP's."""
     return len(keys.chains) / (len(keys.chains) + 0.5 * (len(keys.gops) - len(keys.chains)))
 
 
@@ -276,17 +286,16 @@ class _Coder:
                 self._code_predicted(now[first : first + together], place, device)
         seconds["changes"] = round(time.perf_counter() - began, 2)
         units = [self.units[g] for g in range(len(keys.gops))]
-        aspect = keys.video.sample_aspect.limit_denominator(1000)
-        aspect = None if aspect == 1 else aspect.as_integer_ratio()
+        aspect = keys.video.sample_aspect.limit_denominator(1000).as_integer_ratio()
+        aspect = None if aspect == (1, 1) else aspect
         data = assembled(self.model, self.model.count, self.steps, units, keys.video.fps, aspect)
         content = parse(data)
         shown = Decoder(content.model.to(device), dtype=torch.float32)
         psnr = evaluate(shown, keys.video, similarity=False)["psnr"]
         kinds = {KEY: "key", PREDICTED: "predicted"}
-        gops = [
-            {"kind": kinds[kind], "bytes": len(unit), "changed": round(self.changed.get(g, 1.0), 4)}
-            for g, (kind, unit) in enumerate(units)
-        ]
+        gops = [{"kind": kinds[kind], "bytes": len(unit)} for kind, unit in units]
+        for g, gop in enumerate(gops):
+            gop["changed"] = round(self.changed.get(g, 1.0), 4)
         return CompressedVideo(data, content.model.cpu(), psnr, self.slope, gops, seconds)
 
     def _code_keys(self) -> None:
@@ -366,11 +375,12 @@ class _Coder:
         rates = {name: getattr(self.keys.keys.config, name) for name in rates}
         return replace(self.model.config, steps=self.changing, coarse_steps=0, grey=0.0, **rates)
 
-    def _flow_into(self, g: int) -> "_FlowAfter":
+    def _flow_into(self, g: int) -> SimpleNamespace:
+        """Flow whose key frame is the one before a GoP: tracks of the GoP's frames."""
         start, stop = self.keys.gops[g]
         frames = self.keys.video.read(start - 1, stop)
-        opaque = np.full((*frames.shape[:3], 1), 255, np.uint8)
-        return _FlowAfter(flow_of(np.concatenate([frames, opaque], -1), 0))
+        flow = flow_of(np.pad(frames, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=255), 0)
+        return SimpleNamespace(tracks=lambda points: flow.tracks(points)[1:])
 
     def _changes(self, now: list[int], optimizer: ChangeOptimizer, from_before: list[bool]) -> list[Changes]:
         numbers = [values.cpu().numpy().astype(np.int64) for values in optimizer.integers()]
@@ -386,13 +396,3 @@ class _Coder:
             flags = np.where(differs, CHANGED, SAME)
             made.append(Changes(self.lengths[g], flags, *rows, from_before, tensors))
         return made
-
-
-class _FlowAfter:
-    """Flow whose key frame is the one before a GoP: tracks of the GoP's frames."""
-
-    def __init__(self, flow: Flow):
-        self.flow = flow
-
-    def tracks(self, points: np.ndarray) -> np.ndarray:
-        return self.flow.tracks(points)[1:]
