@@ -95,7 +95,8 @@ class PredictedGop:
     def integers(self) -> list[np.ndarray]:
         """As `Gop.integers`."""
         fixed = [np.array([self.frames, len(self.flags)]), self.flags, self.position, self.shape, self.color]
-        return [*fixed, np.array(self.differences, np.int64), *self.field]
+        tensors = zip(self.differences, self.field, strict=True)
+        return fixed + [part for differs, tensor in tensors for part in (np.array([differs], np.int64), tensor)]
 
 
 def decode(data: bytes) -> tuple[dict, list[Gop | PredictedGop]]:

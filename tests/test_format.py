@@ -33,7 +33,7 @@ GOLDEN = {  # SHA-256 of the integers that a decoder reads
     "adaptive": "7f8dabce84ef1e2f67a0eb09fde59bc8a4e17db73a6372711e92a7c415ccaa3f",
     "lattice": "b8878ef0005d8fc8f35e9fad3049f640c8e3f1f80fab2123044485fa7f4cd778",
     "plain": "631ff4b1040114e0df2b6a71db665781f0e86ece278d34f8a2d1526a2a8f82be",
-    "predicted": "d1f14b1805bd13f4ea7ef7afd62af811df8cbc99039330572e2ad605461d3786",
+    "predicted": "3432b18ef55a100cea18c45c2d3a3e6ae4f874ba632d579c30a10542661f35ac",
 }
 FILES = {  # SHA-256 of files of version 3, which stay as they are
     "adaptive": "142621d1c588089c28a0e5ec1457771518c64550d0d6944eb6949b3b4df4f8ad",
@@ -106,7 +106,8 @@ def of_group(group: Group | Changes, tensors: list[np.ndarray]) -> list[np.ndarr
     """A GoP's integers in the order of `integers` of format_decoder.py's GoPs."""
     if isinstance(group, Changes):
         fixed = [np.array([group.frames, len(group.flags)]), group.flags, group.position, group.shape, group.color]
-        return [*fixed, np.array(group.predicted, np.int64), *tensors]
+        flags = [np.array([differs], np.int64) for differs in group.predicted]
+        return fixed + [part for pair in zip(flags, tensors, strict=True) for part in pair]
     fixed = np.array([group.frames, len(group.gaps), *group.origin])
     return [fixed, group.gaps, group.cholesky, group.color, *group.finer, group.motion, *tensors]
 

@@ -243,7 +243,7 @@ def test_models_become_files_of_several_rates(results, monkeypatch):
         ("stgv", (0.9, 0.5), 50_000),
         ("stgv_rounded", (8.0, 6.5), 0),
         ("hnerv", (8, 4), 0),
-        ("chains", (1e-4, 5e-3), 400),
+        ("chains", (1e-4, 5e-3), 10_000),
     ):
         setting = replace(curves.CURVES[name], levels=levels, fine_tuning=tuning)
         monkeypatch.setitem(curves.CURVES, name, setting)
