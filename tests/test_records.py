@@ -285,7 +285,7 @@ def test_models_become_files_of_several_rates(results, monkeypatch):
         curves.curve("vvc", "bunny", "smoke")
     missing = Record("bunny/rate_d2gv", results, None, "not run")
     table = curve_tables.rate_table(made | {"D2GV": missing}, "smoke")
-    assert len(table) == 7 and table["note"].iloc[-1] == "not run" and table["bytes"].isna().sum() == 1
+    assert len(table) == 9 and table["note"].iloc[-1] == "not run" and table["bytes"].isna().sum() == 1
     bd = curve_tables.bd_table(made, ("stgv",), "smoke")
     assert bd["against stgv, %"].isna().all() and bd["note"].str.contains("needs four points").all()
     assert list(curve_tables.section_table(made["stgv"], "smoke")["field"]) > [0, 0]
