@@ -28,15 +28,19 @@ from scenes import TINY, random_model, waves
 from test_format import assert_same_values
 
 from stgvlib.cli import main
-from stgvlib.codec import chains, change_optimizer
+from stgvlib.codec import chains
 from stgvlib.codec.bitstream import VERSION, WITH_PREDICTED, parse, stream
 from stgvlib.codec.chains import chains_of, code_chains, compress_video, fit_keys, plan_chains, setting_for
+from stgvlib.codec.change_optimizer import ChangeOptimizer, differences, pulls
 from stgvlib.codec.quantize import quantize
 from stgvlib.codec.units import KEY, PREDICTED, predicted_unit
 from stgvlib.config import STGV
 from stgvlib.errors import StgvError
+from stgvlib.fitting.stage import segments
 from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
+from stgvlib.model.gaussians import WAITING
+from stgvlib.model.video_model import VideoModel
 from stgvlib.video.video import video_of
 
 FIELD = replace(TINY, lattice=(2, 2, 2))
@@ -125,18 +129,50 @@ def test_a_gpu_makes_files_that_a_cpu_reads(video):
 
 
 @pytest.mark.gpu
-def test_a_gpu_rounds_as_a_cpu_does():
-    """But for ties, which the last bit of a quotient decides."""
+def test_fused_kernels_round_and_learn_as_torch_does():
+    """Three steps on the same random model, with Gaussians that are not there and steps that differ by Gaussian."""
+    seen = {}
+    for device in ("cpu", "cuda"):
+        generator = torch.Generator().manual_seed(0)
+        model = VideoModel(replace(setting_for((48, 80)), field=FIELD, steps=100), [4, 3], (48, 80), 700, generator)
+        with torch.no_grad():
+            model.gaussians.mu.copy_(60 * torch.rand(2, 700, 2, generator=generator))
+            model.gaussians.cholesky.copy_(torch.randn(2, 700, 3, generator=generator))
+            model.gaussians.cholesky[..., ::2] = torch.randn(2, 700, 2, generator=generator).exp() + 0.3
+            model.gaussians.mu[0, 5:30] = WAITING
+        model = model.to(device)
+        bases = [torch.zeros_like(p) for p in model.field.parameters()]
+        own, steps = 0.01 + 0.1 * torch.rand(3, 2, 700, 1, generator=generator), [0.01] * len(bases)
+        trained = segments(model, "deformation")
+        optimizer = ChangeOptimizer(trained, "adam", (0.95, 0.99), model, own, steps, bases, 1e-2, 4.0)
+        assert (optimizer.fused is not None) == (device == "cuda")
+        seen[device] = [optimizer.shown.cpu().clone()]
+        for _ in range(3):
+            optimizer.grad.copy_(1e-6 * torch.randn(optimizer.grad.shape, generator=generator))
+            optimizer.flat += (0.02 * torch.randn(optimizer.flat.shape, generator=generator)).to(device)
+            optimizer.step()
+            seen[device] += [v.cpu().clone() for v in (optimizer.grad, optimizer.shown)]
+    for expected, found in zip(seen["cpu"], seen["cuda"], strict=True):
+        off = (expected - found).abs() > 1e-3 * expected.abs().mean() + 1e-3 * expected.abs()
+        assert off.float().mean() < 2e-3  # values on the edge of a cell may fall to its other side
+
+
+def test_what_differences_cost_has_the_gradient_that_is_learned():
+    """Against autograd through all bits."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 500, 2), (2, 500, 3), (2, 500, 3), (2, 64, 4)]
-    masters = [torch.rand(shape, generator=generator) * 3 + 0.5 for shape in shapes]
-    bases = [p + torch.randn(p.shape, generator=generator) * 0.1 for p in masters]
-    own, alive, steps = torch.full((3, 2, 500, 1), 0.03), torch.ones(2, 500, 1), torch.tensor(0.02)
-    here = change_optimizer.rounded(masters, bases, own, [steps], alive)
-    there = [[p.cuda() for p in values] for values in (masters, bases)]
-    found = change_optimizer.rounded(*there, own.cuda(), [steps.cuda()], alive.cuda())
-    for one, other in zip(here, found, strict=True):
-        assert (~torch.isclose(one, other.cpu(), rtol=1e-5, atol=1e-5)).float().mean() < 1e-3
+    masters = [torch.rand(shape, generator=generator).double() + 0.5 for shape in ((2, 9, 2), (2, 9, 3), (2, 9, 3))]
+    bases = [p + 0.1 * torch.randn(p.shape, generator=generator).double() for p in masters]
+    alive, price = (torch.rand(2, 9, 1, generator=generator) > 0.2).double(), torch.tensor([0.5, 2.0]).double()
+    own, flag = 0.01 + 0.1 * torch.rand(3, 2, 9, 1, generator=generator).double(), 4.0
+    for p in masters:
+        p.requires_grad_()
+    mu, shape, (red, green, blue) = (*(d := differences(masters, bases, own, []))[:2], d[2].unbind(-1))
+    sent = [mu.abs(), shape.abs(), torch.stack([green, red - green, blue - green], -1).abs()]
+    total = sum(v.sum(-1) for v in sent)
+    bits = sum(torch.log1p(v).sum(-1) for v in sent) + flag * torch.log1p(total)
+    (price[:, None] * alive[..., 0] * bits).sum().backward()
+    found = pulls([p.detach() for p in masters], bases, own, [], alive, price, flag)
+    assert all(torch.allclose(p.grad, pull) for p, pull in zip(masters, found, strict=True))
 
 
 # Read, whole and damaged

@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install '.[cuda]'")
 
 from stgvlib.codec import rate_cuda  # noqa: E402
+from stgvlib.codec.change_optimizer import ChangeOptimizer  # noqa: E402
 from stgvlib.codec.rate_optimizer import RateOptimizer  # noqa: E402
 from stgvlib.config import PAPER, STGV, FieldConfig  # noqa: E402
 from stgvlib.fitting import stage_cuda  # noqa: E402
@@ -104,6 +105,12 @@ def launch_everything():
         fused = rate_cuda.FusedRate(optimizer)
         fused.round()
         fused.learn(4.0)
+    model = model_of(STGV, replace(STGV.field, lattice=(3, 2, 5)))
+    field = [p.detach() for p in model.field.parameters()]
+    predicted = segments(model, "deformation"), "adam", None, model, torch.ones(3, GOPS, COUNT, 1)
+    fused = rate_cuda.FusedChanges(ChangeOptimizer(*predicted, [0.1] * len(field), field, 1e-3, 4.0))
+    fused.round()
+    fused.learn()
 
 
 def test_every_kernel_is_launched_with_what_it_takes(launched):

@@ -3,6 +3,8 @@
 What is minimised, for each GoP, is  MSE + slope * bits per pixel,  as in `rate_optimizer.py`, where a difference of d
 steps is taken to cost log2(1 + |d|) bits: most are zero, and those that are not have heavy tails. A Gaussian that
 changes at all costs a flag more.
+
+`rounded` and `pulls` say it in torch, which a CPU runs; a GPU runs changes.cu.
 """
 
 import math
@@ -10,7 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+from stgvlib.codec.quantize import LOG_SCALES
 from stgvlib.codec.rate_optimizer import StraightThrough
+from stgvlib.device import kernels_for
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.ops.splat import MIN_SCALE
@@ -27,7 +31,7 @@ class ChangeOptimizer(StraightThrough):
         model: VideoModel,  # one group of each chain, set to its prediction
         own: Tensor,  # [3, G, N, 1] steps of each Gaussian's position, shape, colour
         field_steps: list[float],  # of the field's tensors, in their order
-        bases: list[Tensor],  # what those are predicted from, as the tensors
+        bases: list[Tensor],  # what those are predicted from, on the model's device
         slope: float,
         flag: float,  # weight of the bits by which a Gaussian is told to change
     ):
@@ -38,22 +42,32 @@ class ChangeOptimizer(StraightThrough):
         self.masters = [self.unrounded(p) for p in self.parameters]
         self.alive = (gaussians.mu[..., 0] != WAITING).float()[..., None]  # [G, N, 1]
         device = self.flat.device
-        self.own, self.flag = own.to(device), torch.tensor(flag, device=device)
-        self.field_steps = list(torch.tensor(field_steps, device=device).unbind())
-        self.bases = [p.detach().clone() for p in self.parameters[:3]] + [b.clone() for b in bases]
+        self.own, self.flag = own.to(device), flag
+        self.field_steps = torch.tensor(field_steps, device=device)
+        self.base = torch.zeros_like(self.flat)
+        self.bases = [self.part_of(self.base, p) for p in self.parameters]
+        torch._foreach_copy_(self.bases, [p.detach() for p in self.parameters[:3]] + bases)
         pixels = model.size[0] * model.size[1]
-        counts = torch.tensor(model.num_frames, device=self.flat.device, dtype=torch.float32)
+        counts = torch.tensor(model.num_frames, device=device, dtype=torch.float32)
         self.price = slope / (counts * pixels * math.log(2))  # [G], of e-fold of a difference
-        self.grads = [p.grad for p in self.parameters]
+        self.grads, self.fused = [p.grad for p in self.parameters], None
+        if kernels_for(self.flat) == "cuda":
+            from stgvlib.codec.rate_cuda import FusedChanges
+
+            self.fused = FusedChanges(self)
         self._round()
 
     def _arguments(self):
         return self.masters, self.bases, self.own, self.field_steps, self.alive
 
     def _round(self) -> None:
+        if self.fused:
+            return self.fused.round()
         torch._foreach_copy_([p.data for p in self.parameters], rounded(*self._arguments()))
 
     def _learn(self) -> None:
+        if self.fused:
+            return self.fused.learn()
         torch._foreach_add_(self.grads, pulls(*self._arguments(), self.price, self.flag))
 
     @torch.no_grad()
@@ -73,7 +87,7 @@ def in_logs(cholesky: Tensor) -> Tensor:
     return torch.stack([l1.log(), l2 / l3, l3.log()], -1)
 
 
-def differences(masters: list[Tensor], bases: list[Tensor], own: Tensor, field_steps: list[float]) -> list[Tensor]:
+def differences(masters: list[Tensor], bases: list[Tensor], own: Tensor, field_steps: Tensor) -> list[Tensor]:
     """In steps, not rounded."""
     position, shape, color = own
     parts = [
@@ -89,8 +103,8 @@ def rounded(masters, bases, own, field_steps, alive) -> list[Tensor]:
     """What the file will hold."""
     mu, shape, rgb, *tensors = (d.round() for d in differences(masters, bases, own, field_steps))
     logs = in_logs(bases[1]) + shape * own[1]
-    l3 = logs[..., 2].exp()
-    cholesky = torch.stack([logs[..., 0].exp(), logs[..., 1] * l3, l3], -1)
+    l1, l3 = (logs[..., k].clamp(*LOG_SCALES).exp() for k in (0, 2))
+    cholesky = torch.stack([l1, logs[..., 1] * l3, l3], -1)
     values = [
         torch.where(alive > 0, bases[0] + mu * own[0], WAITING),
         torch.where((shape == 0).all(-1, keepdim=True), bases[1], cholesky),

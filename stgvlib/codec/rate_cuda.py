@@ -1,10 +1,11 @@
-"""Fine-tuning for a file on CUDA: buffers and launches of rate.cu. Nothing here waits for the GPU."""
+"""Fine-tuning for a file on CUDA: buffers and launches of rate.cu and changes.cu. Nothing here waits for the GPU."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from stgvlib.codec.quantize import LOG_SCALES
 from stgvlib.codec.steps import POSITION_BITS, SHAPE_BITS, SIZES
 from stgvlib.model.gaussians import WAITING
 from stgvlib.ops.constants import BLOCK, RATE_SUMS, STEP_THREADS
@@ -22,12 +23,12 @@ def supported(model) -> bool:
     return own < 2 and own + len(list(model.field.parameters())) <= MOST_TENSORS
 
 
-class FusedRate:
-    """The rate's gradients, learned steps and rounding in six launches."""
+class _Fused:
+    """Rows of blocks, and where the parameters of a `StraightThrough` lie in its buffers."""
 
     def __init__(self, optimizer):
         self.optimizer, device = optimizer, optimizer.flat.device
-        self.gops, self.count = optimizer.alive.shape
+        self.gops, self.count = optimizer.alive.shape[:2]
         tensors = optimizer.parameters[3:]
         self.tensors, sizes = len(tensors), [p[0].numel() for p in tensors]
         start = optimizer.shown.data_ptr()
@@ -40,9 +41,30 @@ class FusedRate:
             for first in range(0, total, size)
         ]
         self.blocks, self.gaussian_blocks = len(rows), sum(row[0] < 0 for row in rows)
-        self.rows, self.offsets, self.sizes = (
-            torch.tensor(values, dtype=torch.int32, device=device) for values in (rows, offsets, sizes)
-        )
+        self._tables = tuple(torch.tensor(v, dtype=torch.int32, device=device) for v in (rows, offsets, sizes))
+
+
+class FusedChanges(_Fused):
+    """A `ChangeOptimizer`'s gradients of the rate, and its rounding, in a launch each."""
+
+    def round(self) -> None:
+        o = self.optimizer
+        arguments = (o.flat, o.shown, o.base, o.alive, o.own, o.field_steps, *self._tables)
+        sizes = (self.gops, self.count, float(WAITING), *map(float, LOG_SCALES))
+        run("changes", "change_round", (self.blocks, 1, 1), BLOCK, *arguments, *sizes)
+
+    def learn(self) -> None:
+        o = self.optimizer
+        arguments = (o.flat, o.grad, o.base, o.alive, o.own, o.field_steps, o.price, *self._tables)
+        run("changes", "change_pulls", (self.blocks, 1, 1), BLOCK, *arguments, self.gops, self.count, o.flag)
+
+
+class FusedRate(_Fused):
+    """The rate's gradients, learned steps and rounding in six launches."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer)
+        device = optimizer.flat.device
         self.sums = torch.zeros((RATE_SUMS + 2 * self.tensors) * self.gops + self.tensors + 5, device=device)
         self.fresh = torch.tensor(NO_LIMITS, device=device).repeat(self.gops, 3, 1)
         self.limits = self.fresh.clone()
@@ -71,15 +93,11 @@ class FusedRate:
         arguments = (o.flat, o.shown, o.grad, o.alive, *self._tables, self.sums)
         run("rate", "rate_means", every, BLOCK, *arguments, *sizes)
         run("rate", "rate_distances", every, BLOCK, o.flat, o.alive, *self._tables, self.sums, *sizes)
-        run("rate", "rate_parts", gaussians, BLOCK, o.alive, self.own, *prices, self.rows, self.sums, *sizes)
+        run("rate", "rate_parts", gaussians, BLOCK, o.alive, self.own, *prices, self._tables[0], self.sums, *sizes)
         if o.rate:
             arguments = (o.flat, o.grad, o.alive, self.own, self.limits, *prices, *self._tables, self.sums)
             run("rate", "rate_pulls", every, BLOCK, *arguments, *sizes)
         if o.learned:
             arguments = (o.log_steps, o.noise, o.step_rates, o.step_number, *prices[1:], o.finest, o.energies)
             sizes = (self.gops, self.tensors, coarsest)
-            run("rate", "rate_steps", (1, 1, 1), STEP_THREADS, *arguments, self.sizes, self.sums, *sizes)
-
-    @property
-    def _tables(self) -> tuple[Tensor, ...]:
-        return self.rows, self.offsets, self.sizes
+            run("rate", "rate_steps", (1, 1, 1), STEP_THREADS, *arguments, self._tables[2], self.sums, *sizes)

@@ -32,6 +32,7 @@ DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defin
     "lattice": {"FADE_SCALE": f"{FADE_SCALE}f"},
     "hash_encoding": {"Y_PRIME": f"{PRIMES[1]}u", "Z_PRIME": f"{PRIMES[2]}u"},
     "rate": {"STEP_THREADS": STEP_THREADS, "OF_GOP": RATE_SUMS, "MIN_SCALE": f"{MIN_SCALE}f"},
+    "changes": {"MIN_SCALE": f"{MIN_SCALE}f"},
 }
 
 

@@ -20,7 +20,12 @@ from stgvlib.ops.constants import definitions
 from stgvlib.ops.cuda.signatures import check_arguments
 
 SOURCES = Path(__file__).parent
-SHARED = {"mlp_forward": "mlp.cuh", "mlp_backward": "mlp.cuh"}  # beside half.cuh, which all kernel files begin with
+SHARED = {  # beside half.cuh, which all kernel files begin with
+    "mlp_forward": "mlp.cuh",
+    "mlp_backward": "mlp.cuh",
+    "rate": "rate.cuh",
+    "changes": "rate.cuh",
+}
 CHECK = os.environ.get("STGV_CHECK") == "1"  # every launch's arguments against its kernel's parameters
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 

@@ -9,7 +9,6 @@
 // A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors
 // are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. Bytes a number in all: 36.
 
-#define LN2 0.69314718f
 #define TWO_E 5.43656366f
 
 // Sums of a GoP's Gaussians: three of the shape, three of the colour, each of means, distances, parts; and how many.
@@ -69,20 +68,8 @@ __device__ __forceinline__ void widen(const float (&least)[3], const float (&mos
   }
 }
 
-// What is sent of a Gaussian: log l1, l2 / l3, log l3; green, red - green, blue - green.
-__device__ __forceinline__ void sent(const float* cholesky, const float* rgb, float (&v)[6]) {
-  v[0] = logf(fmaxf(cholesky[0], MIN_SCALE));
-  v[1] = cholesky[1] / cholesky[2];
-  v[2] = logf(fmaxf(cholesky[2], MIN_SCALE));
-  v[3] = rgb[1];
-  v[4] = rgb[0] - rgb[1];
-  v[5] = rgb[2] - rgb[1];
-}
-
 // By the logarithm of a step: bits of a symbol at a mean distance of b steps.
 __device__ __forceinline__ float part_of(float b) { return TWO_E * b / (1.f + TWO_E * b) / LN2; }
-
-__device__ __forceinline__ float sign(float v) { return v > 0.f ? 1.f : v < 0.f ? -1.f : 0.f; }
 
 extern "C" __global__ void __launch_bounds__(BLOCK) rate_means(
     const float* __restrict__ flat, const float* __restrict__ shown, const float* __restrict__ grad,

@@ -1,0 +1,16 @@
+// What rate.cu and changes.cu share: the numbers that a file holds of a Gaussian.
+
+#define LN2 0.69314718f
+
+// What is sent of a Gaussian: log l1, l2 / l3, log l3; green, red - green, blue - green.
+__device__ __forceinline__ void sent(const float* cholesky, const float* rgb, float (&v)[6]) {
+  v[0] = logf(fmaxf(cholesky[0], MIN_SCALE));
+  v[1] = cholesky[1] / cholesky[2];
+  v[2] = logf(fmaxf(cholesky[2], MIN_SCALE));
+  v[3] = rgb[1];
+  v[4] = rgb[0] - rgb[1];
+  v[5] = rgb[2] - rgb[1];
+}
+
+__device__ __forceinline__ float sign(float v) { return v > 0.f ? 1.f : v < 0.f ? -1.f : 0.f; }
+
