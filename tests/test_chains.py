@@ -123,7 +123,9 @@ def test_chains_of_one_gop_are_a_file_of_version_3(video):
 def test_a_gpu_makes_files_that_a_cpu_reads(video):
     made = compress_video(video, replace(setting_for(video.size), **SHORT), keyint=3, device="cuda", **TRAINING)
     content = parse(made.data)
-    assert content.predicted == [1, 3] and same(content.model, made.model)
+    assert content.predicted == [1, 3]
+    for here, there in zip(content.model.parameters(), made.model.parameters(), strict=True):
+        assert torch.allclose(here, there, rtol=1e-4, atol=1e-3)  # predictions were computed on another machine
     judged = evaluate(Decoder(content.model, dtype=torch.float32), video, similarity=False)
     assert judged["psnr"] == pytest.approx(made.psnr, abs=0.02)
 

@@ -144,9 +144,9 @@ def _written(steps: Steps) -> dict:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def decode(path: str | Path, threads: int | None = None) -> Content:
-    """Read a .stgv file, on `threads` cores (None: all): `model`, `fps`, `steps`, `bytes` of each part of the file, and
-    `damaged`, which names the GoPs that could not be read; their frames are black.
+def decode(path: str | Path, threads: int | None = None, device: torch.device | str = "cpu") -> Content:
+    """Read a .stgv file, on `threads` cores (None: all): `model` on `device`, `fps`, `steps`, `bytes` of each part
+    of the file, and `damaged`, which names the GoPs that could not be read; their frames are black.
 
     Raises StgvError when the file is missing, foreign, of another version, or its header is damaged.
 
@@ -167,7 +167,7 @@ def decode(path: str | Path, threads: int | None = None) -> Content:
     except OSError as error:
         raise StgvError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        return parse(data, threads)
+        return parse(data, threads, device)
     except StgvError as error:
         raise StgvError(f"{path} {error}") from error
 
@@ -183,8 +183,9 @@ def is_stream(path: str | Path) -> bool:
         return False
 
 
-def parse(data: bytes, threads: int | None = None) -> Content:
-    """`decode` of a file's bytes, GoPs side by side on `threads` cores (None: all)."""
+def parse(data: bytes, threads: int | None = None, device: torch.device | str = "cpu") -> Content:
+    """`decode` of a file's bytes: integers of GoPs side by side on `threads` cores (None: all), predictions on `device`
+    one after the other."""
     sections, payload = _sections(data)
     header, model, steps = _header(data, sections, payload)
     sizes = dict.fromkeys(("header", *PARTS), 0) | {"header": payload + sections[0][2]}
@@ -215,6 +216,7 @@ def parse(data: bytes, threads: int | None = None) -> Content:
         outcomes = dict(zip(units, pool.map(read, units)))
     damaged = {g: outcome for g, outcome in outcomes.items() if isinstance(outcome, str)}
     damaged |= {g: "is not in the file" for g in range(len(model.num_frames)) if g not in units}
+    model = model.to(device)
     _follow_chains(model, outcomes, damaged, steps)
     for g, outcome in outcomes.items():
         for name, part in outcome[1].items() if g not in damaged else ():
@@ -306,4 +308,4 @@ def _blank(model: VideoModel, g: int) -> None:
     """A GoP that shows black."""
     for p in model.parameters():
         p[g] = 0
-    model.gaussians.cholesky[g] = torch.tensor([1.0, 0.0, 1.0])
+    model.gaussians.cholesky[g] = model.gaussians.cholesky.new_tensor((1.0, 0.0, 1.0))

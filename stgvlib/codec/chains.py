@@ -268,7 +268,7 @@ class _Coder:
         self.worth, self.slope, self.bits = worth_of_keys(keys.longest), slope, bits
         self.lengths = [stop - start for start, stop in keys.gops]
         self.units: dict[int, tuple[int, bytes]] = {}
-        self.own: dict[int, np.ndarray] = {}  # steps of each GoP's Gaussians
+        self.own: dict[int, Tensor] = {}  # steps of each GoP's Gaussians
         self.changed: dict[int, float] = {}
         self.steps: LearnedSteps = None
         self.model: VideoModel = None  # as a reader has it
@@ -289,8 +289,8 @@ class _Coder:
         aspect = keys.video.sample_aspect.limit_denominator(1000).as_integer_ratio()
         aspect = None if aspect == (1, 1) else aspect
         data = assembled(self.model, self.model.count, self.steps, units, keys.video.fps, aspect)
-        content = parse(data)
-        shown = Decoder(content.model.to(device), dtype=torch.float32)
+        content = parse(data, device=device)
+        shown = Decoder(content.model, dtype=torch.float32)
         psnr = evaluate(shown, keys.video, similarity=False)["psnr"]
         kinds = {KEY: "key", PREDICTED: "predicted"}
         gops = [{"kind": kinds[kind], "bytes": len(unit)} for kind, unit in units]
@@ -325,7 +325,7 @@ class _Coder:
         frames = frames_of(self.keys.video, [self.keys.gops[g] for g in now], device)
         own = torch.ones(3, len(now), self.model.count, 1)
         for c, g in enumerate(now):
-            own[:, c, : self.own[g - 1].shape[1], 0] = torch.from_numpy(self.own[g - 1])
+            own[:, c, : self.own[g - 1].shape[1], 0] = self.own[g - 1]
         kind, betas = group.config.optimizer, group.config.betas
         bases = [base.to(device) for base in bases]
         optimizer = ChangeOptimizer(
@@ -364,7 +364,7 @@ class _Coder:
             count = self.own[g].shape[1]
             values = end_of(model, g, count)
             for p, value in zip((group.gaussians.mu, group.gaussians.cholesky, group.gaussians.rgb), values):
-                p.data[c, :count] = torch.from_numpy(value)
+                p.data[c, :count] = value
         if group.field.lattice is not None:
             start_lattice(group, [self._flow_into(g) for g in now])
         return group, bases, from_before

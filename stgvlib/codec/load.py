@@ -44,9 +44,9 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Vi
     path = find_model(path)
     if path.suffix != ".stgv" and not bitstream.is_stream(path):
         return read_model(path, device)
-    content = bitstream.decode(path)
+    content = bitstream.decode(path, device=device)
     about = {"fps": content.fps, "bytes": content.bytes, "steps": asdict(content.steps)}
     about |= {"damaged": content.damaged, "predicted": content.predicted}
     if content.sample_aspect is not None:
         about["sample_aspect"] = list(content.sample_aspect)
-    return content.model.to(device), about
+    return content.model, about

@@ -6,10 +6,12 @@ differences from those of the GoP before, or numbers of their own. GoPs that are
 which begins with a key GoP, that is coded on its own.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stgvlib.codec.entropy import CodingError
 from stgvlib.codec.quantize import LOG_SCALES, Group
@@ -20,7 +22,7 @@ from stgvlib.ops.splat import MIN_SCALE
 
 SAME, CHANGED = 0, 1  # flags
 MOST_PLACE, MOST_COLOR = 2.0**20, 2.0**16  # px and of the brightness range, that differences may lead to
-Gaussians = tuple[np.ndarray, np.ndarray, np.ndarray]  # mu [N, 2], cholesky [N, 3], rgb [N, 3]
+Gaussians = tuple[Tensor, Tensor, Tensor]  # mu [N, 2], cholesky [N, 3], rgb [N, 3]
 
 
 @dataclass
@@ -36,68 +38,73 @@ class Changes:
     tensors: list[tuple[float, np.ndarray]]  # (step, integers) of each; none where a file was read
 
 
-def own_steps(group: Group, steps: Steps) -> np.ndarray:
+def own_steps(group: Group, steps: Steps) -> Tensor:
     """Of each Gaussian's position, shape and colour, float64 [3, N]: those of a key GoP, for the whole chain."""
     position, shape = steps.bases
     sizes = 0.5 ** group.sizes.astype(np.float64)
-    return np.stack([position * 0.5 ** group.bits[0], shape * 0.5 ** group.bits[1], steps.color * sizes])
+    own = np.stack([position * 0.5 ** group.bits[0], shape * 0.5 ** group.bits[1], steps.color * sizes])
+    return torch.from_numpy(own)
 
 
-@torch.no_grad()
 def end_of(model: VideoModel, g: int, count: int, alone: VideoModel | None = None) -> Gaussians:
-    """The first `count` Gaussians of GoP g of a CPU's model as its last frame has them, float32. `alone`: a model of
-    one GoP that is lent its numbers, where many are asked for."""
+    """The first `count` Gaussians of GoP g as its last frame has them, float32. `alone`: a model of one GoP that is
+    lent its numbers, where many are asked for."""
     alone = alone or one_gop(model)
     for p, whole in zip(alone.parameters(), model.parameters(), strict=True):
         p.data = whole.data[g : g + 1]
     for p in alone.gaussians.parameters():
         p.data = p.data[:, :count]
-    mu, cholesky, rgb = (v[0] for v in alone.deform(torch.ones(1)))
+    with torch.enable_grad():  # without, a GPU would run the MLP in half precision
+        mu, cholesky, rgb = (v[0].detach() for v in alone.deform(torch.ones(1, device=p.device)))
     l1, l2, l3 = cholesky.unbind(1)
-    cholesky = torch.stack([l1.clamp(min=MIN_SCALE), l2, l3.clamp(min=MIN_SCALE)], 1)
-    return mu.numpy(), cholesky.numpy(), rgb.numpy()
+    return mu, torch.stack([l1.clamp(min=MIN_SCALE), l2, l3.clamp(min=MIN_SCALE)], 1), rgb
 
 
 def one_gop(model: VideoModel) -> VideoModel:
-    """A model of one GoP of one frame with another's settings."""
-    return VideoModel(model.config, [1], model.size, 1)
+    """A model of one GoP of one frame with another's settings, on its device."""
+    return VideoModel(model.config, [1], model.size, 1).to(model.gaussians.mu.device)
 
 
-@np.errstate(invalid="ignore", over="ignore")  # what leaves the range is refused
-def changed(end: Gaussians, own: np.ndarray, changes: Changes) -> Gaussians:
+@torch.no_grad()
+def changed(end: Gaussians, own: Tensor, changes: Changes) -> Gaussians:
     """Gaussians after the differences, float64. Raises CodingError where one leaves the range of numbers."""
-    mu, cholesky, rgb = (v.astype(np.float64) for v in end)
-    at = np.flatnonzero(changes.flags == CHANGED)
+    mu, cholesky, rgb = (v.double() for v in end)
+
+    def sent(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(mu.device)
+
+    at = sent(np.flatnonzero(changes.flags == CHANGED))
     position, shape, color = own[:, at]
-    mu[at] += (changes.position * position).T
-    green, red, blue = changes.color
-    rgb[at] += (np.stack([red + green, green, blue + green]) * color).T
-    turned = (changes.shape != 0).any(0)  # others keep theirs to the last bit
-    some, by = at[turned], changes.shape[:, turned] * shape[turned]
+    mu[at] += (sent(changes.position) * position).T
+    green, red, blue = sent(changes.color)
+    rgb[at] += (torch.stack([red + green, green, blue + green]) * color).T
+    turned = sent(np.flatnonzero((changes.shape != 0).any(0)))  # others keep theirs to the last bit
+    some, by = at[turned], sent(changes.shape)[:, turned] * shape[turned]
     l1, l2, l3 = cholesky[some].T
     ratio = l2 / l3 + by[1]
-    l1, l3 = (np.exp(np.clip(np.log(v) + d, *LOG_SCALES)) for v, d in ((l1, by[0]), (l3, by[2])))
-    cholesky[some] = np.stack([l1, ratio * l3, l3], 1)
-    bounds = ((mu, MOST_PLACE), (cholesky, np.exp(2 * LOG_SCALES[1])), (rgb, MOST_COLOR))
-    if not all((np.abs(v) < most).all() for v, most in bounds):  # nor where something is no number
+    l1, l3 = ((v.log() + d).clamp(*LOG_SCALES).exp() for v, d in ((l1, by[0]), (l3, by[2])))
+    cholesky[some] = torch.stack([l1, ratio * l3, l3], 1)
+    bounds = ((mu, MOST_PLACE), (cholesky, math.exp(2 * LOG_SCALES[1])), (rgb, MOST_COLOR))
+    if not torch.stack([(v.abs() < most).all() for v, most in bounds]).all():  # nor where something is no number
         raise CodingError("has differences that leave the range of numbers")
     return mu, cholesky, rgb
 
 
 @torch.no_grad()
-def follow(model: VideoModel, g: int, changes: Changes, own: np.ndarray, alone: VideoModel | None = None) -> None:
-    """Set GoP g of a CPU's model from the GoP before it, whose Gaussians have the steps `own`; numbers of its field are
-    the file's already. `alone` as for `end_of`. Raises CodingError."""
+def follow(model: VideoModel, g: int, changes: Changes, own: Tensor, alone: VideoModel | None = None) -> None:
+    """Set GoP g of a model from the GoP before it, whose Gaussians have the steps `own`; numbers of its field are the
+    file's already. `alone` as for `end_of`. Raises CodingError."""
     before = own.shape[1]
     if before != len(changes.flags):
         raise CodingError(f"is predicted from {len(changes.flags)} Gaussians, but GoP {g - 1} has {before}")
-    values = changed(end_of(model, g - 1, before, alone), own, changes)
-    gaussians, waiting = model.gaussians, (WAITING, (1.0, 0.0, 1.0), 0.0)
-    for p, value, fill in zip((gaussians.mu, gaussians.cholesky, gaussians.rgb), values, waiting):
-        rows = p.detach().numpy()[g]
-        rows[:before], rows[before:] = value, fill
+    gaussians = model.gaussians
+    values = changed(end_of(model, g - 1, before, alone), own.to(gaussians.mu.device), changes)
+    gaussians.mu[g, before:], gaussians.rgb[g, before:] = WAITING, 0
+    gaussians.cholesky[g, before:] = gaussians.cholesky.new_tensor((1.0, 0.0, 1.0))
+    for p, value in zip((gaussians.mu, gaussians.cholesky, gaussians.rgb), values):
+        p[g, :before] = value
     for p, predicted in zip(model.field.parameters(), changes.predicted, strict=True):
         if predicted:
-            p.data[g] += p.data[g - 1]
-        if not torch.isfinite(p.data[g]).all():
-            raise CodingError("has differences that leave the range of numbers")
+            p[g] += p[g - 1]
+    if sum((~p[g].isfinite()).sum() for p in model.field.parameters()) > 0:
+        raise CodingError("has differences that leave the range of numbers")

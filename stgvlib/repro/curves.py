@@ -115,7 +115,7 @@ class Recipe:
     """A way of writing a model into a file of one level, and of reading it."""
 
     write: Callable[[Video, nn.Module, Curve, float, int, Path], dict]  # ..., level, steps, file -> more of a point
-    read: Callable[[bytes, int | None], bitstream.Content | nn.Module]  # the file's bytes, threads
+    read: Callable[..., bitstream.Content | nn.Module]  # the file's bytes, threads, device
     source: str  # the module that decides what comes out
 
 
@@ -163,8 +163,8 @@ def _write_weights(video: Video, model: nn.Module, setting: Curve, level: float,
 
 
 OURS = Recipe(_write_ours, bitstream.parse, "stgvlib.codec.fine_tune")
-PAPERS = Recipe(_write_paper, lambda data, _: decode_paper(data), "stgvlib.baselines.paper_codec")
-WEIGHTS = Recipe(_write_weights, lambda data, _: decode_inr(data), "stgvlib.baselines.inr_codec")
+PAPERS = Recipe(_write_paper, lambda data, _, device: decode_paper(data).to(device), "stgvlib.baselines.paper_codec")
+WEIGHTS = Recipe(_write_weights, lambda data, _, device: decode_inr(data).to(device), "stgvlib.baselines.inr_codec")
 RECIPES = {name: PAPERS for name in CURVES if name.startswith("paper_recipe")}
 RECIPES |= {"hnerv": WEIGHTS, "nerv": WEIGHTS}
 CHAINS = Recipe(_write_chains, bitstream.parse, "stgvlib.codec.chains")
@@ -246,11 +246,9 @@ def _judged(file: Path, read: Callable, spec: Run, video: Video, device: torch.d
     size, data, parsed = file.stat().st_size, file.read_bytes(), []
     for threads in (1, 1, None):  # the first loads compiled loops
         began = time.perf_counter()
-        content = read(data, threads)
+        content = read(data, threads, "cpu" if threads else device)
         sections = getattr(content, "bytes", None)  # of our own format
         model = content if sections is None else content.model
-        if threads is None:
-            model = model.to(device)
         parsed.append(time.perf_counter() - began)
     seconds, decoder = [], spec.system.decoder(model)
     if device.type == "cuda":
