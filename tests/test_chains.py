@@ -29,7 +29,7 @@ from test_format import assert_same_values
 
 from stgvlib.cli import main
 from stgvlib.codec import chains
-from stgvlib.codec.bitstream import VERSION, WITH_PREDICTED, parse, stream
+from stgvlib.codec.bitstream import VERSION, DIFFERENCES, parse, stream
 from stgvlib.codec.chains import chains_of, code_chains, compress_video, fit_keys, plan_chains, setting_for
 from stgvlib.codec.change_optimizer import ChangeOptimizer, differences, pulls
 from stgvlib.codec.quantize import quantize
@@ -81,7 +81,7 @@ def test_chains_end_where_scenes_do():
 def test_the_reader_has_the_model_of_the_encoder(made, keys, video):
     content = parse(made.data)
     assert keys.chains == [[0, 1], [2, 3]] and [gop["kind"] for gop in made.gops] == ["key", "predicted"] * 2
-    assert made.data[8] == WITH_PREDICTED and content.damaged == {} and content.predicted == [1, 3]
+    assert made.data[8] == DIFFERENCES and content.damaged == {} and content.predicted == [1, 3]
     assert same(content.model, made.model) and content.model.num_frames == [2] * 4
     sizes = [len(payload) for _, _, payload in hostile.sections_of(made.data)[1:]]
     assert [gop["bytes"] for gop in made.gops] == sizes and sum(content.bytes.values()) == len(made.data)
@@ -197,7 +197,7 @@ def lying(**values) -> bytes:
     return predicted_unit(replace(changes, **values))
 
 
-def with_section(data: bytes, g: int, payload: bytes, kind: int | None = None, version: int = WITH_PREDICTED) -> bytes:
+def with_section(data: bytes, g: int, payload: bytes, kind: int | None = None, version: int = DIFFERENCES) -> bytes:
     """The file with another section of GoP g, checksums right."""
     sections = hostile.sections_of(data)
     sections[1 + g] = (sections[1 + g][0] if kind is None else kind, g, payload)
@@ -214,13 +214,13 @@ def test_any_chain_decodes_alone(drawn, chain):
     data, whole = drawn
     header, *sections = hostile.sections_of(data)
     emptied = [section if section[1] in chain else (*section[:2], b"") for section in sections]
-    content = parse(hostile.sealed([header, *emptied], WITH_PREDICTED))
+    content = parse(hostile.sealed([header, *emptied], DIFFERENCES))
     assert sorted(content.damaged) == [g for g in range(5) if g not in chain]
     assert same(content.model, whole, chain, chain)
     about = json.loads(header[2])
     about["frames"] = [about["frames"][g] for g in chain]
     own = [(kind, g - chain[0], payload) for kind, g, payload in sections if g in chain]
-    content = parse(hostile.sealed([(1, 0, json.dumps(about).encode()), *own], WITH_PREDICTED))
+    content = parse(hostile.sealed([(1, 0, json.dumps(about).encode()), *own], DIFFERENCES))
     assert content.damaged == {} and same(content.model, whole, slice(None), chain)
 
 
@@ -282,7 +282,7 @@ def test_chains_begin_with_a_key_gop(drawn):
     content = parse(with_section(data, 0, unit, PREDICTED))
     assert content.damaged[0] == "has nothing before it" and sorted(content.damaged) == [0, 1, 2]
     sections = hostile.sections_of(data)
-    content = parse(hostile.sealed([*sections, (KEY, 1, b"")], WITH_PREDICTED))
+    content = parse(hostile.sealed([*sections, (KEY, 1, b"")], DIFFERENCES))
     assert content.damaged == {} and same(content.model, whole), "of two sections of a GoP the first counts"
     key = sections[1][2]
     for kind, payload in ((PREDICTED, key), (KEY, sections[2][2])):  # called what it is not
@@ -344,7 +344,7 @@ def test_version_3_has_no_predicted_gops(drawn):
     assert content.damaged == dict.fromkeys((1, 2, 4), "is not in the file") and content.predicted == []
     assert same(content.model, whole, [0, 3], [0, 3])
     keys = stream(drawn_model())
-    assert same(parse(hostile.sealed(hostile.sections_of(keys), WITH_PREDICTED)).model, parse(keys).model)
+    assert same(parse(hostile.sealed(hostile.sections_of(keys), DIFFERENCES)).model, parse(keys).model)
 
 
 # The command

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stgvlib.codec.quantize import LOG_SCALES
-from stgvlib.codec.rate_optimizer import StraightThrough
+from stgvlib.codec.rate_optimizer import StraightThrough, by_values, symbols
 from stgvlib.device import kernels_for
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
@@ -77,7 +77,7 @@ class ChangeOptimizer(StraightThrough):
         green = rgb[..., 1:2].round()
         sent = torch.cat([green, rgb[..., :1].round() - green, rgb[..., 2:].round() - green], -1)
         parts = [(v.round() * self.alive).int() for v in (mu, shape)] + [(sent * self.alive).int()]
-        return parts + [t.round().int() for t in tensors]
+        return parts + [symbols(t.round().int()) for t in tensors]
 
 
 def in_logs(cholesky: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def pulls(masters, bases, own, field_steps, alive, price, flag) -> list[Tensor]:
     chroma = sent[..., 1] + sent[..., 2]
     by_color = torch.stack([sent[..., 1], sent[..., 0] - chroma, sent[..., 2]], -1)
     out = [mu / own[0], torch.stack([shape[..., 0] / l1, shape[..., 1] / l3, by_l3], -1), by_color / own[2]]
-    for d, step in zip(tensors, field_steps, strict=True):
+    for d, step in zip(map(symbols, tensors), field_steps, strict=True):
         each = price.view(-1, *[1] * (d.dim() - 1))
-        out.append(each / (1 + d.abs()) * d.sign() / step)
+        out.append(by_values(each / (1 + d.abs()) * d.sign() / step))
     return out

@@ -35,7 +35,7 @@ class Changes:
     shape: np.ndarray  # [3, n] of log l1, l2 / l3, log l3
     color: np.ndarray  # [3, n]: green, red - green, blue - green
     predicted: list[bool]  # whether each tensor of the field is a difference
-    tensors: list[tuple[float, np.ndarray]]  # (step, integers) of each; none where a file was read
+    tensors: list[tuple[float, np.ndarray]]  # (step, integers as sent) of each; none where a file was read
 
 
 def own_steps(group: Group, steps: Steps) -> Tensor:

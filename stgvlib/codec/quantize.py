@@ -41,7 +41,13 @@ class Group:
     bits: tuple[np.ndarray, np.ndarray]  # [N] that positions and shapes have more
     finer: tuple[np.ndarray, np.ndarray]  # [2, N] and [3, N], of so many bits
     motion: np.ndarray  # [numbers of its own, N]
-    tensors: list[tuple[float, np.ndarray]]  # (step, integers) of the field's parameters; none where a file was read
+    tensors: list[tuple[float, np.ndarray]]  # (step, integers as sent) of the field's; none where a file was read
+
+
+def of_lattice(tensor: torch.Tensor) -> bool:
+    """Whether a tensor of all GoPs' fields is a lattice, [G, T, rows, columns, 2]: no other has so many axes. What is
+    sent of it are differences in time."""
+    return tensor.dim() == 5
 
 
 def in_cells(values: np.ndarray, base: float | np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -102,7 +108,8 @@ def quantize(model: VideoModel, g: int, steps: Steps) -> Group:
         step = float(np.float32(steps.field[k] if isinstance(steps, LearnedSteps) else step))
         if not step < MOST_STEP:
             raise StgvError(f"GoP {g}: {name} of the field has numbers too large to be coded; fit it again")
-        tensors.append((step, np.round(in_steps(values, step)).astype(np.int64).ravel()))
+        integers = np.round(in_steps(values, step)).astype(np.int64)
+        tensors.append((step, (np.diff(integers, axis=0, prepend=0) if of_lattice(p) else integers).ravel()))
     return Group(
         model.num_frames[g],
         (int(origin[0]), int(origin[1])),

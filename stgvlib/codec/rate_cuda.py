@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from stgvlib.codec.quantize import LOG_SCALES
+from stgvlib.codec.quantize import LOG_SCALES, of_lattice
 from stgvlib.codec.steps import POSITION_BITS, SHAPE_BITS, SIZES
 from stgvlib.model.gaussians import WAITING
 from stgvlib.ops.constants import BLOCK, RATE_SUMS, STEP_THREADS
@@ -30,7 +30,8 @@ class _Fused:
         self.optimizer, device = optimizer, optimizer.flat.device
         self.gops, self.count = optimizer.alive.shape[:2]
         tensors = optimizer.parameters[3:]
-        self.tensors, sizes = len(tensors), [p[0].numel() for p in tensors]
+        sizes = [p[0].numel() for p in tensors]
+        self.tensors, backs = len(tensors), [p[0, 0].numel() if of_lattice(p) else p[0].numel() for p in tensors]
         start = optimizer.shown.data_ptr()
         offsets = [(p.data_ptr() - start) // 4 for p in optimizer.parameters]
         gaussians, field = A_BLOCK
@@ -41,7 +42,9 @@ class _Fused:
             for first in range(0, total, size)
         ]
         self.blocks, self.gaussian_blocks = len(rows), sum(row[0] < 0 for row in rows)
-        self._tables = tuple(torch.tensor(v, dtype=torch.int32, device=device) for v in (rows, offsets, sizes))
+        self._tables = tuple(
+            torch.tensor(v, dtype=torch.int32, device=device) for v in (rows, offsets, [*zip(sizes, backs)])
+        )
 
 
 class FusedChanges(_Fused):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stgvlib.codec.bitstream import stream
-from stgvlib.codec.quantize import AXIS_BITS, adapted, lowest_bits
+from stgvlib.codec.quantize import AXIS_BITS, adapted, lowest_bits, of_lattice
 from stgvlib.codec.steps import POSITION_BITS, SHAPE_BITS, SIZES, LearnedSteps, Steps
 from stgvlib.device import compiled, kernels_for
 from stgvlib.errors import StgvError
@@ -310,15 +310,25 @@ def derivatives(
         by_logs = by_logs + torch.stack([larger, torch.zeros_like(larger), larger], -1)
     pulls += [by_logs / torch.stack([l1, l3, l3], -1), by_color]
     for k, master in enumerate(others, 3):
-        values = master.reshape(len(master), -1, 1)
+        values = symbols(master).reshape(len(master), -1, 1)
         ones = torch.ones_like(values[..., :1])
         number = torch.full_like(ones[:, :1], values.shape[1])
         if k < attributes:  # motion: one kind of symbols a coefficient
             values, ones, number = master, alive[..., None], count[:, None, None]
         pull, slope = _rate(values, steps[k], price, ones, number)
-        pulls.append(pull.view_as(master))
+        pulls.append(by_values(pull.view_as(master)))
         slopes.append(slope.sum())
     return pulls, torch.stack(slopes), noise
+
+
+def symbols(values: Tensor) -> Tensor:
+    """What is sent of a tensor of all GoPs, in its own unit: a lattice's differences in time, else the values."""
+    return values.diff(dim=1, prepend=torch.zeros_like(values[:, :1])) if of_lattice(values) else values
+
+
+def by_values(pull: Tensor) -> Tensor:
+    """Derivatives by a tensor's values of those by its `symbols`."""
+    return -pull.diff(dim=1, append=torch.zeros_like(pull[:, :1])) if of_lattice(pull) else pull
 
 
 def _rate(values: Tensor, step: Tensor, price: Tensor, alive: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from stgvlib.codec.entropy import CodingError, decode_integers, encode_integers, pack, unpack
 from stgvlib.codec.predict import CHANGED, SAME, Changes
-from stgvlib.codec.quantize import AXIS_BITS, MOST_STEP, Group
+from stgvlib.codec.quantize import AXIS_BITS, MOST_STEP, Group, of_lattice
 from stgvlib.codec.steps import SIZES, Steps
 from stgvlib.model.video_model import VideoModel
 
@@ -50,10 +50,12 @@ def predicted_unit(changes: Changes) -> bytes:
     return b"".join(parts)
 
 
-def read_unit(kind: int, unit: memoryview, model: VideoModel, g: int, steps: Steps) -> tuple[Group | Changes, dict]:
+def read_unit(
+    kind: int, unit: memoryview, model: VideoModel, g: int, steps: Steps, in_time: bool = True
+) -> tuple[Group | Changes, dict]:
     """A GoP's integers, and the bytes of each of PARTS. Numbers of the field go right into the model, of a predicted
-    GoP as differences. Raises CodingError."""
-    reader = _Reader(unit, model, g)
+    GoP as differences. `in_time`: a lattice was sent as differences in time. Raises CodingError."""
+    reader = _Reader(unit, model, g, in_time)
     group = reader.key(steps) if kind == KEY else reader.predicted()
     if reader.at != len(unit):
         raise CodingError("has bytes too many")
@@ -64,8 +66,8 @@ def read_unit(kind: int, unit: memoryview, model: VideoModel, g: int, steps: Ste
 class _Reader:
     """Reads a section from its first byte to its last; `parts` are the bytes so far."""
 
-    def __init__(self, unit: memoryview, model: VideoModel, g: int):
-        self.unit, self.model, self.g, self.at, self.begun = unit, model, g, 0, 0
+    def __init__(self, unit: memoryview, model: VideoModel, g: int, in_time: bool):
+        self.unit, self.model, self.g, self.at, self.begun, self.in_time = unit, model, g, 0, 0, in_time
         self.parts = dict.fromkeys(PARTS, 0)
 
     def key(self, steps: Steps) -> Group:
@@ -143,7 +145,11 @@ class _Reader:
         if not 0 <= step < MOST_STEP:
             raise CodingError("has a step that is out of range")
         numbers = p.detach().numpy()[self.g].reshape(-1)  # a view
-        _, self.at = decode_integers(self.unit, self.at, numbers.size, numbers, step)
+        if self.in_time and of_lattice(p):
+            rows = self._integers(numbers.size).reshape(p.shape[1], -1)
+            numbers[:] = (rows.cumsum(0) * float(step)).ravel()
+        else:
+            _, self.at = decode_integers(self.unit, self.at, numbers.size, numbers, step)
 
     def _integers(self, n: int) -> np.ndarray:
         values, self.at = decode_integers(self.unit, self.at, n)

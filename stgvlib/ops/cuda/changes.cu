@@ -4,24 +4,27 @@
 // change_round  what the file will hold of the unrounded parameters
 //
 // A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors
-// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. `base` is what they are
+// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's, with `sizes` as in rate.cu. `base` is what they are
 // predicted from, `own` [3, G, N] the steps of each Gaussian's position, shape and colour. Bytes a number in both: 24.
 
 extern "C" __global__ void __launch_bounds__(BLOCK) change_pulls(
     const float* __restrict__ flat, float* __restrict__ grad, const float* __restrict__ base,
     const float* __restrict__ alive, const float* __restrict__ own, const float* __restrict__ field_steps,
     const float* __restrict__ prices, const int4* __restrict__ rows, const int* __restrict__ offsets,
-    const int* __restrict__ sizes, int gops, int n, float flag) {
+    const int2* __restrict__ sizes, int gops, int n, float flag) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   float price = prices[g];
   if (k >= 0) {
-    ll first = offsets[3 + k] + (ll)g * sizes[k];
+    int2 size = sizes[k];
+    ll first = offsets[3 + k] + (ll)g * size.x;
     float step = field_steps[k];
-    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) {
-      float d = (flat[first + i] - base[first + i]) / step;
-      grad[first + i] += price / (1.f + fabsf(d)) * sign(d) / step;
-    }
+    auto pull = [&](int i) {
+      float d = (symbol(flat + first, i, size.y) - symbol(base + first, i, size.y)) / step;
+      return price / (1.f + fabsf(d)) * sign(d) / step;
+    };
+    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x)
+      grad[first + i] += pull(i) - (i + size.y < size.x ? pull(i + size.y) : 0.f);
     return;
   }
   for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) {
@@ -56,12 +59,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK) change_pulls(
 extern "C" __global__ void __launch_bounds__(BLOCK) change_round(
     const float* __restrict__ flat, float* __restrict__ shown, const float* __restrict__ base,
     const float* __restrict__ alive, const float* __restrict__ own, const float* __restrict__ field_steps,
-    const int4* __restrict__ rows, const int* __restrict__ offsets, const int* __restrict__ sizes, int gops, int n,
+    const int4* __restrict__ rows, const int* __restrict__ offsets, const int2* __restrict__ sizes, int gops, int n,
     float waiting, float least, float most) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   if (k >= 0) {
-    ll first = offsets[3 + k] + (ll)g * sizes[k];
+    ll first = offsets[3 + k] + (ll)g * sizes[k].x;
     float step = field_steps[k];
     for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x)
       shown[first + i] = base[first + i] + rintf((flat[first + i] - base[first + i]) / step) * step;

@@ -7,7 +7,8 @@
 // rate_round                              what the file will hold of the unrounded parameters
 //
 // A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors
-// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. Bytes a number in all: 36.
+// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's, of which `sizes` has the numbers
+// of a GoP and those of a point in time (all, but for a lattice). Bytes a number in all: 36.
 
 #define TWO_E 5.43656366f
 
@@ -74,17 +75,16 @@ __device__ __forceinline__ float part_of(float b) { return TWO_E * b / (1.f + TW
 extern "C" __global__ void __launch_bounds__(BLOCK) rate_means(
     const float* __restrict__ flat, const float* __restrict__ shown, const float* __restrict__ grad,
     const float* __restrict__ alive, const int4* __restrict__ rows, const int* __restrict__ offsets,
-    const int* __restrict__ sizes, float* __restrict__ sums, int gops, int n, int tensors) {
+    const int2* __restrict__ sizes, float* __restrict__ sums, int gops, int n, int tensors) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   Layout at = layout(sums, gops, tensors);
   if (k >= 0) {
-    ll first = offsets[3 + k] + (ll)g * sizes[k];
+    ll first = offsets[3 + k] + (ll)g * sizes[k].x;
     float s[2] = {0.f, 0.f};
     for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) {
-      float v = flat[first + i];
-      s[0] += v;
-      s[1] += grad[first + i] * (shown[first + i] - v);
+      s[0] += symbol(flat + first, i, sizes[k].y);
+      s[1] += grad[first + i] * (shown[first + i] - flat[first + i]);
     }
     add_up(s, [&](int j) { return j ? at.noise + 3 + k : at.tensors + 2 * (k * gops + g); });
     return;
@@ -108,16 +108,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rate_means(
 
 extern "C" __global__ void __launch_bounds__(BLOCK) rate_distances(
     const float* __restrict__ flat, const float* __restrict__ alive, const int4* __restrict__ rows,
-    const int* __restrict__ offsets, const int* __restrict__ sizes, float* __restrict__ sums, int gops, int n,
+    const int* __restrict__ offsets, const int2* __restrict__ sizes, float* __restrict__ sums, int gops, int n,
     int tensors) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   Layout at = layout(sums, gops, tensors);
   if (k >= 0) {
-    const float* values = flat + offsets[3 + k] + (ll)g * sizes[k];
+    const float* values = flat + offsets[3 + k] + (ll)g * sizes[k].x;
     float* of_tensor = at.tensors + 2 * (k * gops + g);
-    float mean = of_tensor[0] / (float)sizes[k], s[1] = {0.f};
-    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) s[0] += fabsf(values[i] - mean);
+    float mean = of_tensor[0] / (float)sizes[k].x, s[1] = {0.f};
+    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x)
+      s[0] += fabsf(symbol(values, i, sizes[k].y) - mean);
     add_up(s, [&](int) { return of_tensor + 1; });
     return;
   }
@@ -166,19 +167,23 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rate_pulls(
     const float* __restrict__ flat, float* __restrict__ grad, const float* __restrict__ alive,
     const float* __restrict__ NULLABLE own, const float* __restrict__ limits, const float* __restrict__ log_steps,
     const float* __restrict__ slope, const float* __restrict__ weights, const int4* __restrict__ rows,
-    const int* __restrict__ offsets, const int* __restrict__ sizes, float* __restrict__ sums, int gops, int n,
+    const int* __restrict__ offsets, const int2* __restrict__ sizes, float* __restrict__ sums, int gops, int n,
     int tensors) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   Layout at = layout(sums, gops, tensors);
   float price = *slope * weights[g];
   if (k >= 0) {
-    ll first = offsets[3 + k] + (ll)g * sizes[k];
-    float *of_tensor = at.tensors + 2 * (k * gops + g), count = (float)sizes[k], step = expf(log_steps[3 + k]);
+    int2 size = sizes[k];
+    ll first = offsets[3 + k] + (ll)g * size.x;
+    float *of_tensor = at.tensors + 2 * (k * gops + g), count = (float)size.x, step = expf(log_steps[3 + k]);
     float mean = of_tensor[0] / count, distance = of_tensor[1] / count;
     float pull = price * part_of(distance / step) / fmaxf(distance, 1e-6f * step);
-    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x)
-      grad[first + i] += pull * sign(flat[first + i] - mean);
+    for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x) {
+      float by = sign(symbol(flat + first, i, size.y) - mean);
+      if (i + size.y < size.x) by -= sign(symbol(flat + first, i + size.y, size.y) - mean);
+      grad[first + i] += pull * by;
+    }
     return;
   }
   float *of_gop = at.gops + OF_GOP * g, count = fmaxf(of_gop[ALIVE], 1.f), mean[6], distance[6], worth[6];
@@ -231,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rate_pulls(
 extern "C" __global__ void __launch_bounds__(STEP_THREADS) rate_steps(
     float* __restrict__ log_steps, float* __restrict__ noise, const float* __restrict__ rates,
     const ll* __restrict__ number, const float* __restrict__ slope, const float* __restrict__ weights,
-    const float* __restrict__ finest, const float* __restrict__ NULLABLE energies, const int* __restrict__ sizes,
+    const float* __restrict__ finest, const float* __restrict__ NULLABLE energies, const int2* __restrict__ sizes,
     float* __restrict__ sums, int gops, int tensors, float coarsest) {
   __shared__ float color;
   Layout at = layout(sums, gops, tensors);
@@ -244,7 +249,7 @@ extern "C" __global__ void __launch_bounds__(STEP_THREADS) rate_steps(
       float price = *slope * weights[g];
       if (k == 0) by_rate -= 2.f / LN2 * price * at.gops[OF_GOP * g + ALIVE];
       if (k < 3) continue;
-      float count = (float)sizes[k - 3];
+      float count = (float)sizes[k - 3].x;
       by_rate -= price * part_of(at.tensors[2 * ((k - 3) * gops + g) + 1] / count / step) * count;
     }
     float by_noise = noise[k] + 0.02f * (at.noise[k] - noise[k]);
@@ -268,11 +273,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rate_round(
     const float* __restrict__ flat, float* __restrict__ shown, const float* __restrict__ alive,
     const float* __restrict__ log_steps, const float* __restrict__ NULLABLE energies, float* __restrict__ NULLABLE own,
     float* __restrict__ limits, const int4* __restrict__ rows, const int* __restrict__ offsets,
-    const int* __restrict__ sizes, int gops, int n, float waiting, int octaves, int position_bits, int shape_bits) {
+    const int2* __restrict__ sizes, int gops, int n, float waiting, int octaves, int position_bits, int shape_bits) {
   int4 row = rows[blockIdx.x];
   int k = row.x, g = row.y;
   if (k >= 0) {
-    ll first = offsets[3 + k] + (ll)g * sizes[k];
+    ll first = offsets[3 + k] + (ll)g * sizes[k].x;
     float step = expf(log_steps[3 + k]);
     for (int i = row.z + threadIdx.x; i < row.w; i += blockDim.x)
       shown[first + i] = rintf(flat[first + i] / step) * step;

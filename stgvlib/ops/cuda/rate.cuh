@@ -12,5 +12,10 @@ __device__ __forceinline__ void sent(const float* cholesky, const float* rgb, fl
   v[5] = rgb[2] - rgb[1];
 }
 
+// What is sent of number i of a tensor: of a lattice, its difference to the point before in time, `back` numbers before.
+__device__ __forceinline__ float symbol(const float* values, int i, int back) {
+  return i < back ? values[i] : values[i] - values[i - back];
+}
+
 __device__ __forceinline__ float sign(float v) { return v > 0.f ? 1.f : v < 0.f ? -1.f : 0.f; }
 
