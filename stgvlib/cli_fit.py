@@ -127,6 +127,9 @@ def fit(
     given |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
     given = {name: value for name, value in given.items() if value is not None}
     video = _input(input, frames, size, mask, to.scale)
+    aspect = video.sample_aspect.limit_denominator(1000)
+    if not 0 < video.fps <= 1000 or max(aspect.as_integer_ratio()) > 65_535:
+        raise StgvError(f"{input} has {video.fps:g} frames/s and pixels {aspect} as wide as high: no model can say so")
     aims = {"target_bpp": target_bpp, "quality": quality, "keyint": keyint}
     aims = {name: value for name, value in aims.items() if value is not None}
     if output.suffix == ".stgv":
@@ -136,9 +139,6 @@ def fit(
     if aims:
         raise StgvError(f"{', '.join(aims)}: of an .stgv file, got the output {output.name}")
     config = replace(chosen, **given)
-    aspect = video.sample_aspect.limit_denominator(1000)
-    if not 0 < video.fps <= 1000 or max(aspect.as_integer_ratio()) > 65_535:
-        raise StgvError(f"{input} has {video.fps:g} frames/s and pixels {aspect} as wide as high: no model can say so")
     plans = plan_fits(video, config, seed)
     first, began = share is None or share.rank == 0, time.perf_counter()
     parts = Parts(output.with_name(output.name + ".parts"), resume or bool(share and share.restarted), first)
@@ -166,9 +166,7 @@ def fit(
                     shown = Decoder(result.model, dtype=torch.float32)
                     psnr = evaluate(shown, plans[0].video, similarity=False)["psnr"]
                     about["psnr"] = round(min(psnr, 99.0), 2)  # JSON knows no infinity
-                if aspect != 1:
-                    about["sample_aspect"] = list(aspect.as_integer_ratio())
-                save_model(result.model, output, **about)
+                save_model(result.model, output, **about, **video.hints())
                 parts.remove()
         except KeyboardInterrupt:
             if first:

@@ -117,9 +117,19 @@ def with_a_lie(value, draw: random.Random):
     if draw.random() < 0.1:
         del there[last]
     elif draw.random() < 0.1 and isinstance(there, dict):
-        there[draw.choice(("unknown", "fps", "damaged", "bytes", "sample_aspect", "lowest", "seconds"))] = draw.choice(
-            VALUES
+        names = (
+            "unknown",
+            "fps",
+            "damaged",
+            "bytes",
+            "sample_aspect",
+            "lowest",
+            "seconds",
+            "durations",
+            "color",
+            "poster",
         )
+        there[draw.choice(names)] = draw.choice(VALUES)
     else:
         there[last] = draw.choice(VALUES)
     return copy
