@@ -119,7 +119,8 @@ def encode(
 ) -> None:
     """Compress a model to an .stgv file, a group at a time; its size is the bit rate.
 
-    With --video the model is fine-tuned for its file, which is smaller then at the same quality.
+    With --video the model is fine-tuned for its file, which is smaller then at the same quality. At the end the command
+    prints size, quality (with --video), bytes by section, and the cost of a frame.
 
     For example:
 
@@ -139,6 +140,7 @@ def encode(
     from stgvlib.codec import bitstream
     from stgvlib.codec.fine_tune import FINE_TUNING, compress
     from stgvlib.codec.load import load_model
+    from stgvlib.codec.report import report
     from stgvlib.device import resolve_device, use_threads
     from stgvlib.fitting.progress import ProgressBar
     from stgvlib.model.limits import hints_of
@@ -162,7 +164,7 @@ def encode(
     _tell_damage(model, about)
     if "steps" in about and steps == STEPS and video is None and target_bpp is None:
         steps = Steps(**about["steps"])  # those of the file that it was read from
-    fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
+    fps, pixels, clip = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames), None
     if video is not None:
         clip = as_fitted(video, sum(fitted.num_frames), fitted.size)
         say(*clip.notes)
@@ -175,7 +177,7 @@ def encode(
         steps = bitstream.steps_for(fitted, int(target_bpp * pixels / 8), steps, fps)
     data = bitstream.stream(fitted, steps, fps, **hints_of(about, sum(fitted.num_frames)))
     write_atomically(output, data)
-    say(f"wrote {output}: {len(data):,} bytes, {8 * len(data) / pixels:.4f} bits a pixel")
+    say(f"wrote {output}", *report(data, clip, target))
 
 
 def decode(

@@ -209,6 +209,7 @@ def fit_file(
         plan_chains,
         setting_for,
     )
+    from stgvlib.codec.report import report
     from stgvlib.device import device_name
     from stgvlib.files import write_atomically
     from stgvlib.fitting.estimate import duration, measure
@@ -254,32 +255,10 @@ def fit_file(
             raise
         write_atomically(output, made.data)
         parts.remove()
-    say(*_told(made, output, video), f"in {duration(time.perf_counter() - began)}")
+    lines = report(made.data, video, device)
+    say(f"wrote {output} in {duration(time.perf_counter() - began)}", *lines)
     names = [shlex.quote(str(name)) for name in (output, output.with_suffix(""))]
     say("next: stgv view {0}, or stgv decode {0} {1}_decoded.mp4".format(*names))
-
-
-def _told(made, output: Path, video: "Video") -> list[str]:
-    """What a file has: quality, size, and what a GoP of each kind costs."""
-    import torch
-
-    from stgvlib.codec.bitstream import parse
-    from stgvlib.metrics import evaluate
-    from stgvlib.model.decoder import Decoder
-
-    size, pixels = len(made.data), video.num_frames * video.size[0] * video.size[1]
-    judged = evaluate(Decoder(made.model, dtype=torch.float32), video)
-    similarity = "" if judged["ms_ssim"] is None else f", MS-SSIM {judged['ms_ssim']:.4f}"
-    lines = [f"wrote {output}: {made.psnr:.2f} dB{similarity}, {size:,} bytes, {8 * size / pixels:.4f} bits a pixel"]
-    lines.append("bytes: " + ", ".join(f"{name} {count:,}" for name, count in parse(made.data).bytes.items() if count))
-    for kind in ("key", "predicted"):
-        of_kind = [
-            (gop["bytes"], length) for gop, length in zip(made.gops, made.model.num_frames) if gop["kind"] == kind
-        ]
-        if of_kind:
-            each = sum(count for count, _ in of_kind) / sum(length for _, length in of_kind)
-            lines.append(f"{len(of_kind)} {kind} GoP{'s' * (len(of_kind) > 1)}: {each:,.0f} bytes a frame")
-    return lines
 
 
 def _defaults(preset: str, profile: str, device: str) -> tuple[FitConfig, Profile]:

@@ -164,6 +164,8 @@ def test_encode_and_decode(model, clip, tmp_path):
     assert "fails its checksum" in refused("encode", tmp_path / "bad.stgv", tmp_path / "worse.stgv")
     tuned = tmp_path / "tuned.stgv"
     done = stgv("encode", model, tuned, "--video", clip, "--target-bpp", str(target), "--fine-tuning", "40")
+    psnr = json.loads(stgv("eval", tuned, clip, "--json").stdout)["psnr"]
+    assert f"\nquality    PSNR {psnr:.2f} dB\n" in done.stderr
     assert done.returncode == 0 and tuned.stat().st_size * 8 <= target * 5 * 24 * 32, done.stderr
     assert stgv("decode", tuned, tmp_path / "tuned").returncode == 0
     small = tmp_path / "other.stgv"
