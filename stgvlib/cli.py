@@ -20,7 +20,7 @@ from stgvlib.cli_player import export, view
 from stgvlib.codec.steps import Steps
 from stgvlib.config import profile as profile_named
 from stgvlib.errors import StgvError, size_text
-from stgvlib.files import check_output
+from stgvlib.files import check_output, write_atomically
 
 DESCRIPTION = "Videos as deformed 2D Gaussians: fit, render, judge, compress, play. --version prints the version."
 STEPS = Steps()
@@ -42,6 +42,8 @@ def render(
 ) -> None:
     """Render a model to an .mp4 or .y4m file or to a folder of PNG frames, or repair a video with it.
 
+    An .mp4 has the time stamps of the fitted video, and its primaries and transfer characteristics as tags.
+
     For example:
 
     stgv render clip.safetensors fitted.mp4
@@ -55,7 +57,7 @@ def render(
         output: Name ending in .mp4 or .y4m, or a folder.
         scale: Size of the output relative to the frames that were fitted, which may be smaller than the clip's; the
             Gaussians are resampled, not the pixels.
-        fps: Frames a second of the file; unset, those of the fitted video.
+        fps: Frames a second of the file; unset, those of the fitted video, or in an .mp4 its time stamps.
         over: The video that was fitted, as large as it was fitted: the model replaces only values that differ from it
             by more than 10 % of the brightness range (after `stgv fit --huber`), or only the pixels of --mask.
         mask: With --over: the mask of `stgv fit --mask`.
@@ -91,7 +93,10 @@ def render(
         missing = read_mask(mask, given, given.num_frames) if mask else [None] * given.num_frames
         frames = (composited(*three) for three in zip(frames, given, missing, strict=True))
     rate, aspect = fps or about.get("fps", 25.0), Fraction(*about.get("sample_aspect", (1, 1)))
-    count = write_video(output, frames, rate, aspect, chroma)
+    durations = about.get("durations") if fps is None else None
+    if durations and output.suffix.lower() == ".y4m":
+        say(f"a .y4m file has no time stamps: its frames are at even times, {rate:.6g} a second")
+    count = write_video(output, frames, rate, aspect, chroma, durations, about.get("color"))
     say(f"wrote {count} frames of {size_text(decoder.size)} to {output}")
     if output.suffix.lower() == ".mp4" and chroma == "420" and any(side % 2 for side in decoder.size):
         padded = tuple(side + side % 2 for side in decoder.size)
@@ -114,7 +119,8 @@ def encode(
 ) -> None:
     """Compress a model to an .stgv file, a group at a time; its size is the bit rate.
 
-    With --video the model is fine-tuned for its file, which is smaller then at the same quality.
+    With --video the model is fine-tuned for its file, which is smaller then at the same quality. At the end the command
+    prints size, quality (with --video), bytes by section, and the cost of a frame.
 
     For example:
 
@@ -134,8 +140,10 @@ def encode(
     from stgvlib.codec import bitstream
     from stgvlib.codec.fine_tune import FINE_TUNING, compress
     from stgvlib.codec.load import load_model
+    from stgvlib.codec.report import report
     from stgvlib.device import resolve_device, use_threads
     from stgvlib.fitting.progress import ProgressBar
+    from stgvlib.model.limits import hints_of
     from stgvlib.video.datasets import as_fitted
 
     if output.suffix != ".stgv":
@@ -156,7 +164,7 @@ def encode(
     _tell_damage(model, about)
     if "steps" in about and steps == STEPS and video is None and target_bpp is None:
         steps = Steps(**about["steps"])  # those of the file that it was read from
-    fps, pixels = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames)
+    fps, pixels, clip = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames), None
     if video is not None:
         clip = as_fitted(video, sum(fitted.num_frames), fitted.size)
         say(*clip.notes)
@@ -167,8 +175,9 @@ def encode(
         fitted, steps = made.model, made.steps
     elif target_bpp is not None:
         steps = bitstream.steps_for(fitted, int(target_bpp * pixels / 8), steps, fps)
-    size = bitstream.encode(fitted, output, steps, fps, about.get("sample_aspect"))
-    say(f"wrote {output}: {size:,} bytes, {8 * size / pixels:.4f} bits a pixel")
+    data = bitstream.stream(fitted, steps, fps, **hints_of(about, sum(fitted.num_frames)))
+    write_atomically(output, data)
+    say(f"wrote {output}", *report(data, clip, target))
 
 
 def decode(
@@ -192,7 +201,7 @@ def decode(
     Args:
         input: File that `stgv encode` wrote.
         output: Name ending in .mp4 or .y4m, or a folder.
-        fps: Frames a second of the file; unset, those of the fitted video.
+        fps: Frames a second of the file; unset, those of the fitted video, or in an .mp4 its time stamps.
         chroma: Of an .mp4, as for `stgv render`.
     """
     render(input, output, fps=fps, chroma=chroma, device=device, threads=threads, overwrite=overwrite)
@@ -285,6 +294,7 @@ def _about_model(file: Path) -> dict:
         "width": fitted.size[1],
         "height": fitted.size[0],
         "fps": about.get("fps"),
+        **_shown(about, sum(fitted.num_frames)),
         "predicted_gops": len(about.get("predicted", ())),
         "gaussians_a_gop": fitted.count,
         "parameters": fitted.num_parameters(),
@@ -293,6 +303,22 @@ def _about_model(file: Path) -> dict:
     }
     more = ("bytes_by_section", "steps", "damaged") if "bytes" in about else ("psnr", "seconds", "device", "config")
     return result | {key: about.get("bytes" if key == "bytes_by_section" else key) for key in more}
+
+
+def _shown(about: dict, frames: int) -> dict:
+    """How a model's frames are shown, in words and seconds."""
+    from stgvlib.video.pixels import named
+    from stgvlib.video.timing import unpacked
+
+    shown = {"sample_aspect": "{}:{}".format(*about.get("sample_aspect", (1, 1)))}
+    if "durations" in about:
+        tick, times = unpacked(about["durations"])
+        ticks = times[1:] - times[:-1]
+        spans = {"shortest": ticks.min(), "longest": ticks.max(), "together": times[-1]}
+        shown["durations_s"] = {name: round(float(tick * int(span)), 6) for name, span in spans.items()}
+    if "color" in about:
+        shown["color"] = named(about["color"])
+    return shown | {"poster": about.get("poster", frames // 2)}
 
 
 def fetch(group: Positional[Literal["davis", "uvg"]], /) -> None:

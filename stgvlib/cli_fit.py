@@ -127,6 +127,9 @@ def fit(
     given |= {"coarse_steps": coarse_steps, "motion_steps": motion_steps, "steps": steps}
     given = {name: value for name, value in given.items() if value is not None}
     video = _input(input, frames, size, mask, to.scale)
+    aspect = video.sample_aspect.limit_denominator(1000)
+    if not 0 < video.fps <= 1000 or max(aspect.as_integer_ratio()) > 65_535:
+        raise StgvError(f"{input} has {video.fps:g} frames/s and pixels {aspect} as wide as high: no model can say so")
     aims = {"target_bpp": target_bpp, "quality": quality, "keyint": keyint}
     aims = {name: value for name, value in aims.items() if value is not None}
     if output.suffix == ".stgv":
@@ -136,9 +139,6 @@ def fit(
     if aims:
         raise StgvError(f"{', '.join(aims)}: of an .stgv file, got the output {output.name}")
     config = replace(chosen, **given)
-    aspect = video.sample_aspect.limit_denominator(1000)
-    if not 0 < video.fps <= 1000 or max(aspect.as_integer_ratio()) > 65_535:
-        raise StgvError(f"{input} has {video.fps:g} frames/s and pixels {aspect} as wide as high: no model can say so")
     plans = plan_fits(video, config, seed)
     first, began = share is None or share.rank == 0, time.perf_counter()
     parts = Parts(output.with_name(output.name + ".parts"), resume or bool(share and share.restarted), first)
@@ -166,9 +166,7 @@ def fit(
                     shown = Decoder(result.model, dtype=torch.float32)
                     psnr = evaluate(shown, plans[0].video, similarity=False)["psnr"]
                     about["psnr"] = round(min(psnr, 99.0), 2)  # JSON knows no infinity
-                if aspect != 1:
-                    about["sample_aspect"] = list(aspect.as_integer_ratio())
-                save_model(result.model, output, **about)
+                save_model(result.model, output, **about, **video.hints())
                 parts.remove()
         except KeyboardInterrupt:
             if first:
@@ -211,6 +209,7 @@ def fit_file(
         plan_chains,
         setting_for,
     )
+    from stgvlib.codec.report import report
     from stgvlib.device import device_name
     from stgvlib.files import write_atomically
     from stgvlib.fitting.estimate import duration, measure
@@ -256,32 +255,10 @@ def fit_file(
             raise
         write_atomically(output, made.data)
         parts.remove()
-    say(*_told(made, output, video), f"in {duration(time.perf_counter() - began)}")
+    lines = report(made.data, video, device)
+    say(f"wrote {output} in {duration(time.perf_counter() - began)}", *lines)
     names = [shlex.quote(str(name)) for name in (output, output.with_suffix(""))]
     say("next: stgv view {0}, or stgv decode {0} {1}_decoded.mp4".format(*names))
-
-
-def _told(made, output: Path, video: "Video") -> list[str]:
-    """What a file has: quality, size, and what a GoP of each kind costs."""
-    import torch
-
-    from stgvlib.codec.bitstream import parse
-    from stgvlib.metrics import evaluate
-    from stgvlib.model.decoder import Decoder
-
-    size, pixels = len(made.data), video.num_frames * video.size[0] * video.size[1]
-    judged = evaluate(Decoder(made.model, dtype=torch.float32), video)
-    similarity = "" if judged["ms_ssim"] is None else f", MS-SSIM {judged['ms_ssim']:.4f}"
-    lines = [f"wrote {output}: {made.psnr:.2f} dB{similarity}, {size:,} bytes, {8 * size / pixels:.4f} bits a pixel"]
-    lines.append("bytes: " + ", ".join(f"{name} {count:,}" for name, count in parse(made.data).bytes.items() if count))
-    for kind in ("key", "predicted"):
-        of_kind = [
-            (gop["bytes"], length) for gop, length in zip(made.gops, made.model.num_frames) if gop["kind"] == kind
-        ]
-        if of_kind:
-            each = sum(count for count, _ in of_kind) / sum(length for _, length in of_kind)
-            lines.append(f"{len(of_kind)} {kind} GoP{'s' * (len(of_kind) > 1)}: {each:,.0f} bytes a frame")
-    return lines
 
 
 def _defaults(preset: str, profile: str, device: str) -> tuple[FitConfig, Profile]:

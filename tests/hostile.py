@@ -17,7 +17,7 @@ from predicted_files import chained, changes_of
 from scenes import TINY, random_model
 
 from stgvlib.codec import bitstream
-from stgvlib.codec.bitstream import MAGIC, PREFIX, SECTION, VERSION, DIFFERENCES, stream
+from stgvlib.codec.bitstream import DIFFERENCES, MAGIC, PREFIX, SECTION, VERSION, stream
 from stgvlib.codec.load import load_model
 from stgvlib.codec.quantize import adapted, quantize
 from stgvlib.codec.steps import Steps
@@ -117,9 +117,19 @@ def with_a_lie(value, draw: random.Random):
     if draw.random() < 0.1:
         del there[last]
     elif draw.random() < 0.1 and isinstance(there, dict):
-        there[draw.choice(("unknown", "fps", "damaged", "bytes", "sample_aspect", "lowest", "seconds"))] = draw.choice(
-            VALUES
+        names = (
+            "unknown",
+            "fps",
+            "damaged",
+            "bytes",
+            "sample_aspect",
+            "lowest",
+            "seconds",
+            "durations",
+            "color",
+            "poster",
         )
+        there[draw.choice(names)] = draw.choice(VALUES)
     else:
         there[last] = draw.choice(VALUES)
     return copy

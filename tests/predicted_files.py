@@ -40,4 +40,4 @@ def chained_units(model: VideoModel, kinds: str, steps: Steps, seed: int = 0, **
 def chained(model: VideoModel, kinds: str, adaptive: bool = True, seed: int = 0, **options) -> bytes:
     """A file of `chained_units`."""
     steps = adapted(model, Steps()) if adaptive else Steps()
-    return assembled(model, model.count, steps, chained_units(model, kinds, steps, seed, **options), 25.0, None)
+    return assembled(model, model.count, steps, chained_units(model, kinds, steps, seed, **options), 25.0)

@@ -14,6 +14,7 @@
 """
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -29,7 +30,7 @@ from test_format import assert_same_values
 
 from stgvlib.cli import main
 from stgvlib.codec import chains
-from stgvlib.codec.bitstream import VERSION, DIFFERENCES, parse, stream
+from stgvlib.codec.bitstream import DIFFERENCES, VERSION, parse, stream
 from stgvlib.codec.chains import chains_of, code_chains, compress_video, fit_keys, plan_chains, setting_for
 from stgvlib.codec.change_optimizer import ChangeOptimizer, differences, pulls
 from stgvlib.codec.quantize import quantize
@@ -398,6 +399,16 @@ def test_an_interrupt_keeps_key_gops(clip, tmp_path, monkeypatch, capsys):
     done = stgv(*command, "--resume")
     assert done.returncode == 0 and "as 3 GoPs in 2 chains" in done.stderr, done.stderr
     assert fitted == {(1, 2)}, "the other is taken over"
+    size = (tmp_path / "clip.stgv").stat().st_size
+    lines = dict(line.split(maxsplit=1) for line in done.stderr.splitlines() if " " in line)
+    assert lines["size"] == f"{size:,} bytes, {8 * size / (5 * 24 * 32):.4f} bits a pixel"
+    assert re.fullmatch(r"PSNR [0-9.]+ dB", lines["quality"])  # a side of 160 px or less has no MS-SSIM
+    assert re.fullmatch(r"2 GoPs of [0-9,]+ bytes, [0-9,]+ a frame", lines["key"])
+    assert re.fullmatch(r"1 GoP of [0-9,]+ bytes, [0-9,]+ a frame, [0-9.]+ % of Gaussians change", lines["predicted"])
+    parts = [line for line in done.stderr.splitlines() if line.endswith(" %")]
+    assert sum(int(line.split()[1].replace(",", "")) for line in parts) == size
+    assert sum(float(line.split()[3]) for line in parts) == pytest.approx(100, abs=0.4)
+    assert len({line.index(" bytes") for line in parts}) == 1, "columns are aligned"
     content = parse((tmp_path / "clip.stgv").read_bytes())
     assert content.damaged == {} and content.predicted == [1] and content.model.num_frames == [1, 2, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["clip.stgv"]

@@ -3,6 +3,7 @@
 | case | source | test |
 |---|---|---|
 | sample aspect, rate, odd sides | CASES E | test_rate_and_pixel_shape_go_all_the_way |
+| time stamps, primaries and transfer, poster | | test_times_colours_and_a_poster_go_all_the_way |
 | no estimate, PSNR or next step; `--steps 5` | FAULTS 13 | test_a_first_fit_says_what_it_takes_and_made |
 | `--size ²x4` | CASES C | test_a_first_fit_says_what_it_takes_and_made |
 | `info FOLDER`, a video, `encode x.stgv` | CASES D | test_info_of_a_video, test_encode_and_decode |
@@ -17,6 +18,7 @@ import pytest
 import torch
 from command import refused, stgv
 
+from stgvlib.codec.load import load_model
 from stgvlib.config import FieldConfig, from_dict
 from stgvlib.model.budget import field_parameters
 from stgvlib.video.video import open_video
@@ -162,6 +164,8 @@ def test_encode_and_decode(model, clip, tmp_path):
     assert "fails its checksum" in refused("encode", tmp_path / "bad.stgv", tmp_path / "worse.stgv")
     tuned = tmp_path / "tuned.stgv"
     done = stgv("encode", model, tuned, "--video", clip, "--target-bpp", str(target), "--fine-tuning", "40")
+    psnr = json.loads(stgv("eval", tuned, clip, "--json").stdout)["psnr"]
+    assert f"\nquality    PSNR {psnr:.2f} dB\n" in done.stderr
     assert done.returncode == 0 and tuned.stat().st_size * 8 <= target * 5 * 24 * 32, done.stderr
     assert stgv("decode", tuned, tmp_path / "tuned").returncode == 0
     small = tmp_path / "other.stgv"
@@ -217,6 +221,38 @@ def test_rate_and_pixel_shape_go_all_the_way(tmp_path):
         video = open_video(tmp_path / name)
         assert (video.size, video.sample_aspect) == (size, Fraction(4, 3))
         assert video.fps == pytest.approx(24000 / 1001)
+
+
+def test_times_colours_and_a_poster_go_all_the_way(tmp_path):
+    """From a video of a variable rate through both model files to another video, which is as one that was tagged so."""
+    frames = np.full((6, 32, 48, 3), 20, np.uint8)
+    frames[0, :16] = 200
+    clip, model, small, again = (tmp_path / name for name in ("clip.mp4", "m.safetensors", "m.stgv", "n.stgv"))
+    durations = {"tick": [1, 25], "runs": [3, 1, 1, 5, 2, 2]}
+    write_video(clip, frames, durations=durations, color=[9, 16, 9, 0])
+    hints = {"durations": durations, "color": [9, 16, 1, 0]}
+    assert open_video(clip).hints() == hints | {"poster": 0}
+    steps = "--gaussians 20 --coarse-steps 2 --motion-steps 0 --steps 2 --gop-size 3 --size 32x48 --device cpu".split()
+    assert stgv("fit", clip, model, *steps).returncode == 0
+    done = stgv("encode", model, small)
+    assert done.returncode == 0 and "quality" not in done.stderr
+    assert stgv("encode", small, again).returncode == 0 and again.read_bytes() == small.read_bytes()
+    about = json.loads(stgv("info", small, "--json").stdout)
+    assert about["durations_s"] == {"shortest": 0.04, "longest": 0.2, "together": 0.48}
+    assert about["color"]["primaries"] == "BT.2020" and about["color"]["transfer"] == "PQ" and about["poster"] == 0
+    assert "primaries BT.2020, transfer PQ" in stgv("info", model).stdout
+    for source in (model, small):
+        assert stgv("render", source, tmp_path / "a.mp4", "--device", "cpu", "--overwrite").returncode == 0
+        found = open_video(tmp_path / "a.mp4").hints()
+        assert {name: found[name] for name in hints} == hints
+    assert stgv("render", small, tmp_path / "b.mp4", "--device", "cpu", "--fps", "10").returncode == 0
+    video = open_video(tmp_path / "b.mp4")
+    assert video.fps == 10 and "durations" not in video.hints()
+    done = stgv("decode", small, tmp_path / "c.y4m", "--device", "cpu")
+    assert "a .y4m file has no time stamps: its frames are at even times, 12.5 a second" in done.stderr
+    direct = tmp_path / "direct.stgv"
+    assert stgv("fit", clip, direct, *steps, "--profile", "smoke", "--keyint", "1").returncode == 0
+    assert load_model(direct)[1].items() >= (hints | {"poster": 0}).items()
 
 
 def test_info_of_a_video(clip):

@@ -7,19 +7,21 @@ GOLDEN have to be those that the test reports.
 import hashlib
 import os
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import format_decoder
 import numpy as np
 import pytest
 import torch
+from format_shown import shown as shown_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predicted_files import chained
 from scenes import FIELDS, random_model
 
 from stgvlib.codec import bitstream, units
-from stgvlib.codec.bitstream import encode, parse, stream
+from stgvlib.codec.bitstream import assembled, encode, parse, stream
 from stgvlib.codec.entropy import decode_integers
 from stgvlib.codec.predict import Changes
 from stgvlib.codec.quantize import Group, adapted, quantize
@@ -27,6 +29,8 @@ from stgvlib.codec.steps import Steps
 from stgvlib.config import STGV, FieldConfig, changes
 from stgvlib.errors import StgvError
 from stgvlib.model.gaussians import WAITING
+from stgvlib.model.video_model import VideoModel
+from stgvlib.video.timing import unpacked
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = {  # SHA-256 of the integers that a decoder reads
@@ -246,16 +250,56 @@ def test_the_second_decoder_agrees_on_any_model(field, count, part, seed, coarse
     assert_decoders_agree(model, adapted(model, steps) if adaptive else steps)
 
 
-def test_pixels_need_not_be_square():
-    """The shape of a pixel is an optional key of the header; without it a file's bytes are as before."""
+def test_a_header_says_how_frames_are_shown():
+    """Pixels that are not square, times that are not even, colours, a still: optional keys; without them a file's bytes
+    are as before. Both decoders give the same times."""
     model = random_model(replace(STGV, motion_steps=0, field=TABLES))
-    data = stream(model, Steps(), sample_aspect=(64, 45))
+    frames = sum(model.num_frames)
+    hints = {"sample_aspect": [64, 45], "color": [9, 16, 9, 0], "poster": frames - 1}
+    hints["durations"] = {"tick": [1001, 30_000], "runs": [1, 3, frames - 1, 2]}
+    data = stream(model, Steps(), **hints)
     header, _ = format_decoder.decode(data)
-    assert header["sample_aspect"] == [64, 45] and parse(data).sample_aspect == (64, 45)
-    assert parse(stream(model)).sample_aspect is None
+    assert parse(data).hints == hints and parse(data).sample_aspect == (64, 45)
+    assert {name: header[name] for name in hints} == hints
+    tick, times = unpacked(hints["durations"])
+    shown = shown_by(header)
+    assert shown.times == [tick * int(time) for time in times] and shown.times[2] == Fraction(5005, 30_000)
+    assert (shown.sample_aspect, shown.color, shown.poster) == (Fraction(64, 45), [9, 16, 9, 0], frames - 1)
+    plain = stream(model)
+    assert parse(plain).sample_aspect is None and parse(plain).hints == {}
+    default = shown_by(format_decoder.decode(plain)[0])
+    assert default.times == [Fraction(k, 25) for k in range(frames + 1)] and default.poster == frames // 2
+    assert stream(model, sample_aspect=None, durations=None) == plain
     for bad in ((0, 1), (1,), (65_536, 1), (1.5, 1)):
         with pytest.raises(StgvError, match="sample_aspect must be"):
             stream(model, Steps(), sample_aspect=bad)
+    with pytest.raises(StgvError, match="hints are sample_aspect, durations, color, poster, got colour"):
+        stream(model, Steps(), colour=[9, 16, 9, 0])
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"durations": {"tick": [1, 25], "runs": [4, 1]}},
+        {"durations": {"tick": [1, 25], "runs": [5, 0]}},
+        {"durations": {"tick": [1], "runs": [5, 1]}},
+        {"durations": None},
+        {"color": [9, 16, 9, 2]},
+        {"color": [9, 16]},
+        {"poster": 5},
+        {"sample_aspect": [0, 1]},
+    ],
+)
+def test_the_second_decoder_refuses_what_is_out_of_range(lie):
+    with pytest.raises(ValueError, match=next(iter(lie))):
+        shown_by({"fps": 25, "frames": [3, 2]} | lie)
+
+
+def test_a_header_is_not_longer_than_readers_take():
+    model = VideoModel(replace(STGV, motion_steps=0, field=TABLES), [1] * 4, (16, 24), 2)
+    model.num_frames = [1] * 33_000
+    with pytest.raises(StgvError, match="the header takes 66,[0-9]{3} bytes, more than 65,536: fit longer GoPs"):
+        assembled(model, 2, Steps(), [], 25.0)
 
 
 def test_the_second_decoder_refuses_what_is_damaged(golden):

@@ -163,6 +163,15 @@ def refused(path: Path) -> str:
         ({"device": ["a"]}, "device must be a name"),
         ({"sample_aspect": [4]}, "sample_aspect must be two whole numbers"),
         ({"sample_aspect": [4, 0]}, "a part of sample_aspect must be a whole number from 1 to 65535, got 0"),
+        ({"durations": 5}, "durations must be an object of tick and runs, got 5"),
+        ({"durations": {"tick": [1], "runs": []}}, r"tick must be two whole numbers, got \[1\]"),
+        (
+            {"durations": {"tick": [1, 25], "runs": [5, 0]}},
+            "a part of runs must be a whole number from 1 to 2147483647",
+        ),
+        ({"durations": {"tick": [1, 25], "runs": [6, 1]}}, r"runs must be frames and ticks of 5 frames, got \[6, 1\]"),
+        ({"color": [9, 16, 9, 2]}, "range of color must be a whole number from 0 to 1, got 2"),
+        ({"poster": 5}, "poster must be a whole number from 0 to 4, got 5"),
     ],
 )
 def test_descriptions_that_lie(lies, told, tmp_path):

@@ -148,6 +148,11 @@ def test_bad_files_give_a_line_and_the_page_takes_another(fitted, opened):  # no
         "format version 5. This player reads versions 3 and 4": newer,
         "size must be two sides": with_header(good, size=[0, 64]),
         "more than its size allows": huge,
+        "poster must be a frame of the video, got 8": with_header(good, poster=8),
+        "color must be four whole numbers": with_header(good, color=[9, 16, 9, 2]),
+        "durations must have tick and runs": with_header(good, durations=None),
+        "durations must be whole numbers": with_header(good, durations={"tick": [1, 25], "runs": [8, 0]}),
+        "durations must be of all frames": with_header(good, durations={"tick": [1, 25], "runs": [7, 1]}),
         "pixels of a frame": with_header((GOLDEN / "plain.stgv").read_bytes(), size=[32767, 32767]),
         "fails its checksum": good[:-10] + bytes(10),
         "no .stgv": b"",
@@ -160,6 +165,25 @@ def test_bad_files_give_a_line_and_the_page_takes_another(fitted, opened):  # no
         tab.keyboard.press("ArrowRight")
         tab.evaluate(f"stgvPlayer.open({bytes_in_page(good)}, 'good.stgv')")
         assert tab.is_hidden(".message") and tab.text_content(".frame").startswith("0 / 7")
+
+
+def test_frames_are_shown_at_their_times(fitted, opened):  # noqa: F811
+    """The player's times are those of the header; its clock shows each frame until the next one's."""
+    runs = {"tick": [1, 25], "runs": [3, 1, 1, 5, 4, 2]}
+    tab = opened(page_of("even", with_header(fitted["stgv"], fps=20)))
+    assert tab.evaluate("Array.from(stgvPlayer.times)") == pytest.approx([k / 20 for k in range(9)])
+    tab = opened(page_of("uneven", with_header(fitted["stgv"], durations=runs, color=[9, 16, 9, 0], poster=7)))
+    times = [0, 0.04, 0.08, 0.12, 0.32, 0.4, 0.48, 0.56, 0.64]
+    assert tab.evaluate("Array.from(stgvPlayer.times)") == pytest.approx(times)
+    assert "variable, about 25 frames/s" in tab.text_content(".facts")
+    due = """(speed) => {
+      const clock = new modules.clock.Clock();
+      clock.start(2, stgvPlayer.times, speed);
+      const { begun } = clock;
+      return [0, 30, 50, 230, 250, 310, 330, 550, 570, 600].map((ms) => clock.due(begun + ms));
+    }"""  # from 0.08 s
+    assert tab.evaluate(due, 1) == [2, 2, 3, 3, 4, 4, 5, 7, 0, 0]
+    assert tab.evaluate(due, 0.5) == [2, 2, 2, 3, 3, 3, 3, 4, 4, 4]
 
 
 def test_damaged_groups_are_black_and_the_others_are_whole(fitted, opened):  # noqa: F811

@@ -63,7 +63,7 @@ def drawn(model, steps, largest=3):
         units.append((PREDICTED, predicted_unit(Changes(frames, flags, *rows, predicted, tensors))))
         field = [part for add, (_, values) in zip(predicted, tensors) for part in ([add], values)]
         integers.append([[frames, count], flags, *rows, *field])
-    return bitstream.assembled(model, model.count, steps, units, 25.0, None), integers
+    return bitstream.assembled(model, model.count, steps, units, 25.0), integers
 
 
 def model_of(name):

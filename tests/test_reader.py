@@ -4,7 +4,7 @@
 |---|---|---|
 | header says 1000 or 60000 frames/s | B: believed | test_frame_rate_from_time_stamps |
 | below 0.0005 frames/s | B: 24 | test_slow_rates |
-| variable frame rate, lost frames | stays right | test_variable_rates_and_gaps |
+| variable frame rate, lost frames | stays right | test_variable_rates_and_gaps, test_times_that_are_not_even |
 | truncated mp4 (index in front), mkv, FLV, ASF, AVI, MXF | B: short without a word | test_a_truncated_... |
 | y4m: 4:4:4, 4:2:2, 4:1:1, mono, 10 bits, full range | stays right | test_kinds_of_y4m |
 | fragmented mp4, APNG, links | stays right | test_containers |
@@ -33,6 +33,7 @@ import pytest
 from clips import encode, refusal, rgb_of, scene
 
 from stgvlib.video import file_source
+from stgvlib.video.timing import packed, unpacked
 from stgvlib.video.video import open_video, video_of
 
 
@@ -73,6 +74,35 @@ def test_variable_rates_and_gaps(tmp_path):
     encode(tmp_path / "b.mkv", scene(), stamps=[40 * i + (400 if i > 5 else 0) for i in range(12)])
     video = open_video(tmp_path / "b.mkv")
     assert video.fps == 25 and "variable frame rate (0.04 to 0.44 s a frame)" in video.notes[0]
+
+
+def test_times_that_are_not_even(tmp_path):
+    """They are known of each frame that is seen, in memory too; a tick, or a tenth of a frame, is no unevenness."""
+    stamps = [0, 40, 80, 120, 320, 360, 400, 440]
+    encode(tmp_path / "a.mkv", scene(8), stamps=stamps)
+    video = open_video(tmp_path / "a.mkv")
+    assert video.hints()["durations"] == {"tick": [1, 25], "runs": [3, 1, 1, 5, 4, 1]}
+    assert video.in_memory().hints() == video.hints()
+    assert "durations" not in video.with_(limit=3).hints()
+    assert video.with_(limit=5).hints()["durations"]["runs"] == [3, 1, 1, 5, 1, 1]
+    assert video.with_(stride=2).hints()["durations"] == {"tick": [2, 25], "runs": [1, 1, 1, 3, 2, 1]}
+    assert video.with_(stride=3, limit=2).hints().get("durations") is None  # two frames have one distance
+    for stamps in ([33, 67, 100, 133, 167, 200, 233, 267], [2, 41, 79, 120, 162, 201, 238, 280]):
+        encode(tmp_path / "even.mkv", scene(8), stamps=stamps)
+        assert "durations" not in open_video(tmp_path / "even.mkv").hints()
+
+
+def test_times_take_few_bytes():
+    draw = np.random.default_rng(0)
+    times = np.cumsum(np.append(0, draw.integers(1000, 9000, 2000)))  # of 1/90,000 s
+    exact = packed(Fraction(1, 90_000), times)
+    assert np.array_equal(unpacked(exact)[1], times)
+    many = np.cumsum(np.append(0, draw.choice([3000, 3003, 3010, 6000], 6500)))
+    rounded = packed(Fraction(1, 90_000), many)
+    tick, found = unpacked(rounded)
+    assert tick == Fraction(1, 1000) and np.abs(found - many / 90).max() <= 0.5
+    assert packed(Fraction(1, 90_000), np.cumsum(draw.integers(1000, 9000, 9000))) is None
+    assert packed(Fraction(1, 10**9), [0, 10, 3 * 10**9 + 1]) is None  # 10 ns and 3 s
 
 
 def test_a_truncated_file_is_noted(tmp_path):
@@ -230,7 +260,8 @@ def test_about_is_json(tmp_path):
     about = json.loads(json.dumps(video.about()))
     expected = {"format": "QuickTime / MOV", "codec": "h264", "pixel_format": "yuv420p", "width": 32, "height": 24}
     expected |= {"sample_aspect": "1:1", "frames": 2, "fps": 12.5, "seconds": 0.16, "range": "limited", "notes": []}
-    expected |= {"matrix": "BT.601 (not tagged)", "transfer": "not tagged", "rotation": "none", "interlaced": "no"}
+    expected |= {"matrix": "BT.601 (not tagged)", "primaries": "not tagged", "transfer": "not tagged"}
+    expected |= {"rotation": "none", "interlaced": "no"}
     assert about == expected | {"ignored": []}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from stgvlib.errors import StgvError
-from stgvlib.video.video import open_video
+from stgvlib.video.video import open_video, video_of
 from stgvlib.video.write import write_video
 
 
@@ -184,3 +184,34 @@ def test_bad_input_says_what_to_do(tmp_path):
     assert "not an image" in message(tmp_path / "broken")
     with pytest.raises(StgvError, match="must end in .mp4"):
         write_video(tmp_path / "a.gif", moving())
+
+
+def test_time_stamps_and_colours_are_written_as_they_are_given(tmp_path):
+    """Of each frame, the last too; primaries and transfer are the frames', matrix and range the conversion's."""
+    frames, path = moving(6, 48, 64), tmp_path / "a.mp4"
+    for tick, runs in (
+        ([1, 25], [3, 1, 1, 5, 2, 2]),
+        ([1, 1000], [1, 33, 1, 100, 4, 17]),
+        ([1001, 30_000], [3, 1, 3, 2]),
+    ):
+        durations = {"tick": tick, "runs": runs}
+        write_video(path, frames, 20, durations=durations, color=[9, 16, 9, 0])
+        assert open_video(path).hints() == {"durations": durations, "color": [9, 16, 1, 0]}
+    write_video(path, frames, color=[2, 13, 6, 1])  # primaries that are not tagged
+    assert open_video(path).hints() == {"color": [1, 13, 1, 0]}
+    write_video(path, frames, color=[200, 3, 6, 1])  # numbers that nobody knows
+    assert open_video(path).hints() == {"color": [2, 2, 1, 0]}
+    for runs in ([5, 1], [7, 1]):
+        with pytest.raises(StgvError, match=f"durations must be of all frames, got those of {runs[0]}"):
+            write_video(tmp_path / "b.mp4", frames, durations={"tick": [1, 25], "runs": runs})
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_a_poster_is_the_middle_frame_unless_another_shows_more():
+    frames = np.full((9, 16, 24, 3), 90, np.uint8)
+    assert video_of(frames).hints() == {}
+    frames[:, :8] = 200
+    assert video_of(frames).hints() == {}
+    frames[3:] = 0  # fades to black
+    assert video_of(frames).hints() == {"poster": 0}
+    assert video_of(frames).with_(limit=3).hints() == {}

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ VERSION, DIFFERENCES = 3, 4  # of files: the latter have predicted GoPs, or a la
 PREFIX = struct.Struct("<8sHHI")  # magic, version, sections, CRC of the table
 SECTION = struct.Struct("<BHII")  # kind, GoP, bytes, CRC-32
 HEADER = 1  # a kind of section, beside those of units.py
+KINDS = {KEY: "key", PREDICTED: "predicted"}
 MOST_HEADER = 1 << 16  # bytes
 STEPS = Steps()
 FINEST, COARSEST = -3.0, 5.0  # log2 of how far rate control scales steps
@@ -46,8 +47,18 @@ class Content:
     steps: Steps
     damaged: dict[int, str]  # GoP -> why it could not be read; its frames are black
     bytes: dict[str, int]  # header, and each of PARTS over all GoPs
-    sample_aspect: tuple[int, int] | None = None  # width and height of a pixel; None: square
-    predicted: list[int] = field(default_factory=list)  # GoPs that are predicted from the one before
+    hints: dict  # those of limits.HINTS that it has: how frames are shown
+    gops: list[dict]  # of each: kind (key, predicted, missing), bytes, part of its Gaussians that it changes
+
+    @property
+    def sample_aspect(self) -> tuple[int, int] | None:
+        """Width and height of a pixel; None: square."""
+        return tuple(self.hints["sample_aspect"]) if "sample_aspect" in self.hints else None
+
+    @property
+    def predicted(self) -> list[int]:
+        """GoPs that are predicted from the one before."""
+        return [g for g, gop in enumerate(self.gops) if gop["kind"] == "predicted"]
 
 
 def encode(
@@ -56,21 +67,25 @@ def encode(
     steps: Steps = STEPS,
     fps: float = 25.0,
     sample_aspect: tuple[int, int] | None = None,  # width and height of a pixel, in any unit; None: square
+    **hints,
 ) -> int:
     """Write a model as .stgv (docs/FORMAT.md), rounded to quantiser `steps`. Returns the size of the file in bytes.
 
-    The file appears when it is complete. Raises StgvError for parameters that are not finite or too large for the
-    format. `compress` fine-tunes a model first, for a much smaller file.
+    `hints`, as `Video.hints` gives them, say how frames are shown: `durations` (in ticks of a fraction of a second),
+    `color` (numbers of ITU-T H.273) and `poster` (number of a frame).
+
+    The file appears when it is complete. Raises StgvError for hints out of range, and for parameters that are not
+    finite or too large for the format. `compress` fine-tunes a model first, for a much smaller file.
 
     Examples:
         >>> import tempfile
         >>> from stgvlib import PAPER, Steps, VideoModel, encode
         >>> model = VideoModel(PAPER, num_frames=[3, 2], size=(16, 24), count=5)
         >>> path = tempfile.mkdtemp() + "/small.stgv"
-        >>> encode(model, path, Steps().scaled(4)) < encode(model, path)
+        >>> encode(model, path, Steps().scaled(4)) < encode(model, path, poster=4)
         True
     """
-    whole = stream(model, steps, fps, sample_aspect)
+    whole = stream(model, steps, fps, sample_aspect=sample_aspect, **hints)
     write_atomically(path, whole)
     return len(whole)
 
@@ -94,9 +109,7 @@ def steps_for(model: VideoModel, most: int, steps: Steps = STEPS, fps: float = 2
     return steps.scaled(2.0**high)
 
 
-def stream(
-    model: VideoModel, steps: Steps = STEPS, fps: float = 25.0, sample_aspect: tuple[int, int] | None = None
-) -> bytes:
+def stream(model: VideoModel, steps: Steps = STEPS, fps: float = 25.0, **hints) -> bytes:
     """The bytes of a model's file, GoPs side by side on all cores. Raises StgvError for what cannot be coded."""
     if model.gaussians.mu.device.type != "cpu":
         there, model = model, VideoModel(model.config, model.num_frames, model.size, model.count)
@@ -114,7 +127,7 @@ def stream(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts, units = zip(*pool.map(unit, range(len(model.num_frames))))
-    return assembled(model, max(counts), steps, [(KEY, data) for data in units], fps, sample_aspect)
+    return assembled(model, max(counts), steps, [(KEY, data) for data in units], fps, **hints)
 
 
 def assembled(
@@ -123,14 +136,18 @@ def assembled(
     steps: Steps,
     units: Sequence[tuple[int, bytes]],  # kind and section of each GoP
     fps: float,
-    sample_aspect: tuple[int, int] | None,
+    **hints,
 ) -> bytes:
     """A file of sections."""
     header = {"size": list(model.size), "fps": limits.fps_of(fps), "frames": model.num_frames}
-    if sample_aspect is not None:
-        header["sample_aspect"] = limits.sample_aspect_of(list(sample_aspect))
+    hints = {name: value for name, value in hints.items() if value is not None}
+    if unknown := hints.keys() - set(limits.HINTS):
+        raise StgvError(f"hints are {', '.join(limits.HINTS)}, got {', '.join(sorted(unknown))}")
+    header |= limits.hints_of(hints, sum(model.num_frames))
     header |= {"field": changes(model.config.field), "steps": _written(steps), "gaussians": count}
     payloads = [(HEADER, 0, json.dumps(header, separators=(",", ":")).encode())]
+    if len(payloads[0][2]) > MOST_HEADER:
+        raise StgvError(f"the header takes {len(payloads[0][2]):,} bytes, more than {MOST_HEADER:,}: fit longer GoPs")
     payloads += [(kind, g, data) for g, (kind, data) in enumerate(units)]
     table = b"".join(SECTION.pack(kind, g, len(data), zlib.crc32(data)) for kind, g, data in payloads)
     version = DIFFERENCES if model.config.field.lattice or PREDICTED in (kind for kind, _, _ in payloads) else VERSION
@@ -145,8 +162,8 @@ def _written(steps: Steps) -> dict:
 
 
 def decode(path: str | Path, threads: int | None = None, device: torch.device | str = "cpu") -> Content:
-    """Read a .stgv file, on `threads` cores (None: all): `model` on `device`, `fps`, `steps`, `bytes` of each part
-    of the file, and `damaged`, which names the GoPs that could not be read; their frames are black.
+    """Read a .stgv file, on `threads` cores (None: all): `model` on `device`, `fps`, `hints`, `steps`, `bytes` of each
+    part of the file, `gops`, and `damaged`, which names the GoPs that could not be read; their frames are black.
 
     Raises StgvError when the file is missing, foreign, of another version, or its header is damaged.
 
@@ -187,7 +204,7 @@ def parse(data: bytes, threads: int | None = None, device: torch.device | str = 
     """`decode` of a file's bytes: integers of GoPs side by side on `threads` cores (None: all), predictions on `device`
     one after the other."""
     sections, payload = _sections(data)
-    header, model, steps = _header(data, sections, payload)
+    header, hints, model, steps = _header(data, sections, payload)
     sizes = dict.fromkeys(("header", *PARTS), 0) | {"header": payload + sections[0][2]}
     differences = PREFIX.unpack_from(data)[1] == DIFFERENCES
     known = (KEY, PREDICTED) if differences else (KEY,)
@@ -224,9 +241,15 @@ def parse(data: bytes, threads: int | None = None, device: torch.device | str = 
             sizes[name] += part
     for g in damaged:
         _blank(model, g)
-    aspect = tuple(header["sample_aspect"]) if "sample_aspect" in header else None
-    predicted = sorted(g for g, (kind, *_) in units.items() if kind == PREDICTED)
-    return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes, aspect, predicted)
+    gops = [{"kind": "missing", "bytes": 0, "changed": 0.0} for _ in model.num_frames]
+    for g, (kind, _, size, _) in units.items():
+        flags = getattr(outcomes[g][0], "flags", None)  # of a predicted GoP that could be read
+        gops[g] = {
+            "kind": KINDS[kind],
+            "bytes": size,
+            "changed": 1.0 if flags is None else round(float(flags.mean()), 4),
+        }
+    return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes, hints, gops)
 
 
 def _follow_chains(model: VideoModel, outcomes: dict, damaged: dict[int, str], steps: Steps) -> None:
@@ -264,8 +287,9 @@ def _sections(data: bytes) -> tuple[list[tuple[int, int, int, int]], int]:
     return [SECTION.unpack_from(table, k * SECTION.size) for k in range(count)], end
 
 
-def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, Steps]:
-    """Header, an empty model of its sizes, and steps; everything in range, and the model in proportion to the file."""
+def _header(data: bytes, sections: list, start: int) -> tuple[dict, dict, VideoModel, Steps]:
+    """Header, its hints, an empty model of its sizes, and steps; everything in range, and the model in proportion to
+    the file."""
     if not sections or sections[0][0] != HEADER or sections[0][2] > MOST_HEADER:
         raise _damaged("it does not begin with a header")
     text = data[start : start + sections[0][2]]
@@ -276,8 +300,7 @@ def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, 
         size, frames = limits.sides(header["size"]), limits.lengths(header["frames"])
         count = limits.whole(header["gaussians"], "gaussians")
         header["fps"] = float(limits.fps_of(header["fps"]))
-        if "sample_aspect" in header:
-            limits.sample_aspect_of(header["sample_aspect"])
+        hints = limits.hints_of(header, sum(frames))
         steps, field = _steps(header["steps"]), limits.field_of(header["field"])
         if len(frames) > max(len(sections) - 1, 1):
             raise StgvError(f"{len(frames)} GoPs of which the file has {len(sections) - 1}")
@@ -287,7 +310,7 @@ def _header(data: bytes, sections: list, start: int) -> tuple[dict, VideoModel, 
     except (ValueError, TypeError, KeyError, RecursionError, StgvError) as error:
         reason = f"its header makes no sense ({limits.printable(str(error)):.150})"
         raise _damaged(reason) from error
-    return header, model, steps
+    return header, hints, model, steps
 
 
 def _damaged(reason: str) -> StgvError:

@@ -269,7 +269,6 @@ class _Coder:
         self.lengths = [stop - start for start, stop in keys.gops]
         self.units: dict[int, tuple[int, bytes]] = {}
         self.own: dict[int, Tensor] = {}  # steps of each GoP's Gaussians
-        self.changed: dict[int, float] = {}
         self.steps: LearnedSteps = None
         self.model: VideoModel = None  # as a reader has it
 
@@ -286,17 +285,12 @@ class _Coder:
                 self._code_predicted(now[first : first + together], place, device)
         seconds["changes"] = round(time.perf_counter() - began, 2)
         units = [self.units[g] for g in range(len(keys.gops))]
-        aspect = keys.video.sample_aspect.limit_denominator(1000).as_integer_ratio()
-        aspect = None if aspect == (1, 1) else aspect
-        data = assembled(self.model, self.model.count, self.steps, units, keys.video.fps, aspect)
+        video = keys.video
+        data = assembled(self.model, self.model.count, self.steps, units, video.fps, **video.hints())
         content = parse(data, device=device)
         shown = Decoder(content.model, dtype=torch.float32)
-        psnr = evaluate(shown, keys.video, similarity=False)["psnr"]
-        kinds = {KEY: "key", PREDICTED: "predicted"}
-        gops = [{"kind": kinds[kind], "bytes": len(unit)} for kind, unit in units]
-        for g, gop in enumerate(gops):
-            gop["changed"] = round(self.changed.get(g, 1.0), 4)
-        return CompressedVideo(data, content.model.cpu(), psnr, self.slope, gops, seconds)
+        psnr = evaluate(shown, video, similarity=False)["psnr"]
+        return CompressedVideo(data, content.model.cpu(), psnr, self.slope, content.gops, seconds)
 
     def _code_keys(self) -> None:
         keys, video = self.keys, self.keys.key_video
@@ -340,7 +334,7 @@ class _Coder:
             raise StgvError(f"GoP {now[stage.diverged[0].place]}: the loss is not finite while learning its changes")
         for g, changes in zip(now, self._changes(now, optimizer, from_before), strict=True):
             unit = predicted_unit(changes)
-            self.units[g], self.changed[g] = (PREDICTED, unit), float(changes.flags.mean())
+            self.units[g] = PREDICTED, unit
             read, _ = read_unit(PREDICTED, memoryview(unit), self.model, g, self.steps)
             self.own[g] = self.own[g - 1]
             follow(self.model, g, read, self.own[g])

@@ -46,7 +46,5 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Vi
         return read_model(path, device)
     content = bitstream.decode(path, device=device)
     about = {"fps": content.fps, "bytes": content.bytes, "steps": asdict(content.steps)}
-    about |= {"damaged": content.damaged, "predicted": content.predicted}
-    if content.sample_aspect is not None:
-        about["sample_aspect"] = list(content.sample_aspect)
+    about |= {"damaged": content.damaged, "predicted": content.predicted} | content.hints
     return content.model, about

@@ -17,6 +17,9 @@ from stgvlib.ops.splat import MOST_SIDE
 
 MOST_FRAMES = 2**16 - 1  # of a GoP
 MOST_CELLS = 2**20  # of an axis of a hash level
+MOST_TICKS = 2**53  # of a video's length: whole numbers that every reader of JSON knows
+HINTS = ("sample_aspect", "durations", "color", "poster")  # keys that say how frames are shown
+NUMBERS = {2: "two", 4: "four"}
 PAIRS = "pairs of a pixel and a Gaussian in a frame"
 FIELD = {  # setting of a field -> least and most
     "levels": (1, 16),
@@ -84,11 +87,35 @@ def lengths(value) -> list[int]:
     return [whole(frames, "frames of a GoP", 1, MOST_FRAMES) for frames in value]
 
 
-def sample_aspect_of(value) -> list[int]:
-    """[width, height] of a pixel, in any unit."""
-    if not isinstance(value, list) or len(value) != 2:
-        raise StgvError(f"sample_aspect must be two whole numbers, got {value!r:.40}")
-    return [whole(side, "a part of sample_aspect", 1, 2**16 - 1) for side in value]
+def wholes(value, name: str, least: int, most: int, count: int) -> list[int]:
+    """A list of `count` whole numbers in a range."""
+    if not isinstance(value, (list, tuple)) or len(value) != count:
+        raise StgvError(f"{name} must be {NUMBERS[count]} whole numbers, got {value!r:.40}")
+    return [whole(part, f"a part of {name}", least, most) for part in value]
+
+
+def durations_of(value, frames: int) -> dict:
+    """How long each of `frames` frames is shown: `tick`, a fraction of a second as two numbers, and `runs`, which are
+    frames, ticks that each of them is shown, frames, ticks ..."""
+    if not isinstance(value, dict) or value.keys() != {"tick", "runs"} or not isinstance(value["runs"], list):
+        raise StgvError(f"durations must be an object of tick and runs, got {value!r:.40}")
+    tick, runs = wholes(value["tick"], "tick", 1, 2**31 - 1, 2), [whole(n, "a part of runs", 1) for n in value["runs"]]
+    if len(runs) % 2 or sum(runs[::2]) != frames:
+        raise StgvError(f"runs must be frames and ticks of {frames} frames, got {runs!r:.40}")
+    if (ticks := sum(map(math.prod, zip(runs[::2], runs[1::2])))) > MOST_TICKS:
+        raise StgvError(f"durations must be at most {MOST_TICKS} ticks together, got {ticks}")
+    return {"tick": tick, "runs": runs}
+
+
+def hints_of(about: dict, frames: int) -> dict:
+    """Those of HINTS that `about` has, which say how its `frames` frames are shown; all of them in range."""
+    checks = {
+        "sample_aspect": lambda value: wholes(value, "sample_aspect", 1, 2**16 - 1, 2),
+        "durations": lambda value: durations_of(value, frames),
+        "color": lambda value: [*wholes(value, "color", 0, 255, 4)[:3], whole(value[3], "range of color", 0, 1)],
+        "poster": lambda value: whole(value, "poster", 0, frames - 1),
+    }
+    return {name: checks[name](about[name]) for name in HINTS if name in about}
 
 
 def field_of(values) -> FieldConfig:
@@ -161,9 +188,10 @@ def about_of(values) -> dict:
     about = plain(values)
     if reserved := about.keys() & {"bytes", "steps", "damaged", "predicted"}:
         raise StgvError(f"{sorted(reserved)} are said of .stgv files only")
-    for name, check in (("fps", fps_of), ("sample_aspect", sample_aspect_of)):
-        if name in about:
-            check(about[name])
+    if "fps" in about:
+        fps_of(about["fps"])
+    if about.keys() & set(HINTS):
+        about |= hints_of(about, sum(lengths(about.get("num_frames"))))
     seconds = about.get("seconds", {})
     if not isinstance(seconds, dict) or not all(isinstance(value, (int, float)) for value in seconds.values()):
         raise StgvError(f"seconds must be numbers by name, got {seconds!r:.40}")

@@ -2,9 +2,9 @@
 
 /** A video that the browser decodes. */
 export class Reference {
-  /** @param {Blob} blob @param {object} header of the file that it is compared with */
-  constructor(blob, header) {
-    this.header = header;
+  /** @param {Blob} blob @param {object} header of the file that it is compared with @param {Float64Array} times in s */
+  constructor(blob, header, times) {
+    this.times = times;
     this.url = URL.createObjectURL(blob);
     this.video = document.createElement("video");
     this.video.muted = true;
@@ -33,7 +33,7 @@ export class Reference {
     while (this.wanted !== null) {
       const target = this.wanted;
       this.wanted = null;
-      await this.seek((target + 0.5) / this.header.fps);
+      await this.seek((this.times[target] + this.times[target + 1]) / 2);
       const { width, height } = this.canvas;
       this.canvas.getContext("2d", { willReadFrequently: true }).drawImage(this.video, 0, 0, width, height);
       done(this.canvas, target);

@@ -132,7 +132,7 @@ export function factsOf({ header, bytes }, frames) {
   return [
     `${header.size[1]}×${header.size[0]}`,
     `${number(frames)} frames`,
-    `${number(Math.round(header.fps * 1000) / 1000)} frames/s`,
+    `${header.durations ? "variable, about " : ""}${number(Math.round(header.fps * 1000) / 1000)} frames/s`,
     `${number(gops)} ${gops > 1 ? "groups" : "group"} of pictures`,
     `up to ${number(header.gaussians)} Gaussians a group`,
     `${number(bytes)} bytes (${((8 * bytes) / pixels).toFixed(4)} bits a pixel)`,

@@ -42,7 +42,7 @@ const show = (value) => String(JSON.stringify(value)).slice(0, 40);
 /**
  * @param {Uint8Array} text JSON in UTF-8
  * @param {number} gops sections of GoPs in the file
- * @returns {object} size, fps, frames, gaussians, sample_aspect, steps, field: all set and in range
+ * @returns {object} size, fps, frames, gaussians, sample_aspect, durations, steps, field: all set and in range
  * Raises FileError where a value makes no sense.
  */
 export function headerOf(text, gops) {
@@ -59,13 +59,41 @@ export function headerOf(text, gops) {
     need(isNumber(fps, 1000), "fps must be above 0 and at most 1000", fps);
     const aspect = pair(sample_aspect) && sample_aspect.every((part) => isWhole(part, 1, 65535));
     need(aspect, "sample_aspect must be two whole numbers", sample_aspect);
+    const durations = checkHints(header, frames.reduce((a, b) => a + b, 0));
     const steps = stepsOf(header.steps);
     const field = fieldOf(header.field, size);
-    return { size, fps, frames, gaussians, sample_aspect, steps, field };
+    return { size, fps, frames, gaussians, sample_aspect, durations, steps, field };
   } catch (error) {
     const reason = error.message.replace(/[^\x20-\x7e]/g, "").slice(0, 150);
     throw new FileError(`The file is damaged: its header makes no sense (${reason}). Encode it again.`);
   }
+}
+
+/** Checks what a file says of how its frames are shown. @returns {?{tick, runs}} its durations */
+function checkHints({ durations, color = [2, 2, 2, 0], poster = 0 }, total) {
+  const numbers = Array.isArray(color) && color.length === 4 && color.every((v) => isWhole(v, 0, 255)) && color[3] < 2;
+  need(numbers, "color must be four whole numbers", color);
+  need(isWhole(poster, 0, total - 1), "poster must be a frame of the video", poster);
+  if (durations === undefined) return null;
+  const { tick, runs } = isObject(durations) ? durations : {};
+  const known = isObject(durations) && Object.keys(durations).length === 2 && [tick, runs].every(Array.isArray);
+  need(known && tick.length === 2, "durations must have tick and runs", durations);
+  need([...tick, ...runs].every((v) => isWhole(v, 1, 2 ** 31 - 1)), "durations must be whole numbers", durations);
+  const sum = (value) => runs.reduce((all, n, i) => all + (i % 2 ? 0 : value(n, runs[i + 1])), 0);
+  need(runs.length % 2 === 0 && sum((n) => n) === total, "durations must be of all frames", runs);
+  need(sum((n, ticks) => n * ticks) <= 2 ** 53, "durations are too long", runs);
+  return durations;
+}
+
+/** Times in s at which each frame and the end of a video come. @returns {Float64Array} [frames + 1] */
+export function timesOf({ durations, fps, frames }) {
+  const times = new Float64Array(frames.reduce((a, b) => a + b, 1));
+  if (!durations) return times.map((_, frame) => frame / fps);
+  const { tick, runs } = durations;
+  for (let at = 0, frame = 0, r = 0; r < runs.length; r += 2) {
+    for (let n = 0; n < runs[r]; n++) times[++frame] = ((at += runs[r + 1]) * tick[0]) / tick[1];
+  }
+  return times;
 }
 
 function need(condition, message, value) {

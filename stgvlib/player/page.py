@@ -41,7 +41,7 @@ def page(
         held = f'<script type="text/plain" id="stgv-file">{base64.b64encode(data).decode()}</script>\n'
     if poster is not None:
         encoded = base64.b64encode(poster).decode()
-        still = f'<img class="poster" alt="A frame of the middle" src="data:image/jpeg;base64,{encoded}">'
+        still = f'<img class="poster" alt="A frame of the video" src="data:image/jpeg;base64,{encoded}">'
     values = {"policy": policy, "title": html.escape(name), "style": source("player.css"), "about": about}
     return string.Template(source("page.html")).substitute(values, poster=still, file=held, script=code)
 
@@ -52,13 +52,14 @@ def video_type(path: Path) -> str:
 
 
 def playable(model: "VideoModel | str | Path") -> tuple[bytes, bytes]:
-    """(bytes of a .stgv file, JPEG of its middle frame) of a model or of either kind of file; what is no .stgv file is
+    """(bytes of a .stgv file, JPEG of its poster frame) of a model or of either kind of file; what is no .stgv file is
     rounded to the codec's usual steps. Raises StgvError for a file that cannot be read, and for one without frames."""
     import cv2
 
     from stgvlib.codec.bitstream import STEPS, is_stream, stream
     from stgvlib.codec.load import find_model, load_model
     from stgvlib.model.decoder import Decoder
+    from stgvlib.model.limits import hints_of
     from stgvlib.model.video_model import VideoModel
 
     path, about = None, {}
@@ -71,12 +72,12 @@ def playable(model: "VideoModel | str | Path") -> tuple[bytes, bytes]:
     if path is not None and is_stream(path):
         data = path.read_bytes()
     else:
-        data = stream(model, STEPS, about.get("fps", 25.0), about.get("sample_aspect"))
+        data = stream(model, STEPS, about.get("fps", 25.0), **hints_of(about, sum(model.num_frames)))
     width = model.size[1] * aspect[0] / aspect[1]
     scale = min(1.0, POSTER_SIDE / max(model.size[0], width))
     decoder = Decoder(model)
     shown = cv2.resize(
-        decoder[len(decoder) // 2].cpu().numpy(),
+        decoder[about.get("poster", len(decoder) // 2)].cpu().numpy(),
         [max(1, round(side * scale)) for side in (width, model.size[0])],
         interpolation=cv2.INTER_AREA,
     )

@@ -1,7 +1,7 @@
 // The player: opens a file, keeps time, and draws the frame that is asked for at the zoom that is asked for.
 
 import { FileError } from "./entropy.js";
-import { checkPairs } from "./header.js";
+import { checkPairs, timesOf } from "./header.js";
 import { openFile } from "./format.js";
 import { keyFrameOf } from "./keyframes.js";
 import { Gops } from "./predict.js";
@@ -91,10 +91,10 @@ export class Player {
       this.fail(error);
       return;
     }
-    const { frames } = this.file.header;
     this.window = new Window(this.parts.picture, this.file.header);
-    this.total = frames.reduce((a, b) => a + b, 0);
-    frames.reduce((start, n) => (this.starts.push(start), start + n), 0);
+    this.times = timesOf(this.file.header);
+    this.total = this.times.length - 1;
+    this.file.header.frames.reduce((start, n) => (this.starts.push(start), start + n), 0);
     this.parts.time.max = this.total - 1;
     offerViews(this.parts, this.file.header.field, false);
     this.tell("");
@@ -200,7 +200,7 @@ export class Player {
   }
 
   restartClock() {
-    if (this.file) this.clock.start(this.frame, this.file.header.fps * Number(this.parts.speed.value));
+    if (this.file) this.clock.start(this.frame, this.times, Number(this.parts.speed.value));
   }
 
   /** Draws soon, once, however often it is asked. */
@@ -219,7 +219,7 @@ export class Player {
       this.draw();
       return;
     }
-    const due = this.clock.due(now, this.total);
+    const due = this.clock.due(now);
     if (due !== this.frame || !this.clock.shown.length) {
       this.frame = due;
       this.draw();
@@ -373,7 +373,7 @@ export class Player {
     this.reference?.close();
     this.reference = null;
     try {
-      this.reference = await new Reference(blob, this.file.header).open();
+      this.reference = await new Reference(blob, this.file.header, this.times).open();
     } catch (error) {
       this.tell(error.message);
       return;

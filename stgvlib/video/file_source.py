@@ -19,8 +19,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from stgvlib.errors import StgvError
-from stgvlib.video.pixels import HDR, TURNS, Converter, colour, resize, turn
-from stgvlib.video.timing import frame_rate
+from stgvlib.video.pixels import HDR, TURNS, Converter, colour, resize, tags, turn
+from stgvlib.video.timing import clock_of, frame_rate, is_even, packed
 
 THREADS = 4  # of the decoder at most: each holds a frame more
 FAR = 16  # frames: a jump to a key frame nearer than that is slower than decoding on
@@ -130,8 +130,9 @@ def checksum(frame: VideoFrame) -> int:
 
 class FileSource:
     """Any file that FFmpeg decodes. Attributes: `num_frames`, `size` (height, width in px), `fps`, `sample_aspect`
-    (width to height of a pixel as shown), `notes` (lines for the user), `fault` (the one of them that says that frames
-    are missing or wrong), `facts` (what was understood). `on_black`: transparent pixels become black.
+    (width to height of a pixel as shown), `clock` (`clock_of`), `color` (`tags`), `notes` (lines for the user), `fault`
+    (the one of them that says that frames are missing or wrong), `facts` (what was understood). `on_black`: transparent
+    pixels become black.
 
     Raises StgvError for a file that cannot be decoded.
     """
@@ -161,7 +162,7 @@ class FileSource:
     def _count(self, scan: Pass) -> None:
         path, stream = self.path, scan.stream
         self._stamps, self._keys, self._sums = [], [], []
-        first, interlaced, sizes = None, False, set()
+        first, interlaced, sizes, shown = None, False, set(), 0
         for frame in scan.frames():
             if first is None:
                 first, self.size = frame, self._rgb(frame).shape[:2]
@@ -170,6 +171,7 @@ class FileSource:
             self._stamps.append(frame.pts)
             self._sums.append(checksum(frame))
             sizes.add((frame.width, frame.height))
+            shown = frame.duration
             interlaced |= frame.interlaced_frame
         self.num_frames, codec = len(self._sums), stream.codec_context.codec.canonical_name
         if not self.num_frames:
@@ -179,10 +181,13 @@ class FileSource:
                 f"is the file {encrypted}?"
             )
         self.fps, notes = frame_rate(stream.guessed_rate, self._stamps, stream.time_base)
+        self.clock = clock_of(stream.time_base, self._stamps, shown)
+        if self.clock and not is_even(*self.clock) and packed(*self.clock) is None:
+            notes.append("its time stamps are too irregular to be kept in a model: it is rendered at even times")
         turned = turn(first)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         self.sample_aspect = 1 / aspect if turned and turned[0] else aspect
-        colours = colour(first)
+        colours, self.color = colour(first), tags(first)
         self.notes = tuple(notes + self._warnings(scan, first, interlaced, sizes, colours))
         ignored = [f"{s.type} track {s.index}" for s in scan.container.streams if s is not stream]
         self.facts = {

@@ -74,6 +74,7 @@ class FolderSource:
     frames. Raises StgvError for a folder without pictures, and for two pictures of one name (1.png, 1.jpg)."""
 
     fps, sample_aspect, notes, fault, on_black = 25.0, Fraction(1), (), None, False
+    clock = color = None
 
     def __init__(self, path: Path):
         try:

@@ -23,6 +23,8 @@ MATRICES = {
     7: ("SMPTE 240M", Colorspace.SMPTE240M),
     9: ("BT.2020", Colorspace.BT2020),
 } | {untagged: ("BT.601 (not tagged)", Colorspace.ITU601) for untagged in (0, 2, 3)}
+PRIMARIES = {1: "BT.709", 4: "BT.470 M", 5: "BT.601 (625 lines)", 6: "BT.601 (525 lines)", 7: "SMPTE 240M", 8: "film"}
+PRIMARIES |= {9: "BT.2020", 10: "XYZ", 11: "DCI-P3", 12: "Display P3", 22: "EBU 3213"}
 TRANSFERS = {1: "BT.709", 6: "BT.601", 7: "SMPTE 240M", 8: "linear", 13: "sRGB", 14: "BT.2020", 15: "BT.2020"}
 HDR = {16: "PQ", 18: "HLG"}
 NEAR = 0.02  # sine of the angle by which a display matrix may miss a right angle
@@ -38,14 +40,31 @@ def full_range(frame: VideoFrame) -> bool:
     return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
 
 
-def colour(frame: VideoFrame) -> dict[str, str]:
-    """How a frame's colours are understood: names of matrix, range and transfer."""
-    curve = TRANSFERS | HDR
-    transfer = curve.get(frame.color_trc, "not tagged" if frame.color_trc in (0, 2) else f"number {frame.color_trc}")
+def tags(frame: VideoFrame) -> list[int] | None:
+    """A frame's primaries, transfer and matrix, as ITU-T H.273 numbers them (2: not tagged), and 1 for full range, 0
+    for limited; None where none of the three is tagged."""
+    found = [v if 0 < v < 256 else 2 for v in (frame.color_primaries, frame.color_trc, frame.colorspace)]
     if without_matrix(frame):
-        return {"matrix": "none (RGB or grey)", "range": "full", "transfer": transfer}
-    matrix = MATRICES.get(frame.colorspace, (f"number {frame.colorspace}", None))[0]
-    return {"matrix": matrix, "range": "full" if full_range(frame) else "limited", "transfer": transfer}
+        found[2] = 0  # RGB
+    return None if set(found) <= {0, 2} else [*found, int(without_matrix(frame) or full_range(frame))]
+
+
+def named(color: list[int]) -> dict[str, str]:
+    """Names of what `tags` gives."""
+    primaries, transfer, matrix, full = color
+    tables = {"primaries": (PRIMARIES, primaries), "transfer": (TRANSFERS | HDR, transfer)}
+    names = {"matrix": MATRICES.get(matrix, (f"number {matrix}", None))[0], "range": "full" if full else "limited"}
+    names |= {
+        what: table.get(n, f"number {n}") if n not in (0, 2) else "not tagged" for what, (table, n) in tables.items()
+    }
+    return names | ({"matrix": "none (RGB or grey)"} if matrix == 0 else {})
+
+
+def colour(frame: VideoFrame) -> dict[str, str]:
+    """How a frame's colours are understood: names of matrix, range, primaries and transfer."""
+    without = without_matrix(frame)
+    matrix = 0 if without else frame.colorspace or 2
+    return named([frame.color_primaries, frame.color_trc, matrix, without or full_range(frame)])
 
 
 def turn(frame: VideoFrame) -> tuple[bool, int, int] | None:

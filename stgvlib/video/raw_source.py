@@ -141,7 +141,7 @@ def _format(kinds: set, depths: set, orders: set) -> str | None:
 class RawSource:
     """Raw video, frame after frame, as `layout_of` reads its name. Raises StgvError where the length does not fit."""
 
-    sample_aspect, fault, on_black = Fraction(1), None, False
+    sample_aspect, clock, color, fault, on_black = Fraction(1), None, None, None, False
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,5 +1,8 @@
-"""Frames per second of a video file: from its time stamps where its header disagrees with them."""
+"""Frames per second of a video file, from its time stamps where its header disagrees with them; and the time stamps
+themselves, where they are not even, as a model's files hold them (docs/FORMAT.md, "Header")."""
 
+import json
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -7,6 +10,9 @@ import numpy as np
 STANDARD = [Fraction(n) for n in (10, 12, 15, 24, 25, 30, 48, 50, 60, 100, 120)]
 STANDARD += [Fraction(n * 1000, 1001) for n in (24, 30, 60, 120)]
 CLOSE = 0.01  # of the time between frames, by which a header's rate may miss it
+EVEN = 0.1  # of the mean time between frames, by which frames may miss even times
+LONGEST = 1 << 15  # bytes of `durations` as JSON
+MOST = 2**31 - 1  # of a number in `durations`
 REGULAR = 0.9  # of the distances between frames are alike where the others are gaps, not a variable rate
 
 
@@ -35,3 +41,58 @@ def frame_rate(header: Fraction | None, stamps: list, tick: Fraction) -> tuple[f
         low, high = (float(distance * tick) for distance in (int(distances.min()), int(distances.max())))
         notes = [f"variable frame rate ({low:.3g} to {high:.3g} s a frame): read as {float(rate):.6g} frames/s"]
     return float(rate), notes
+
+
+def clock_of(tick: Fraction, stamps: list, shown: int | None) -> tuple[Fraction, list[int]] | None:
+    """`tick`, and the time of each frame and of the end. `shown`: ticks of the last frame, if known. None where stamps
+    are unknown or do not rise."""
+    if len(stamps) < 2 or None in stamps or any(a >= b for a, b in zip(stamps, stamps[1:])):
+        return None
+    return tick, [*stamps, stamps[-1] + (shown or stamps[-1] - stamps[-2])]
+
+
+def is_even(tick: Fraction, times: Sequence[int]) -> bool:
+    """Whether frames come at even times, but for a tick or a tenth of the time between them. `times`: of each frame,
+    and of the end, in units of `tick` seconds."""
+    begun = np.array(times[:-1], np.float64) - times[0]
+    even = np.linspace(0, begun[-1], len(begun))
+    return bool(np.abs(begun - even).max() <= max(1, EVEN * begun[-1] / max(1, len(begun) - 1)))
+
+
+def packed(tick: Fraction, times: Sequence[int]) -> dict | None:
+    """`durations` of a model's file: runs of frames and how long each of them is shown. Where they would take more than
+    LONGEST bytes, times are rounded to 1 ms; None where they still do.
+
+    Examples:
+        >>> from fractions import Fraction
+        >>> from stgvlib.video.timing import packed
+        >>> packed(Fraction(1, 1000), [0, 40, 80, 120, 320])  # three frames of 40 ms, one of 200 ms
+        {'tick': [1, 25], 'runs': [3, 1, 1, 5]}
+    """
+    rounded = np.rint(np.array(times, np.float64) * float(1000 * tick)).astype(np.int64)
+    for unit, stamps in ((tick, np.array(times)), (Fraction(1, 1000), rounded)):
+        ticks = np.diff(stamps)
+        common = int(np.gcd.reduce(ticks))
+        if ticks.min() < 1 or ticks.max() > MOST * common:
+            continue
+        ticks, unit = ticks // common, unit * common
+        starts = np.flatnonzero(np.diff(ticks, prepend=0))
+        runs = np.stack([np.diff(starts, append=len(ticks)), ticks[starts]], 1).ravel().tolist()
+        found = {"tick": list(unit.as_integer_ratio()), "runs": runs}
+        if max(found["tick"]) <= MOST and len(json.dumps(found, separators=(",", ":"))) <= LONGEST:
+            return found
+    return None
+
+
+def unpacked(durations: dict) -> tuple[Fraction, np.ndarray]:
+    """Of `durations`: tick in seconds, and the time of each frame and of the end in ticks, int64 [frames + 1].
+
+    Examples:
+        >>> from stgvlib.video.timing import unpacked
+        >>> tick, times = unpacked({"tick": [1, 25], "runs": [3, 1, 1, 5]})
+        >>> times.tolist(), float(tick * int(times[-1]))  # the end, s
+        ([0, 1, 2, 3, 8], 0.32)
+    """
+    runs = np.array(durations["runs"], np.int64).reshape(-1, 2)
+    times = np.concatenate([[0], np.cumsum(np.repeat(runs[:, 1], runs[:, 0]))])
+    return Fraction(*durations["tick"]), times

@@ -29,8 +29,10 @@ from stgvlib.video.file_source import EXPECTED, FileSource
 from stgvlib.video.picture_source import FolderSource
 from stgvlib.video.pixels import resize
 from stgvlib.video.raw_source import RawSource
+from stgvlib.video.timing import is_even, packed
 
 SHAPE_KEPT = 0.01  # change of a frame's shape up to which a resize is taken to keep it: sides are rounded
+POSTERS, POSTER_GAIN = 8, 1.25  # frames tried; contrast of one that is taken instead of the middle one, over its own
 HELD, AT_ONCE = 2**31, 16  # bytes of frames that `Video.in_memory` keeps at most; frames that it decodes at once
 
 
@@ -38,6 +40,7 @@ class ArraySource:
     """Frames in memory, uint8 [T, H, W, 3]."""
 
     facts = {"format": "array"}
+    clock = color = None
 
     def __init__(self, frames: np.ndarray, fps: float, sample_aspect: Fraction = Fraction(1), notes: tuple = ()):
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
@@ -105,6 +108,44 @@ class Video:
         (rows, columns), (height, width) = self._cropped, self.size
         change = Fraction(columns * height, rows * width)
         return self.source.sample_aspect * (1 if abs(change - 1) <= SHAPE_KEPT else change)
+
+    @property
+    def clock(self) -> tuple[Fraction, list[int]] | None:
+        """Seconds a tick, and the times of each frame and of the end in ticks; None where only `fps` is known."""
+        if self.source.clock is None:
+            return None
+        tick, times = self.source.clock
+        starts = range(0, len(times) - 1, self.stride)[: self.num_frames]
+        return tick, [*(times[i] for i in starts), times[min(starts[-1] + self.stride, len(times) - 1)]]
+
+    def hints(self) -> dict:
+        """What a model's file says of how frames are shown, beside `fps` (docs/FORMAT.md, "Header"): `sample_aspect`,
+        `durations`, `color`, `poster`, each where it is not the default. Reads some frames, for the poster.
+
+        Examples:
+            >>> import numpy as np
+            >>> from stgvlib import video_of
+            >>> frames = np.zeros((10, 36, 64, 3), np.uint8)
+            >>> frames[8, :18] = 255  # the only frame that shows something
+            >>> video_of(frames).with_(resize=(36, 32)).hints()
+            {'sample_aspect': [2, 1], 'poster': 8}
+        """
+        aspect, clock = self.sample_aspect.limit_denominator(1000), self.clock
+        found = {
+            "sample_aspect": None if aspect == 1 else list(aspect.as_integer_ratio()),
+            "durations": None if clock is None or is_even(*clock) else packed(*clock),
+            "color": self.source.color,
+            "poster": self._poster(),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _poster(self) -> int | None:
+        """The frame of most contrast of POSTERS at even distances; None: the middle one, or as good as it."""
+        middle = self.num_frames // 2
+        tried = {round((k + 0.5) * self.num_frames / POSTERS - 0.5) for k in range(POSTERS)} - {middle}
+        contrast = {i: float(self.read(i, i + 1).std()) for i in [middle, *sorted(tried)]}
+        best = max(contrast, key=contrast.get)
+        return best if contrast[best] > POSTER_GAIN * contrast[middle] else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -175,6 +216,7 @@ class Video:
         for start in range(0, len(frames), AT_ONCE):  # the source's frames may be much larger
             frames[start : start + AT_ONCE] = self.read(start, start + AT_ONCE)
         source = ArraySource(frames, self.fps, self.sample_aspect, self.notes)
+        source.clock, source.color = self.clock, self.source.color
         return Video(source, missing=self.missing, filling=self.filling, cuts=self.cuts)
 
     def scaled(self, scale: float) -> "Video":

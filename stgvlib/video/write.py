@@ -1,7 +1,8 @@
 """Write frames as H.264 mp4, as raw y4m, or as a folder of PNGs.
 
-An mp4 is BT.709 in limited range and tagged so: players assume BT.709 for untagged files of 720 rows and more, BT.601
-for smaller ones. A y4m file has no tags and is BT.601 in 4:4:4, which its readers assume.
+An mp4 has BT.709's matrix and limited range, and is tagged so: players assume BT.709 for untagged files of 720 rows and
+more, BT.601 for smaller ones. Primaries and transfer are no matter of that conversion: those of the frames are tagged,
+BT.709 where they are not known. A y4m file has no tags and is BT.601 in 4:4:4, which its readers assume.
 """
 
 import os
@@ -9,7 +10,7 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 
 from stgvlib.errors import StgvError
 from stgvlib.files import PARTIAL, partial_file
+from stgvlib.video.timing import unpacked
 
 if TYPE_CHECKING:
     import av
@@ -33,6 +35,7 @@ LONGEST_SIDE = 16_384  # px, of H.264
 PICTURES = (".png", ".jpg", ".jpeg")
 SIGNATURE = b"tEXtSoftware\0stgvlib"  # a chunk of every PNG written here
 BT709, BT601, LIMITED = 1, 5, 1  # as ffmpeg numbers them
+UNTAGGED = (0, 2)  # of primaries and transfer; what else H.264 does not know is written as 2
 
 
 def write_video(
@@ -41,15 +44,18 @@ def write_video(
     fps: float = 25.0,
     sample_aspect: Fraction | float = 1,  # width of a pixel over its height
     chroma: Literal["420", "444"] = "420",
+    durations: dict | None = None,  # of each frame, as `Video.hints` gives them; None: even, by `fps`
+    color: Sequence[int] | None = None,  # primaries, transfer, ... of the frames, as ITU-T H.273 numbers them
 ) -> int:
     """Write frames, uint8 [H, W, 3] RGB each, as H.264 mp4 (crf 12), as raw y4m (4:4:4) or as a folder of PNGs.
 
-    `fps` is in frames a second. Returns the number of frames. An odd width or height gets one more column or row in an
-    mp4, a copy of the last, because most players show 4:2:0 alone; `chroma="444"` keeps the size. A file or folder
-    appears when it is complete. In a folder, only frames that were written here before are replaced.
+    `fps` is in frames a second. `durations` and `color` are written to an mp4 alone: other outputs have neither time
+    stamps nor tags. Returns the number of frames. An odd width or height gets one more column or row in an mp4, a copy
+    of the last, because most players show 4:2:0 alone; `chroma="444"` keeps the size. A file or folder appears when it
+    is complete. In a folder, only frames that were written here before are replaced.
 
-    Raises StgvError for another suffix, for no frames, for frames that H.264 cannot hold, for a folder that holds other
-    pictures, and when the disk is full.
+    Raises StgvError for another suffix, for no frames, for more or fewer than `durations` has, for frames that H.264
+    cannot hold, for a folder that holds other pictures, and when the disk is full.
 
     Examples:
         >>> import tempfile
@@ -68,7 +74,7 @@ def write_video(
         aspect = Fraction(sample_aspect).limit_denominator(1000)
         if path.suffix.lower() == ".y4m":
             return _write_y4m(path, frames, _rate(fps), aspect)
-        return _write_mp4(path, frames, _rate(fps), aspect, chroma)
+        return _write_mp4(path, frames, _rate(fps), aspect, chroma, durations, color or UNTAGGED)
     except OSError as error:
         raise StgvError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -118,7 +124,15 @@ def _write_y4m(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sample_
     return count
 
 
-def _write_mp4(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sample_aspect: Fraction, chroma: str) -> int:
+def _write_mp4(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    rate: Fraction,
+    sample_aspect: Fraction,
+    chroma: str,
+    durations: dict | None,
+    color: Sequence[int],
+) -> int:
     import av
 
     first, frames = _first(path, frames)
@@ -128,6 +142,7 @@ def _write_mp4(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sample_
         raise StgvError(f"frames are {width}x{height}, H.264 takes {LONGEST_SIDE} a side: {advice}")
     padding = (0, 0) if chroma == "444" else (height % 2, width % 2)
     layout, count = f"yuv{chroma}p", 0
+    tick, times = unpacked(durations) if durations else (None, None)
     try:
         with partial_file(path, path.suffix) as partial:
             with av.open(os.path.abspath(partial), "w", options={"movflags": "+faststart"}) as file:
@@ -136,11 +151,23 @@ def _write_mp4(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sample_
                 stream.options = {"crf": "12", "preset": "medium"}
                 coded = stream.codec_context
                 coded.sample_aspect_ratio, coded.color_range = sample_aspect, LIMITED
-                coded.colorspace = coded.color_primaries = coded.color_trc = BT709
+                coded.colorspace = BT709
+                coded.color_primaries, coded.color_trc = (BT709 if n in UNTAGGED else n for n in color[:2])
+                if durations:  # an mp4 says how long frames are in the order of decoding: no frame may change its place
+                    stream.options |= {"bf": "0"}
+                    coded.time_base, coded.flags = tick, coded.flags | av.codec.context.Flags.frame_duration
                 for frame in frames:
                     count += 1
                     whole = np.pad(frame, ((0, padding[0]), (0, padding[1]), (0, 0)), "edge")
-                    file.mux(stream.encode(_planes(whole, layout, BT709)))
+                    planes = _planes(whole, layout, BT709)
+                    if durations:
+                        if count == len(times):
+                            break
+                        planes.pts, planes.time_base = int(times[count - 1]), tick
+                        planes.duration = int(times[count] - times[count - 1])
+                    file.mux(stream.encode(planes))
+                if durations and count != len(times) - 1:
+                    raise StgvError(f"durations must be of all frames, got those of {len(times) - 1}")
                 file.mux(stream.encode())
     except av.FFmpegError as error:
         raise StgvError(f"cannot write {path}: {error.strerror or error}") from error
