@@ -117,7 +117,7 @@ def decode(data: bytes) -> tuple[dict, list[Gop | PredictedGop]]:
         if kind == HEADER:
             header = json.loads(body)
         elif kind == KEY:
-            gops[number] = decode_gop(body, header)
+            gops[number] = decode_gop(body, header, version)
         elif kind == PREDICTED and version == 4:
             gops[number] = decode_predicted(body, header, gops[number - 1])
     if sorted(gops) != list(range(len(header["frames"]))):
@@ -125,7 +125,7 @@ def decode(data: bytes) -> tuple[dict, list[Gop | PredictedGop]]:
     return header, [gops[number] for number in sorted(gops)]
 
 
-def decode_gop(body: bytes, header: dict) -> Gop:
+def decode_gop(body: bytes, header: dict, version: int) -> Gop:
     steps = header["steps"]
     field = FIELD_DEFAULTS | header["field"]
     frames, count, *origin = struct.unpack_from("<HIii", body)
@@ -185,7 +185,7 @@ def decode_gop(body: bytes, header: dict) -> Gop:
         cholesky=np.stack([l1, b * l3, l3], -1),
         rgb=rgb * (steps["color"] * 2.0 ** -size[:, None]),
         motion_values=moved.T if fades else moved.reshape(degree, 2, count).transpose(2, 0, 1),
-        field_values=[tensor * step for tensor, step in zip(tensors, field_steps, strict=True)],
+        field_values=[sums(tensor, version) * step for tensor, step in zip(tensors, field_steps, strict=True)],
         chain_steps=np.stack([P / 2.0**position_bits, S / 2.0**shape_bits, steps["color"] / 2.0**size]),
     )
 
@@ -206,7 +206,7 @@ def decode_predicted(body: bytes, header: dict, before: Gop | PredictedGop) -> P
         differences.append(reader.take(1)[0])
         field_steps.append(reader.float32())
         tensors.append(reader.integers(math.prod(extent)).reshape(extent))
-        numbers = tensors[-1].astype(np.float32) * np.float32(field_steps[-1])
+        numbers = sums(tensors[-1], 4).astype(np.float32) * np.float32(field_steps[-1])
         values.append(numbers + base.astype(np.float32) if differences[-1] else numbers)
     if reader.at != len(body):
         raise ValueError(f"{len(body) - reader.at} bytes are left at the end of a GoP")
@@ -227,6 +227,12 @@ def decode_predicted(body: bytes, header: dict, before: Gop | PredictedGop) -> P
     cholesky[turned] = np.stack([l1, ratio * l3, l3], 1)
     numbers = [frames, flags, position, shape, color, differences, tensors, field_steps]
     return PredictedGop(*numbers, mu, cholesky, rgb, values, before.chain_steps)
+
+
+def sums(tensor: np.ndarray, version: int) -> np.ndarray:
+    """A tensor's integers; from version 4 on a lattice, the only tensor of four axes, has sums over its points in
+    time."""
+    return tensor.cumsum(0) if version == 4 and tensor.ndim == 4 else tensor
 
 
 def with_finer_bits(integers: np.ndarray, finer: np.ndarray, bits: np.ndarray) -> np.ndarray:

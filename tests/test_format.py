@@ -37,7 +37,7 @@ GOLDEN = {  # SHA-256 of the integers that a decoder reads
     "adaptive": "7f8dabce84ef1e2f67a0eb09fde59bc8a4e17db73a6372711e92a7c415ccaa3f",
     "lattice": "b8878ef0005d8fc8f35e9fad3049f640c8e3f1f80fab2123044485fa7f4cd778",
     "plain": "631ff4b1040114e0df2b6a71db665781f0e86ece278d34f8a2d1526a2a8f82be",
-    "predicted": "3432b18ef55a100cea18c45c2d3a3e6ae4f874ba632d579c30a10542661f35ac",
+    "predicted": "2338a15f316abd1bd5ead01395d949ab29c49901cc1d8bf2061822d869e54224",
 }
 FILES = {  # SHA-256 of files of version 3, which stay as they are
     "adaptive": "142621d1c588089c28a0e5ec1457771518c64550d0d6944eb6949b3b4df4f8ad",
@@ -95,7 +95,7 @@ def golden_model(name):
 def golden(request):
     """(name, bytes) of each golden file."""
     path = FOLDER / f"{request.param}.stgv"
-    if os.environ.get("STGV_REGENERATE"):
+    if os.environ.get("STGV_REGENERATE") and request.param != "lattice":  # of version 3, which is not written any more
         model, steps = golden_model(request.param)
         path.write_bytes(chained(model, KINDS)) if request.param == "predicted" else encode(model, path, steps)
     return request.param, path.read_bytes()
@@ -118,12 +118,11 @@ def of_group(group: Group | Changes, tensors: list[np.ndarray]) -> list[np.ndarr
 
 def integers_of_library(data: bytes, monkeypatch) -> list[list[np.ndarray]]:
     """What the library's decoder reads of each GoP, caught before it becomes numbers of a model."""
-    groups, tensors, read_unit = [], [], units.read_unit
+    groups, tensors, read_unit, of_tensor = [], [], units.read_unit, units._Reader._tensor
 
-    def read(unit, at, count, numbers=None, step=None):
-        if numbers is not None:  # the field's, which otherwise go right into the model alone
-            tensors.append(decode_integers(unit, at, count)[0])
-        return decode_integers(unit, at, count, numbers, step)
+    def read_tensor(reader, p):  # its integers otherwise go right into the model alone
+        tensors.append(decode_integers(reader.unit, reader.at + units.STEP.size, p[0].numel())[0])
+        of_tensor(reader, p)
 
     def read_group(*given):
         group, parts = read_unit(*given)
@@ -131,7 +130,7 @@ def integers_of_library(data: bytes, monkeypatch) -> list[list[np.ndarray]]:
         return group, parts
 
     with monkeypatch.context() as patch:
-        patch.setattr(units, "decode_integers", read)
+        patch.setattr(units._Reader, "_tensor", read_tensor)
         patch.setattr(bitstream, "read_unit", read_group)
         model = parse(data, threads=1).model
     each = len(list(model.field.parameters()))
@@ -172,7 +171,11 @@ def test_golden_files_decode_to_their_integers(golden, monkeypatch):
     if name == "predicted":
         assert content.predicted == [1, 2, 4] and data[8] == 4
     else:
-        assert stream(content.model, content.steps, content.fps) == data, "decoded and encoded again"
+        again = stream(content.model, content.steps, content.fps)
+        if name == "lattice":  # of version 3, which is read and no longer written
+            assert again[8] == 4 and all(map(torch.equal, parse(again).model.parameters(), content.model.parameters()))
+        else:
+            assert again == data, "decoded and encoded again"
         assert hashlib.sha256(data).hexdigest() == FILES[name] and data[8] == 3
 
 

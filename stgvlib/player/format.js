@@ -30,7 +30,7 @@ export function crc32(data) {
 /**
  * Reads container and header; `Gops` decodes GoPs, one at a time.
  * @param {Uint8Array} data the whole file
- * @returns {{header, sections, faults, bytes}} maps of GoPs' sections, and of what is wrong with GoPs
+ * @returns {{header, sections, faults, inTime, bytes}} maps of GoPs' sections, and of what is wrong with GoPs
  * Raises FileError for a file that is foreign, damaged, of another version, or asks for more than its size allows.
  */
 export function openFile(data) {
@@ -44,6 +44,7 @@ export function openFile(data) {
     const known = VERSIONS.join(" and ");
     throw new FileError(`The file has format version ${version}. This player reads versions ${known}: ${advice}.`);
   }
+  const inTime = version > VERSIONS[0]; // predicted GoPs, and a lattice as differences in time
   const count = view.getUint16(10, true);
   const end = 16 + 11 * count;
   if (end > data.length || crc32(data.subarray(16, end)) !== view.getUint32(12, true)) {
@@ -62,7 +63,7 @@ export function openFile(data) {
       if (kind !== 1 || size > MOST_HEADER) throw damaged("it does not begin with a header");
       text = data.subarray(at, at + size);
       if (text.length < size || crc32(text) !== crc) throw damaged("its header is cut off or fails its checksum");
-    } else if ((kind === KEY || kind === PREDICTED) && !sections.has(gop)) {
+    } else if ((kind === KEY || (kind === PREDICTED && inTime)) && !sections.has(gop)) {
       sections.set(gop, { predicted: kind === PREDICTED, data: data.subarray(at, at + size), size, crc });
     }
     at += size;
@@ -75,7 +76,7 @@ export function openFile(data) {
     const fault = faultOf(sections.get(gop));
     if (fault) faults.set(gop, fault);
   });
-  return { header, sections, faults, bytes: data.length };
+  return { header, sections, faults, inTime, bytes: data.length };
 }
 
 function faultOf(section) {
@@ -97,7 +98,7 @@ function damaged(reason) {
  * Raises FileError where the section is damaged.
  */
 export function readGop(file, gop, keep = false) {
-  const { header } = file;
+  const { header, inTime } = file;
   const fault = file.faults.get(gop);
   if (fault) throw new FileError(fault);
   const { data, predicted } = file.sections.get(gop);
@@ -113,20 +114,28 @@ export function readGop(file, gop, keep = false) {
   const found = predicted ? readChanges(reader, count) : readKey(reader, count, header);
   const tensors = {};
   const differences = [];
-  for (const { name, length } of header.field.tensors) {
+  for (const { name, length, shape } of header.field.tensors) {
     const flag = predicted ? data[reader.take(1)] : 0;
     if (flag > 1) throw new FileError("has flags out of range");
     if (flag) differences.push(name);
     const step = reader.float32();
     if (!(step >= 0 && step < MOST_STEP)) throw new FileError("has a step that is out of range");
     const integers = reader.integers(length);
-    tensors[name] = Float32Array.from(integers, (value) => value * step);
     if (keep) found.integers.push(...(predicted ? [[flag]] : []), integers);
+    const sums = inTime && name === "lattice" ? runningSums(integers, length / shape[0]) : integers;
+    tensors[name] = Float32Array.from(sums, (value) => value * step);
   }
   if (!reader.atEnd) throw new FileError("has bytes too many");
   if (keep) found.integers.unshift([frames, count]);
   else found.integers = null;
   return { ...found, frames, count, predicted, tensors, differences };
+}
+
+/** Of differences in time, `back` integers one from the next. */
+function runningSums(integers, back) {
+  const sums = Float64Array.from(integers);
+  for (let i = back; i < sums.length; i++) sums[i] += sums[i - back];
+  return sums;
 }
 
 const rowsOf = (reader, n, count) => Array.from({ length: n }, () => reader.integers(count));

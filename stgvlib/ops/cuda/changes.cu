@@ -4,8 +4,8 @@
 // change_round  what the file will hold of the unrounded parameters
 //
 // A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors
-// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's, with `sizes` as in rate.cu. `base` is what they are
-// predicted from, `own` [3, G, N] the steps of each Gaussian's position, shape and colour. Bytes a number in both: 24.
+// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. `sizes` is that of
+// rate.cu, `base` what they are predicted from, `own` [3, G, N] the steps of each Gaussian's attributes. Bytes a number in both: 24.
 
 extern "C" __global__ void __launch_bounds__(BLOCK) change_pulls(
     const float* __restrict__ flat, float* __restrict__ grad, const float* __restrict__ base,
@@ -94,6 +94,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) change_round(
       shown[mu + j] = alive[q] > 0.f ? at : waiting;
     }
 #pragma unroll
-    for (int j = 0; j < 3; j++) shown[rgb + j] = base[rgb + j] + rintf((flat[rgb + j] - base[rgb + j]) / step[2]) * step[2];
+    for (int j = 0; j < 3; j++)
+      shown[rgb + j] = base[rgb + j] + rintf((flat[rgb + j] - base[rgb + j]) / step[2]) * step[2];
   }
 }

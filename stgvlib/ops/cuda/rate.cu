@@ -7,8 +7,8 @@
 // rate_round                              what the file will hold of the unrounded parameters
 //
 // A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors
-// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's, of which `sizes` has the numbers
-// of a GoP and those of a point in time (all, but for a lattice). Bytes a number in all: 36.
+// are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. `sizes` has numbers
+// of a GoP, and of one point in time, which are fewer in a lattice alone. Bytes a number in all: 36.
 
 #define TWO_E 5.43656366f
 
