@@ -33,6 +33,7 @@ from stgvlib.codec import chains
 from stgvlib.codec.bitstream import DIFFERENCES, VERSION, parse, stream
 from stgvlib.codec.chains import chains_of, code_chains, compress_video, fit_keys, plan_chains, setting_for
 from stgvlib.codec.change_optimizer import ChangeOptimizer, differences, pulls
+from stgvlib.codec.predict import Ends
 from stgvlib.codec.quantize import quantize
 from stgvlib.codec.units import KEY, PREDICTED, predicted_unit
 from stgvlib.config import STGV
@@ -129,6 +130,19 @@ def test_a_gpu_makes_files_that_a_cpu_reads(video):
         assert torch.allclose(here, there, rtol=1e-4, atol=1e-3)  # predictions were computed on another machine
     judged = evaluate(Decoder(content.model, dtype=torch.float32), video, similarity=False)
     assert judged["psnr"] == pytest.approx(made.psnr, abs=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("field", [FIELD, replace(STGV.field, width=64, lattice=(2, 2, 2))], ids=["torch", "fused"])
+def test_a_gpu_predicts_as_a_cpu_does(field):
+    data = chained(random_model(replace(STGV, motion_steps=0, field=field), LENGTHS), KINDS)
+    here, there = parse(data).model, parse(data, device="cuda").model
+    assert (Ends(there).fused is None) == (field is FIELD)
+    gaussians = zip(here.gaussians.parameters(), there.gaussians.parameters(), strict=True)
+    for (one, other), most in zip(gaussians, (0.02, 0.02, 2e-3), strict=True):  # px, px, brightness
+        assert (one - other.cpu()).abs().max() < most
+    for one, other in zip(here.field.parameters(), there.field.parameters(), strict=True):
+        assert torch.allclose(one, other.cpu(), atol=1e-6)
 
 
 @pytest.mark.gpu

@@ -265,7 +265,7 @@ def test_few_bits_leave_fewer_gaussians(video, plain, monkeypatch):
 @pytest.mark.parametrize(("key", "rows"), [("paper", False), ("stgv", True)])
 def test_the_papers_recipe_is_a_file_that_decodes_to_what_was_trained(key, rows, video, fitted, device):
     model = fitted(key, device)
-    made = compress_paper(video, model, 400, rows=rows)
+    made = compress_paper(video, model, 600, rows=rows)
     data = encode_paper(made)
     decoded = decode_paper(data).to(device)
     for name, value in made.model.state_dict().items():

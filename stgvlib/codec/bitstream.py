@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from stgvlib.codec.entropy import CodingError
-from stgvlib.codec.predict import Changes, follow, one_gop, own_steps
+from stgvlib.codec.predict import Changes, Ends, follow, own_steps
 from stgvlib.codec.quantize import Group, dequantize, quantize
 from stgvlib.codec.steps import Steps
 from stgvlib.codec.units import KEY, PARTS, PREDICTED, key_unit, read_unit
@@ -254,7 +254,7 @@ def parse(data: bytes, threads: int | None = None, device: torch.device | str = 
 
 def _follow_chains(model: VideoModel, outcomes: dict, damaged: dict[int, str], steps: Steps) -> None:
     """Set predicted GoPs, each from the one before it; adds to `damaged` those that cannot be."""
-    own, alone = None, None  # steps of the Gaussians of the GoP before, where it can be predicted from
+    own, ends = None, None  # steps of the Gaussians of the GoP before, where it can be predicted from
     for g in range(len(model.num_frames)):
         if g in damaged:
             own = None
@@ -266,8 +266,8 @@ def _follow_chains(model: VideoModel, outcomes: dict, damaged: dict[int, str], s
         try:
             if own is None:
                 raise CodingError(f"is predicted from GoP {g - 1}, which is damaged" if g else "has nothing before it")
-            alone = alone or one_gop(model)
-            follow(model, g, group, own, alone)
+            ends = ends or Ends(model)
+            follow(model, g, group, own, ends)
         except CodingError as error:
             damaged[g], own = str(error), None
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from stgvlib.codec.bitstream import assembled, parse
 from stgvlib.codec.change_optimizer import ChangeOptimizer
 from stgvlib.codec.fine_tune import compress, frames_of
-from stgvlib.codec.predict import CHANGED, SAME, Changes, end_of, follow, own_steps
+from stgvlib.codec.predict import CHANGED, SAME, Changes, Ends, follow, own_steps
 from stgvlib.codec.quantize import dequantize, quantize
 from stgvlib.codec.steps import LearnedSteps
 from stgvlib.codec.units import KEY, PREDICTED, key_unit, predicted_unit, read_unit
@@ -300,6 +300,7 @@ class _Coder:
         self.slope, self.steps, tuned = made.slope * self.worth, made.steps, made.model.cpu()
         groups = [quantize(tuned, c, self.steps) for c in range(len(keys.chains))]
         self.model = VideoModel(tuned.config, self.lengths, tuned.size, max(len(group.gaps) for group in groups))
+        self.ends = Ends(self.model)
         for chain, group in zip(keys.chains, groups, strict=True):
             g, unit = chain[0], key_unit(group)
             self.units[g] = KEY, unit
@@ -337,7 +338,7 @@ class _Coder:
             self.units[g] = PREDICTED, unit
             read, _ = read_unit(PREDICTED, memoryview(unit), self.model, g, self.steps)
             self.own[g] = self.own[g - 1]
-            follow(self.model, g, read, self.own[g])
+            follow(self.model, g, read, self.own[g], self.ends)
 
     def _predictions(self, now: list[int]) -> tuple[VideoModel, list[Tensor], list[bool]]:
         """GoPs as predicted; what the tensors of their fields are predicted from; which of those are so.
@@ -356,7 +357,7 @@ class _Coder:
         group.gaussians.cholesky.data.copy_(torch.tensor([1.0, 0.0, 1.0]))
         for c, g in enumerate(before):
             count = self.own[g].shape[1]
-            values = end_of(model, g, count)
+            values = self.ends(g, count)
             for p, value in zip((group.gaussians.mu, group.gaussians.cholesky, group.gaussians.rgb), values):
                 p.data[c, :count] = value
         if group.field.lattice is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from stgvlib.codec.entropy import CodingError
 from stgvlib.codec.quantize import LOG_SCALES, Group
 from stgvlib.codec.steps import Steps
+from stgvlib.device import kernels_for
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.ops.splat import MIN_SCALE
@@ -46,23 +47,35 @@ def own_steps(group: Group, steps: Steps) -> Tensor:
     return torch.from_numpy(own)
 
 
-def end_of(model: VideoModel, g: int, count: int, alone: VideoModel | None = None) -> Gaussians:
-    """The first `count` Gaussians of GoP g as its last frame has them, float32. `alone`: a model of one GoP that is
-    lent its numbers, where many are asked for."""
-    alone = alone or one_gop(model)
-    for p, whole in zip(alone.parameters(), model.parameters(), strict=True):
-        p.data = whole.data[g : g + 1]
-    for p in alone.gaussians.parameters():
-        p.data = p.data[:, :count]
-    with torch.enable_grad():  # without, a GPU would run the MLP in half precision
-        mu, cholesky, rgb = (v[0].detach() for v in alone.deform(torch.ones(1, device=p.device)))
-    l1, l2, l3 = cholesky.unbind(1)
-    return mu, torch.stack([l1.clamp(min=MIN_SCALE), l2, l3.clamp(min=MIN_SCALE)], 1), rgb
+class Ends:
+    """`ends(g, count)`: the first `count` Gaussians of GoP g of a model as its last frame has them, float32."""
 
+    def __init__(self, model: VideoModel):
+        self.model, self.fused = model, None
+        if kernels_for(model.gaussians.mu) == "cuda" and model.field.hidden is not None:
+            from stgvlib.model.field_cuda import FusedField, supported
 
-def one_gop(model: VideoModel) -> VideoModel:
-    """A model of one GoP of one frame with another's settings, on its device."""
-    return VideoModel(model.config, [1], model.size, 1).to(model.gaussians.mu.device)
+            if supported(model.field):
+                self.fused = FusedField(model, 1, torch.zeros(1, dtype=torch.int32, device=model.gaussians.mu.device))
+                self.fused.t.fill_(1)
+        if self.fused is None:
+            self.alone = VideoModel(model.config, [1], model.size, 1).to(model.gaussians.mu.device)
+
+    @torch.no_grad()
+    def __call__(self, g: int, count: int) -> Gaussians:
+        if self.fused is not None:
+            self.fused.gops.fill_(g)
+            mu, cholesky, rgb = self.fused.forward()
+            cholesky = cholesky if self.fused.cholesky is not None else cholesky[g : g + 1]
+        else:
+            for p, whole in zip(self.alone.parameters(), self.model.parameters(), strict=True):
+                p.data = whole.data[g : g + 1]
+            for p in self.alone.gaussians.parameters():
+                p.data = p.data[:, :count]
+            mu, cholesky, rgb = self.alone.deform(torch.ones(1, device=p.device))
+        l1, l2, l3 = cholesky[0, :count].unbind(1)
+        least = torch.stack([l1.clamp(min=MIN_SCALE), l2, l3.clamp(min=MIN_SCALE)], 1)
+        return mu[0, :count].clone(), least, rgb[0, :count].clone()
 
 
 @torch.no_grad()
@@ -91,14 +104,14 @@ def changed(end: Gaussians, own: Tensor, changes: Changes) -> Gaussians:
 
 
 @torch.no_grad()
-def follow(model: VideoModel, g: int, changes: Changes, own: Tensor, alone: VideoModel | None = None) -> None:
+def follow(model: VideoModel, g: int, changes: Changes, own: Tensor, ends: Ends) -> None:
     """Set GoP g of a model from the GoP before it, whose Gaussians have the steps `own`; numbers of its field are the
-    file's already. `alone` as for `end_of`. Raises CodingError."""
+    file's already. Raises CodingError."""
     before = own.shape[1]
     if before != len(changes.flags):
         raise CodingError(f"is predicted from {len(changes.flags)} Gaussians, but GoP {g - 1} has {before}")
     gaussians = model.gaussians
-    values = changed(end_of(model, g - 1, before, alone), own.to(gaussians.mu.device), changes)
+    values = changed(ends(g - 1, before), own.to(gaussians.mu.device), changes)
     gaussians.mu[g, before:], gaussians.rgb[g, before:] = WAITING, 0
     gaussians.cholesky[g, before:] = gaussians.cholesky.new_tensor((1.0, 0.0, 1.0))
     for p, value in zip((gaussians.mu, gaussians.cholesky, gaussians.rgb), values):

@@ -12,7 +12,7 @@ __device__ __forceinline__ void sent(const float* cholesky, const float* rgb, fl
   v[5] = rgb[2] - rgb[1];
 }
 
-// What is sent of number i of a tensor: of a lattice, its difference to the point before in time, `back` numbers before.
+// What is sent of number i of a tensor: of a lattice, its difference to the point before in time, `back` numbers ago.
 __device__ __forceinline__ float symbol(const float* values, int i, int back) {
   return i < back ? values[i] : values[i] - values[i - back];
 }
