@@ -1,6 +1,12 @@
 """Shared fixtures. Tests that take `device` run on the CPU always and on a GPU where there is one."""
 
+import os
+
 import stgvlib  # noqa: F401, I001  before torch: threads wait without spinning
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores, with what they start
+    cores = os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
 
 import numpy as np
 import pytest
@@ -24,6 +30,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def two_threads():
+    """At the least: what kernels share out is shared, also where tests side by side have a core each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(2, before))
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
