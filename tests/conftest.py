@@ -17,11 +17,16 @@ from stgvlib.config import PROFILES
 from stgvlib.device import cuda_status
 from stgvlib.video.write import write_video
 
+# Files of 20 s and more, which begin first, so that processes side by side end together (--no-loadscope-reorder).
+LONGEST = (
+    "distributed train fuzz safety player cuda baselines extending compress wheel player_predicted records".split()
+)
 USABLE, WHY = cuda_status()
 gpu = pytest.mark.skipif(not USABLE, reason=f"no CUDA: {WHY}")
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(gpu)
