@@ -1,12 +1,16 @@
 """Shared fixtures. Tests that take `device` run on the CPU always and on a GPU where there is one."""
 
 import os
+import signal
 
 import stgvlib  # noqa: F401, I001  before torch: threads wait without spinning
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores, with what they start
     cores = os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a job in the background, and in all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
