@@ -77,9 +77,11 @@ case $mode in
     ruff format --check .
     ruff check .
     python -m stgvlib.repro documents --check
-    side_by_side=(-n auto --maxprocesses 4 --dist loadfile)
-    python -m pytest -q "${side_by_side[@]}"
-    STGV_PROFILE=smoke python -m pytest -q "${side_by_side[@]}" --nbval-lax --nbval-cell-timeout=900 notebooks
+    side_by_side=(-n logical --maxprocesses 4 --dist loadfile)  # auto: physical cores, which may be one
+    python -m pytest -q "${side_by_side[@]}" --no-loadscope-reorder
+    threads=$(($(getconf _NPROCESSORS_ONLN) / 4))  # of each notebook, so that four share the cores
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))} \
+      STGV_PROFILE=smoke python -m pytest -q "${side_by_side[@]}" --nbval-lax --nbval-cell-timeout=900 notebooks
     ;;
   run) exec python -m stgvlib.repro notebooks --profile "$profile" --device "$device" --only "$only" $refresh $make ;;
 esac

@@ -1,6 +1,16 @@
 """Shared fixtures. Tests that take `device` run on the CPU always and on a GPU where there is one."""
 
+import os
+import signal
+
 import stgvlib  # noqa: F401, I001  before torch: threads wait without spinning
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side share the cores, with what they start
+    cores = os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a job in the background, and in all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
@@ -11,11 +21,16 @@ from stgvlib.config import PROFILES
 from stgvlib.device import cuda_status
 from stgvlib.video.write import write_video
 
+# Files of 20 s and more, which begin first, so that processes side by side end together (--no-loadscope-reorder).
+LONGEST = (
+    "distributed train fuzz safety player cuda baselines extending compress wheel player_predicted records".split()
+)
 USABLE, WHY = cuda_status()
 gpu = pytest.mark.skipif(not USABLE, reason=f"no CUDA: {WHY}")
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(gpu)
@@ -24,6 +39,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def two_threads():
+    """At the least: what kernels share out is shared, also where tests side by side have a core each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(2, before))
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

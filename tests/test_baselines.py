@@ -194,7 +194,8 @@ def test_siren_sees_pixel_centres():
 
 @pytest.mark.parametrize("key", GAUSSIAN)
 def test_gaussian_systems_learn(key, video):
-    config = replace(GAUSSIAN[key], coarse_steps=100, steps=min(GAUSSIAN[key].steps, 100), gaussians=60)
+    motion, steps = (min(steps, 100) for steps in (GAUSSIAN[key].motion_steps, GAUSSIAN[key].steps))
+    config = replace(GAUSSIAN[key], coarse_steps=100, motion_steps=motion, steps=steps, gaussians=60)
     result = fit(video, config)
     first = result.losses["coarse"][:5].mean()  # a round of all frames
     assert result.losses["coarse"][-5:].mean() < 0.9 * first

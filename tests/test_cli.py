@@ -183,6 +183,7 @@ def test_encode_and_decode(model, clip, tmp_path):
 def same_threads():
     """Results depend on the number of threads: other tests keep theirs."""
     before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(2)
     yield
     torch.set_num_threads(before[0])
     cv2.setNumThreads(before[1])

@@ -10,6 +10,8 @@ import torch
 
 from stgvlib.ops.encoding import HashGrid, Planes, hash_encode_reference, positional
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 def points(gops, count, dims, seed=0):
     return torch.rand(gops, count, dims, generator=torch.Generator().manual_seed(seed)) * 1.2 - 0.1

@@ -100,7 +100,10 @@ def test_it_overfits_a_short_clip(fitted, video, tmp_path):
     system = SYSTEMS["hnerv_boost"]
     system.save(fitted, tmp_path / "m", hash="x")
     again, about = system.load(tmp_path / "m", torch.device("cpu"))
-    assert about == {"hash": "x"} and torch.equal(again.render(torch.tensor([1])), fitted.render(torch.tensor([1])))
+    written, read = fitted.state_dict(), again.state_dict()
+    assert about == {"hash": "x"} and all(torch.equal(written[name], read[name]) for name in written | read)
+    frames = [model.render(torch.tensor([1])) for model in (fitted, again)]
+    assert torch.allclose(*frames, atol=1e-6)  # where tensors lie in memory may decide last bits
     shown = InrDecoder(decode_inr(encode_inr(fitted, 12)), torch.float32)[1]
     assert psnr(shown, decoder[1]) > 35
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stgvlib.ops.splat import CUT, splat, splat_gsplat, splat_mse, splat_reference
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 SIZES = [(1, 1), (1, 40), (37, 1), (16, 16), (17, 33), (48, 80)]
 
 

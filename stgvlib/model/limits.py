@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from stgvlib.config import FieldConfig, FitConfig, from_dict
 from stgvlib.errors import StgvError
@@ -144,9 +145,18 @@ def checked(field: FieldConfig) -> FieldConfig:
     return field
 
 
+class _Unscaled(TorchFunctionMode):
+    """A tensor times or minus a number is that tensor: on the meta device either imports torch's compiler, a second."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        if function in (Tensor.mul, Tensor.sub):
+            return arguments[0]
+        return function(*arguments, **named or {})
+
+
 @lru_cache
 def _shapes(field: FieldConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):  # allocates nothing
+    with torch.device("meta"), _Unscaled():  # allocates nothing
         model = VideoModel(FitConfig(field=field, steps=0), [1], (1, 1), 1)
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
