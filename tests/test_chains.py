@@ -18,6 +18,7 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import cv2
 import format_decoder
 import hostile
 import numpy as np
@@ -78,6 +79,17 @@ def test_chains_end_where_scenes_do():
     assert chains_of(gops, (4, 8), 2) == [[0], [1], [2, 3], [4, 5]]
     assert chains_of(gops, (), 1) == [[g] for g in range(6)]
     assert chains_of(gops, (), 100) == [list(range(6))]
+
+
+def test_what_the_camera_uncovers_begins_a_chain():
+    """A texture that stands still for two GoPs, then moves by a third of the frame in each."""
+    wide = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 300, 3), np.uint8), (0, 0), 3)
+    wide = cv2.normalize(wide, None, 0, 255, cv2.NORM_MINMAX)
+    at = [0] * 16 + [4 * k for k in range(1, 17)]
+    setting = replace(setting_for((64, 96)), gop_size=8)
+    video = video_of(np.stack([wide[:, x : x + 96] for x in at]))
+    assert plan_chains(video, setting)[1] == [[(0, 8), (8, 16)], [(16, 24)], [(24, 32)]]
+    assert plan_chains(video.with_(limit=16), setting, keyint=1)[1] == [[(0, 8)], [(8, 16)]]
 
 
 def test_the_reader_has_the_model_of_the_encoder(made, keys, video):

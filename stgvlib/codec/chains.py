@@ -37,7 +37,7 @@ from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
-from stgvlib.video.flow import flow_of
+from stgvlib.video.flow import flow_from
 from stgvlib.video.video import Video, video_of
 
 KEYINT = 4  # GoPs of a chain at most (docs/LOG.md, 2026-11-28)
@@ -48,6 +48,7 @@ FIT_STEPS = 14_000  # of the deformation stage of key GoPs
 FINE_TUNING = 8_000  # steps of key GoPs
 CHANGING = 12_000  # steps of a predicted GoP
 SLOPE = 2e-3  # MSE that a bit per pixel is worth, without a target
+MOST_UNCOVERED = 0.06  # part of a GoP's last frame that the frame before the GoP may lack, where it is predicted
 FLAG = 4.0  # weight of the bits by which a Gaussian is told to change
 ATTEMPTS = 4  # at a size or a quality
 CLOSE_SIZE, CLOSE_QUALITY = 0.93, 0.1  # part of the size asked for, dB
@@ -78,7 +79,7 @@ def setting_for(size: tuple[int, int], config: FitConfig = QUALITY) -> FitConfig
 
 
 def chains_of(gops: list[tuple[int, int]], cuts: tuple[int, ...], keyint: int) -> list[list[int]]:
-    """Numbers of the GoPs of each chain, at most `keyint`; a new scene begins a new chain."""
+    """Numbers of the GoPs of each chain, at most `keyint`; a GoP that begins at one of `cuts` begins a new chain."""
     chains: list[list[int]] = []
     for g, (start, _) in enumerate(gops):
         if not chains or start in cuts or len(chains[-1]) == keyint:
@@ -128,7 +129,12 @@ def plan_chains(video: Video, config: FitConfig, keyint: int = KEYINT, seed: int
     if video.missing is not None:
         raise StgvError("a mask needs two steps: fit to a .safetensors file, then encode it")
     (whole,) = plan_fits(video, config, seed)
-    chains = chains_of(list(whole.gops), tuple(whole.video.cuts or ()), keyint)
+    new = []
+    if keyint > 1:  # a prediction has no Gaussians for what the camera uncovers
+        for start, stop in whole.gops[1:]:
+            if flow_from(whole.video.read(start - 1, stop)).uncovered(video.size) > MOST_UNCOVERED:
+                new.append(start)
+    chains = chains_of(list(whole.gops), (*(whole.video.cuts or ()), *new), keyint)
     spans = [[whole.gops[g] for g in chain] for chain in chains]
     return replace(whole, gops=tuple(chain[0] for chain in spans)), spans
 
@@ -361,7 +367,7 @@ class _Coder:
             for p, value in zip((group.gaussians.mu, group.gaussians.cholesky, group.gaussians.rgb), values):
                 p.data[c, :count] = value
         if group.field.lattice is not None:
-            start_lattice(group, [self._flow_into(g) for g in now])
+            start_lattice(group, [self._tracks_into(g) for g in now])
         return group, bases, from_before
 
     def _config(self) -> FitConfig:
@@ -370,11 +376,10 @@ class _Coder:
         rates = {name: getattr(self.keys.keys.config, name) for name in rates}
         return replace(self.model.config, steps=self.changing, coarse_steps=0, grey=0.0, **rates)
 
-    def _flow_into(self, g: int) -> SimpleNamespace:
-        """Flow whose key frame is the one before a GoP: tracks of the GoP's frames."""
+    def _tracks_into(self, g: int) -> SimpleNamespace:
+        """From the frame before a GoP to the GoP's own."""
         start, stop = self.keys.gops[g]
-        frames = self.keys.video.read(start - 1, stop)
-        flow = flow_of(np.pad(frames, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=255), 0)
+        flow = flow_from(self.keys.video.read(start - 1, stop))
         return SimpleNamespace(tracks=lambda points: flow.tracks(points)[1:])
 
     def _changes(self, now: list[int], optimizer: ChangeOptimizer, from_before: list[bool]) -> list[Changes]:

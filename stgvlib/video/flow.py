@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 SIDE = 512  # px, the longer side of the frames that flow is computed on
+CELLS = 12, 20  # of a frame, rows and columns
 
 
 @dataclass
@@ -25,6 +26,17 @@ class Flow:
             at = out[i - 1 if i > self.keyframe else i + 1]
             out[i] = at + sample(self.steps[i], at * self.scale - 0.5) / self.scale
         return out
+
+    def uncovered(self, size: tuple[int, int]) -> float:
+        """Part of the last frame [H, W] where nothing of the first is: of CELLS, in each of which four points begin."""
+        (rows, columns), side = CELLS, np.array(size[::-1], np.float32) / CELLS[::-1]
+        y, x = np.mgrid[0 : 2 * rows, 0 : 2 * columns]
+        points = (np.stack([x, y], -1).reshape(-1, 2) / 2 + 0.25) * side
+        x, y = np.floor(self.tracks(points)[-1] / side).astype(int).T
+        inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+        covered = np.zeros(CELLS, bool)
+        covered[y[inside], x[inside]] = True
+        return 1 - float(covered.mean())
 
 
 def sample(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -46,6 +58,11 @@ def flow_of(frames: np.ndarray, keyframe: int) -> Flow:
         if i != keyframe:
             steps[i] = dense_flow(pictures[i - 1 if i > keyframe else i + 1], pictures[i])
     return Flow(steps, keyframe, scale)
+
+
+def flow_from(frames: np.ndarray) -> Flow:
+    """Flow of uint8 frames [T, H, W, 3] from the first on."""
+    return flow_of(np.pad(frames, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=255), 0)
 
 
 def dense_flow(there: np.ndarray, back: np.ndarray) -> np.ndarray:
