@@ -95,7 +95,8 @@ def fit(
         quality: Of an .stgv file: PSNR in dB that it aims at, instead of a size. Without either, size and quality are
             weighed against each other.
         keyint: Of an .stgv file: GoPs of a chain, 4 if unset. The first is coded on its own, the others as differences
-            from the one before; 1: every GoP can be decoded alone.
+            from the one before; 1: every GoP can be decoded alone. A new scene begins a chain too, and a GoP in which
+            the camera uncovers more than 6 % of the frame.
         seed: Random seed.
         resume: Go on with an interrupted fit.
     """

@@ -1,5 +1,7 @@
 // A reference video beside the fitted one: the frame at the same time, and PSNR against it.
 
+const LONGEST_WAIT = 100; // ms, for a frame after its seek: in a hidden tab, or of the same frame, none is presented
+
 /** A video that the browser decodes. */
 export class Reference {
   /** @param {Blob} blob @param {object} header of the file that it is compared with @param {Float64Array} times in s */
@@ -41,11 +43,15 @@ export class Reference {
     this.busy = false;
   }
 
-  seek(time) {
-    return new Promise((resolve) => {
-      this.video.onseeked = resolve;
-      this.video.currentTime = Math.min(time, Math.max(this.video.duration - 0.001, 0));
+  /** Seeks, and waits for the frame itself, which a browser may present after `seeked`; not where none comes. */
+  async seek(time) {
+    const { video } = this;
+    const presented = new Promise((resolve) => video.requestVideoFrameCallback?.(resolve));
+    await new Promise((resolve) => {
+      video.onseeked = resolve;
+      video.currentTime = Math.min(time, Math.max(video.duration - 0.001, 0));
     });
+    await Promise.race([presented, new Promise((resolve) => setTimeout(resolve, LONGEST_WAIT))]);
   }
 
   /** Frees the video. */
