@@ -17,7 +17,7 @@ from player_pages import (  # noqa: F401  fixtures
     text_of,
     until,
 )
-from scenes import FIELDS, TINY, pan, random_model
+from scenes import FIELDS, TINY, random_model, waves
 
 from stgvlib.codec import bitstream
 from stgvlib.codec.chains import compress_video, setting_for
@@ -73,7 +73,7 @@ def model_of(name):
 
 @pytest.fixture(scope="module")
 def video_file():
-    video = video_of(pan(24, (72, 128)))
+    video = video_of(waves(24, (72, 128)))
     short = replace(setting_for(video.size), gop_size=4, gaussians=150, coarse_steps=40, motion_steps=0, steps=40)
     made = compress_video(video, short, keyint=3, fine_tuning=40, changing=40)
     assert [gop["kind"] for gop in made.gops] == ["key", "predicted", "predicted"] * 2

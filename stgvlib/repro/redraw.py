@@ -64,12 +64,14 @@ def draw_all(profile: str) -> Iterator[Path]:
 
     anchors = [codec for codec in BLOCK_CODECS if codec not in USUAL]
     settings = {name: curves.CURVES[name] for name in some(curves.SYSTEMS_COMPARED, profile)}
-    shown = {f"{SYSTEMS[s.system].label}, {s.recipe}": load(f"bunny/rate_{name}") for name, s in settings.items()}
+    titles = {name: f"{SYSTEMS[s.system].label}, {s.recipe}" for name, s in settings.items()}
+    shown = {title: load(f"bunny/rate_{name}") for name, title in titles.items()}
     source = curves.source_bpp("bunny", load("bunny/rate_stgv"))
     every = shown | {codec: load(f"bunny/anchor_{codec}") for codec in anchors}
     yield figures.figure_5(every, profile, source=source, dataset="bunny")
     for video in some(COMPRESSED, profile):
-        found = {next(iter(shown)): load(f"davis/{video}/rate_stgv")}
+        fitted = [name for name in ("stgv", *curves.CHAINED) if name in titles]
+        found = {titles[name]: load(f"davis/{video}/rate_{name}") for name in fitted}
         found |= {codec: load(f"davis/{video}/anchor_{codec}") for codec in anchors}
         if any(found.values()):
             yield figures.figure_5(found, profile, f"figure_5_{video}")
