@@ -1,8 +1,12 @@
 """Execute the notebooks with papermill and list what they made: what `run_all.sh` calls."""
 
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -11,6 +15,8 @@ from stgvlib.errors import StgvError
 from stgvlib.files import repository
 from stgvlib.repro.records import results
 
+MOST_TOGETHER = 4  # notebooks
+LONGEST = "03"  # number of the notebook that takes longest
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -74,32 +80,24 @@ def _reproducible(copy: Path) -> None:
 def execute_all(profile: str, device: str, only: str, refresh: bool, make: bool = True) -> int:
     """Execute the notebooks and list what they made; returns the exit status. Without `make`, records of the paper
     profile are only read. Raises StgvError for bad arguments."""
-    chosen, name = notebooks(only), device_name(resolve_device(device))
+    chosen, where = notebooks(only), resolve_device(device)
     folder = results(profile)
     copies = folder / "notebooks"
     copies.mkdir(parents=True, exist_ok=True)
-    print(f"profile {profile} on {name}, into {folder}")
-    began, terminal = time.time(), os.dup(2)
-    for path in chosen:
-        started = time.perf_counter()
-        print(f"  {path.stem} ...", end=" ", flush=True)
-        with TemporaryFile() as noise:  # what kernels say beside their cells, tracebacks when they are interrupted
-            os.dup2(noise.fileno(), 2)
-            try:
-                error = execute(path, copies, profile, device, refresh, make)
-            except KeyboardInterrupt:
-                print(f"\ninterrupted; finished runs are kept in {folder / 'runs'}: run the same command to go on")
-                terminal = noise.fileno()  # also for what is said while this process ends
-                return 130
-            finally:
-                sys.stderr.flush()
-                os.dup2(terminal, 2)
-            noise.seek(0)
-            sys.stderr.write(noise.read().decode(errors="replace"))
-        if error:
-            print(f"FAILED\n\n{path.name} failed in {error}\nthe executed copy: {copies / path.name}", file=sys.stderr)
-            return 1
-        print(f"{time.perf_counter() - started:.0f} s")
+    print(f"profile {profile} on {device_name(where)}, into {folder}")
+    began, arguments = time.time(), (copies, profile, device, refresh, make)
+    # Runs of the other profiles fill a machine, and are timed.
+    together = min(os.cpu_count() or 1, MOST_TOGETHER, len(chosen)) if (profile, where.type) == ("smoke", "cpu") else 1
+    try:
+        for path, error in _side_by_side(chosen, together, arguments) if together > 1 else _in_turn(chosen, arguments):
+            if error:
+                text = f"FAILED\n\n{path.name} failed in {error}\nthe executed copy: {copies / path.name}"
+                print(text, file=sys.stderr)
+                return 1
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; finished runs are kept in {folder / 'runs'}: run the same command to go on")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # also for what is said while this process ends
+        return 130
     print(f"\n{'made':52} {'when':>8}")
     suffixes = (".csv", ".md", ".tex", ".png", ".jpg", ".ipynb", ".json")
     for file in sorted(f for f in folder.rglob("*") if f.suffix in suffixes):
@@ -108,3 +106,48 @@ def execute_all(profile: str, device: str, only: str, refresh: bool, make: bool 
         fresh = "now" if file.stat().st_mtime >= began else "before"
         print(f"{str(file.relative_to(folder)):52} {fresh:>8}")
     return 0
+
+
+def _in_turn(chosen: list[Path], arguments: tuple) -> Iterator[tuple[Path, str | None]]:
+    for path in chosen:
+        print(f"  {path.stem} ...", end=" ", flush=True)
+        error, seconds, noise = _quietly(path, *arguments)
+        sys.stderr.write(noise)
+        if not error:
+            print(f"{seconds:.0f} s")
+        yield path, error
+
+
+def _side_by_side(chosen: list[Path], together: int, arguments: tuple) -> Iterator[tuple[Path, str | None]]:
+    """Processes that have a part of the cores each, and the notebook that takes longest first."""
+    print(f"  {len(chosen)} notebooks, {together} at once", flush=True)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // together)))
+    with ProcessPoolExecutor(together, get_context("spawn")) as pool:
+        order = sorted(chosen, key=lambda path: path.name[:2] != LONGEST)
+        running = {pool.submit(_quietly, path, *arguments): path for path in order}
+        try:
+            for future in as_completed(running):
+                error, seconds, noise = future.result()
+                sys.stderr.write(noise)
+                print(f"  {running[future].stem} ... {'' if error else f'{seconds:.0f} s'}", flush=True)
+                yield running[future], error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                os.kill(process.pid, signal.SIGINT)
+
+
+def _quietly(path: Path, *arguments) -> tuple[str | None, float, str]:
+    """The error of a notebook, its seconds, and what kernels said beside their cells: nothing of it where they were
+    interrupted."""
+    started, terminal = time.perf_counter(), os.dup(2)
+    with TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            error = execute(path, *arguments)
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+        noise.seek(0)
+        return error, time.perf_counter() - started, noise.read().decode(errors="replace")
