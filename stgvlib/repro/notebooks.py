@@ -1,7 +1,6 @@
 """Execute the notebooks with papermill and list what they made: what `run_all.sh` calls."""
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -131,10 +130,11 @@ def _side_by_side(chosen: list[Path], together: int, arguments: tuple) -> Iterat
                 sys.stderr.write(noise)
                 print(f"  {running[future].stem} ... {'' if error else f'{seconds:.0f} s'}", flush=True)
                 yield running[future], error
-        finally:
+        except BaseException:  # a notebook failed, or Ctrl-C: a process that was interrupted would take the next one
             pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():
-                os.kill(process.pid, signal.SIGINT)
+                process.terminate()  # its kernel ends by itself
+            raise
 
 
 def _quietly(path: Path, *arguments) -> tuple[str | None, float, str]:
