@@ -71,8 +71,10 @@ def batch(folder, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
 
-def test_an_interruption_is_one_line(tmp_path):
-    """Within a cell, where kernels and their clients have much to say, and in the first second."""
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_interruption_is_one_line(tmp_path, others):
+    """Within a cell, where kernels and their clients have much to say, alone and beside another notebook, and in the
+    first second."""
     pytest.importorskip("papermill")
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
@@ -84,10 +86,13 @@ def test_an_interruption_is_one_line(tmp_path):
     (tmp_path / "notebooks").mkdir()
     stop = new_code_cell(INTERRUPTED.format(parent="os.getppid()"))
     nbformat.write(new_notebook(cells=[parameters, stop], metadata=kernel), tmp_path / "notebooks" / "01_tiny.ipynb")
+    for number in range(others):
+        waits = new_notebook(cells=[parameters, new_code_cell("import time; time.sleep(50)")], metadata=kernel)
+        nbformat.write(waits, tmp_path / "notebooks" / f"0{number + 2}_waits.ipynb")
     ended = batch(tmp_path)
     assert ended.returncode == 130 and ended.stderr == ""
-    assert ended.stdout.splitlines()[1] == "  01_tiny ... "
-    assert ended.stdout.splitlines()[2:] == [
+    assert ended.stdout.splitlines()[1] == ("  2 notebooks, 2 at once" if others else "  01_tiny ... ")
+    assert ended.stdout.splitlines()[2:] == [""] * others + [
         f"interrupted; finished runs are kept in {tmp_path / 'results/smoke/runs'}: run the same command to go on"
     ]
     (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")  # where the first second goes
