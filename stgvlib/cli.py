@@ -165,6 +165,9 @@ def encode(
     if "steps" in about and steps == STEPS and video is None and target_bpp is None:
         steps = Steps(**about["steps"])  # those of the file that it was read from
     fps, pixels, clip = about.get("fps", 25.0), math.prod(fitted.size) * sum(fitted.num_frames), None
+    hints = hints_of(about, sum(fitted.num_frames))
+    if target_bpp is not None:  # time stamps may take kilobytes
+        target_bpp = max(1e-9, target_bpp - 8 * len(json.dumps(hints)) / pixels) if hints else target_bpp
     if video is not None:
         clip = as_fitted(video, sum(fitted.num_frames), fitted.size)
         say(*clip.notes)
@@ -175,7 +178,7 @@ def encode(
         fitted, steps = made.model, made.steps
     elif target_bpp is not None:
         steps = bitstream.steps_for(fitted, int(target_bpp * pixels / 8), steps, fps)
-    data = bitstream.stream(fitted, steps, fps, **hints_of(about, sum(fitted.num_frames)))
+    data = bitstream.stream(fitted, steps, fps, **hints)
     write_atomically(output, data)
     say(f"wrote {output}", *report(data, clip, target))
 

@@ -33,7 +33,7 @@ import pytest
 from clips import encode, refusal, rgb_of, scene
 
 from stgvlib.video import file_source
-from stgvlib.video.timing import packed, unpacked
+from stgvlib.video.timing import is_even, packed, unpacked
 from stgvlib.video.video import open_video, video_of
 
 
@@ -86,7 +86,10 @@ def test_times_that_are_not_even(tmp_path):
     assert "durations" not in video.with_(limit=3).hints()
     assert video.with_(limit=5).hints()["durations"]["runs"] == [3, 1, 1, 5, 1, 1]
     assert video.with_(stride=2).hints()["durations"] == {"tick": [2, 25], "runs": [1, 1, 1, 3, 2, 1]}
-    assert video.with_(stride=3, limit=2).hints().get("durations") is None  # two frames have one distance
+    assert video.with_(stride=3, limit=2).hints()["durations"]["runs"] == [1, 3, 1, 7], "the last frame is held"
+    assert is_even(Fraction(1, 12_800), range(0, 7000, 512))
+    assert not is_even(Fraction(1, 12_800), [*range(0, 6145, 512), 70_144]), "the last frame is held"
+    assert not is_even(Fraction(1, 25), np.cumsum([0, *([1, 1, 1, 2] * 10)])), "a tick is as long as a frame"
     for stamps in ([33, 67, 100, 133, 167, 200, 233, 267], [2, 41, 79, 120, 162, 201, 238, 280]):
         encode(tmp_path / "even.mkv", scene(8), stamps=stamps)
         assert "durations" not in open_video(tmp_path / "even.mkv").hints()

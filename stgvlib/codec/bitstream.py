@@ -243,12 +243,10 @@ def parse(data: bytes, threads: int | None = None, device: torch.device | str = 
         _blank(model, g)
     gops = [{"kind": "missing", "bytes": 0, "changed": 0.0} for _ in model.num_frames]
     for g, (kind, _, size, _) in units.items():
-        flags = getattr(outcomes[g][0], "flags", None)  # of a predicted GoP that could be read
-        gops[g] = {
-            "kind": KINDS[kind],
-            "bytes": size,
-            "changed": 1.0 if flags is None else round(float(flags.mean()), 4),
-        }
+        group, changed = outcomes[g][0], 0.0
+        if g not in damaged:
+            changed = round(float(group.flags.sum()) / max(1, len(group.flags)), 4) if kind == PREDICTED else 1.0
+        gops[g] = {"kind": KINDS[kind], "bytes": size, "changed": changed}
     return Content(model, header["fps"], steps, dict(sorted(damaged.items())), sizes, hints, gops)
 
 

@@ -271,7 +271,8 @@ class _Coder:
         progress: Callback,
     ):
         self.keys, self.changing, self.fine_tuning, self.progress = keys, changing, fine_tuning, progress
-        self.worth, self.slope, self.bits = worth_of_keys(keys.longest), slope, bits
+        worths = [worth_of_keys(len(chain)) for chain in keys.chains]  # all key GoPs are fine-tuned at one slope
+        self.worth, self.slope, self.bits = sum(worths) / len(worths), slope, bits
         self.lengths = [stop - start for start, stop in keys.gops]
         self.units: dict[int, tuple[int, bytes]] = {}
         self.own: dict[int, Tensor] = {}  # steps of each GoP's Gaussians

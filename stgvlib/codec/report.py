@@ -13,7 +13,8 @@ from stgvlib.video.video import Video
 def report(data: bytes, video: Video | None = None, device: torch.device | str = "cpu") -> list[str]:
     """Lines on the bytes of a .stgv file, in two columns. With its `video`, decoded frames are judged on `device`.
 
-    Raises StgvError where the file is damaged, ValueError where its frames are not as many or as large as the video's.
+    Frames of damaged GoPs count as black. Raises StgvError where nothing can be read, ValueError where the frames are
+    not as many or as large as the video's.
 
     Examples:
         >>> from stgvlib import PAPER, VideoModel
@@ -23,12 +24,12 @@ def report(data: bytes, video: Video | None = None, device: torch.device | str =
         >>> [line.split()[0] for line in lines]
         ['size', 'header', 'position', 'shape', 'color', 'field', 'a', 'key']
     """
-    content = parse(data)
+    content = parse(data, device=device)
     frames = sum(content.model.num_frames)
     pixels = frames * math.prod(content.model.size)
     rows = [("size", f"{len(data):,} bytes, {8 * len(data) / pixels:.4f} bits a pixel")]
     if video is not None:
-        judged = evaluate(Decoder(content.model.to(device), dtype=torch.float32), video)
+        judged = evaluate(Decoder(content.model, dtype=torch.float32), video)
         similarity = "" if judged["ms_ssim"] is None else f", MS-SSIM {judged['ms_ssim']:.4f}"
         rows.append(("quality", f"PSNR {judged['psnr']:.2f} dB{similarity}"))
     sections = [(name, size) for name, size in content.bytes.items() if size]

@@ -35,7 +35,8 @@ export class Reference {
     while (this.wanted !== null) {
       const target = this.wanted;
       this.wanted = null;
-      await this.seek((this.times[target] + this.times[target + 1]) / 2);
+      const [begins, ends] = [this.times[target], this.times[target + 1]];
+      await this.seek((begins + ends) / 2, ends - begins);
       const { width, height } = this.canvas;
       this.canvas.getContext("2d", { willReadFrequently: true }).drawImage(this.video, 0, 0, width, height);
       done(this.canvas, target);
@@ -43,10 +44,17 @@ export class Reference {
     this.busy = false;
   }
 
-  /** Seeks, and waits for the frame itself, which a browser may present after `seeked`; not where none comes. */
-  async seek(time) {
+  /** Seeks, and waits for the frame at `time`, `span` seconds long, which a browser may present after `seeked`. */
+  async seek(time, span) {
     const { video } = this;
-    const presented = new Promise((resolve) => video.requestVideoFrameCallback?.(resolve));
+    const presented = new Promise((resolve) => {
+      if (!video.requestVideoFrameCallback) return resolve();
+      const look = (_, { mediaTime }) => {
+        if (Math.abs(mediaTime - time) <= span) resolve();
+        else video.requestVideoFrameCallback(look);
+      };
+      video.requestVideoFrameCallback(look);
+    });
     await new Promise((resolve) => {
       video.onseeked = resolve;
       video.currentTime = Math.min(time, Math.max(video.duration - 0.001, 0));

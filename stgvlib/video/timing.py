@@ -52,11 +52,12 @@ def clock_of(tick: Fraction, stamps: list, shown: int | None) -> tuple[Fraction,
 
 
 def is_even(tick: Fraction, times: Sequence[int]) -> bool:
-    """Whether frames come at even times, but for a tick or a tenth of the time between them. `times`: of each frame,
-    and of the end, in units of `tick` seconds."""
+    """Whether frames come at even times, but for a tick, at most half the time between them, or a tenth of it. `times`:
+    of each frame, and of the end, in units of `tick` seconds."""
     begun = np.array(times[:-1], np.float64) - times[0]
-    even = np.linspace(0, begun[-1], len(begun))
-    return bool(np.abs(begun - even).max() <= max(1, EVEN * begun[-1] / max(1, len(begun) - 1)))
+    even, mean = np.linspace(0, begun[-1], len(begun)), begun[-1] / max(1, len(begun) - 1)
+    held = len(begun) > 1 and times[-1] - times[-2] > 2 * mean  # the last frame, of which files often say too little
+    return not held and bool(np.abs(begun - even).max() <= max(min(1, mean / 2), EVEN * mean))
 
 
 def packed(tick: Fraction, times: Sequence[int]) -> dict | None:

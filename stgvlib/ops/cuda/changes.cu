@@ -5,7 +5,7 @@
 //
 // A block takes one row of `rows`: (tensor of the field, or -1 for Gaussians; GoP; first, one past the last). Tensors
 // are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. `sizes` is that of
-// rate.cu, `base` what they are predicted from, `own` [3, G, N] each Gaussian's steps. Bytes a number in both: 24.
+// rate.cu, `base` what they are predicted from, `own` [3, G, N] each Gaussian's steps. Bytes a number in both: 28.
 
 extern "C" __global__ void __launch_bounds__(BLOCK) change_pulls(
     const float* __restrict__ flat, float* __restrict__ grad, const float* __restrict__ base,

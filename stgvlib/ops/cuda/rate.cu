@@ -10,6 +10,7 @@
 // are parts of flat buffers that begin at `offsets`: mu, Cholesky, rgb, then the field's. `sizes` has numbers
 // of a GoP, and of one point in time, which are fewer in a lattice alone. Bytes a number in all: 36.
 
+#define LN2 0.69314718f
 #define TWO_E 5.43656366f
 
 // Sums of a GoP's Gaussians: three of the shape, three of the colour, each of means, distances, parts; and how many.

@@ -1,6 +1,5 @@
-// What rate.cu and changes.cu share: the numbers that a file holds of a Gaussian.
-
-#define LN2 0.69314718f
+// What rate.cu and changes.cu share: `sent`, the numbers that a file holds of a Gaussian; `symbol`, those of a tensor of
+// the field; `sign`.
 
 // What is sent of a Gaussian: log l1, l2 / l3, log l3; green, red - green, blue - green.
 __device__ __forceinline__ void sent(const float* cholesky, const float* rgb, float (&v)[6]) {
@@ -18,4 +17,3 @@ __device__ __forceinline__ float symbol(const float* values, int i, int back) {
 }
 
 __device__ __forceinline__ float sign(float v) { return v > 0.f ? 1.f : v < 0.f ? -1.f : 0.f; }
-
