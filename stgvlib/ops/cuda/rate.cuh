@@ -1,5 +1,5 @@
-// What rate.cu and changes.cu share: `sent`, the numbers that a file holds of a Gaussian; `symbol`, those of a tensor of
-// the field; `sign`.
+// What rate.cu and changes.cu share: `sent`, the numbers that a file holds of a Gaussian, `symbol`, those of a tensor
+// of the field, and `sign`.
 
 // What is sent of a Gaussian: log l1, l2 / l3, log l3; green, red - green, blue - green.
 __device__ __forceinline__ void sent(const float* cholesky, const float* rgb, float (&v)[6]) {
@@ -11,7 +11,7 @@ __device__ __forceinline__ void sent(const float* cholesky, const float* rgb, fl
   v[5] = rgb[2] - rgb[1];
 }
 
-// What is sent of number i of a tensor: of a lattice, its difference to the point before in time, `back` numbers ago.
+// What is sent of number i of a tensor: of a lattice, the difference to the point before in time, `back` numbers ago.
 __device__ __forceinline__ float symbol(const float* values, int i, int back) {
   return i < back ? values[i] : values[i] - values[i - back];
 }
