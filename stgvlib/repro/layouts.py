@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatch
+from itertools import groupby
 
 import pandas as pd
 
@@ -122,6 +123,7 @@ TASKS = {  # name of the table -> title, caption
     "super_resolution_*": ("Super-resolution by {}", "The frames were fitted at the smaller size. "),
     "between_frames": ("Frames between: every second frame was left out", ""),
 }  # fmt: skip
+MOST_NUMBERS = 7  # columns of a table of tasks, besides its two labels: more are wider than a code host's page
 MEASURES = {
     "ours": "whole frame",
     "holes": "inside the holes",
@@ -183,7 +185,13 @@ def _task(name: str, frame: pd.DataFrame) -> list:
                 replace(layout, columns=(Column("system", "system"), Column("note", "no record", wrap=60)), labels=1),
             )
         ]
-    return [(pd.DataFrame(rows), layout)]
+    (labels, numbers), blocks = (columns[:2], columns[2:]), [[]]
+    for _, of_video in groupby(numbers, key=lambda column: column.source.removesuffix(": paper")):
+        own = list(of_video)
+        if len(blocks[-1]) + len(own) > MOST_NUMBERS:
+            blocks.append([])
+        blocks[-1] += own
+    return [(pd.DataFrame(rows), replace(layout, columns=(*labels, *block))) for block in blocks]
 
 
 def _number(value) -> bool:
