@@ -297,7 +297,7 @@ def _about_model(file: Path) -> dict:
         "width": fitted.size[1],
         "height": fitted.size[0],
         "fps": about.get("fps"),
-        **_shown(about, sum(fitted.num_frames)),
+        **_display(about, sum(fitted.num_frames)),
         "predicted_gops": len(about.get("predicted", ())),
         "gaussians_a_gop": fitted.count,
         "parameters": fitted.num_parameters(),
@@ -308,8 +308,8 @@ def _about_model(file: Path) -> dict:
     return result | {key: about.get("bytes" if key == "bytes_by_section" else key) for key in more}
 
 
-def _shown(about: dict, frames: int) -> dict:
-    """How a model's frames are shown, in words and seconds."""
+def _display(about: dict, frames: int) -> dict:
+    """How a model's frames are displayed, in words and seconds."""
     from stgvlib.video.pixels import named
     from stgvlib.video.timing import unpacked
 

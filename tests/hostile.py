@@ -17,7 +17,7 @@ from predicted_files import chained, changes_of
 from scenes import TINY, random_model
 
 from stgvlib.codec import bitstream
-from stgvlib.codec.bitstream import DIFFERENCES, MAGIC, PREFIX, SECTION, VERSION, stream
+from stgvlib.codec.bitstream import MAGIC, PREFIX, SECTION, VERSION, WITH_DIFFERENCES, stream
 from stgvlib.codec.load import load_model
 from stgvlib.codec.quantize import adapted, quantize
 from stgvlib.codec.steps import Steps
@@ -204,7 +204,7 @@ def hostile_streams(first: int, last: int) -> Iterator[tuple[str, bytes]]:
             kind, changed = damaged(data, draw)
             yield f"stgv {kind}", changed
             continue
-        sections, version = sections_of(data), VERSION if chain < 0 else DIFFERENCES
+        sections, version = sections_of(data), VERSION if chain < 0 else WITH_DIFFERENCES
         what = draw.choice(("header", "header", "payload", "payload", "payload", "swap", "double", "drop", "kind"))
         what = "changes" if chain >= 0 and draw.random() < 0.25 else what
         k = draw.randrange(1, len(sections))
@@ -222,7 +222,7 @@ def hostile_streams(first: int, last: int) -> Iterator[tuple[str, bytes]]:
             )
         elif what == "kind":
             sections[k] = (KEY + PREDICTED - kind, g, payload)
-            version = draw.choice((VERSION, DIFFERENCES))
+            version = draw.choice((VERSION, WITH_DIFFERENCES))
         elif what == "changes":
             sections[k] = (PREDICTED, g, lying_changes(number, CHAINS[chain], g))
         else:

@@ -1,6 +1,7 @@
 """Files with predicted GoPs for tests: key GoPs of a model that was never fitted, differences drawn from a seed."""
 
 import numpy as np
+import torch
 
 from stgvlib.codec.bitstream import assembled
 from stgvlib.codec.predict import Changes
@@ -41,3 +42,7 @@ def chained(model: VideoModel, kinds: str, adaptive: bool = True, seed: int = 0,
     """A file of `chained_units`."""
     steps = adapted(model, Steps()) if adaptive else Steps()
     return assembled(model, model.count, steps, chained_units(model, kinds, steps, seed, **options), 25.0)
+
+
+def same(a, b, gops=slice(None), others=slice(None)) -> bool:
+    return all(torch.equal(p[gops], q[others]) for p, q in zip(a.parameters(), b.parameters(), strict=True))

@@ -21,6 +21,7 @@ from command import refused, stgv
 from stgvlib.codec.load import load_model
 from stgvlib.config import FieldConfig, from_dict
 from stgvlib.model.budget import field_parameters
+from stgvlib.model.model_file import save_model
 from stgvlib.video.video import open_video
 from stgvlib.video.write import write_video
 
@@ -151,6 +152,12 @@ def test_encode_and_decode(model, clip, tmp_path):
     target = 0.8 * 8 * small.stat().st_size / (24 * 32 * 5)
     assert stgv("encode", model, limited, "--target-bpp", str(target)).returncode == 0
     assert 0.6 * small.stat().st_size < limited.stat().st_size <= 0.8 * small.stat().st_size
+    fitted, _ = load_model(model)
+    durations = {"tick": [1, 10**9], "runs": [n for k in range(5) for n in (1, 40_000_000 + k)]}
+    save_model(fitted, tmp_path / "uneven.safetensors", fps=25, durations=durations)
+    options = "--target-bpp", str(target), "--overwrite"
+    assert stgv("encode", tmp_path / "uneven.safetensors", limited, *options).returncode == 0
+    assert 0.5 * small.stat().st_size < limited.stat().st_size <= 0.8 * small.stat().st_size, "time stamps count"
     assert "target_bpp must be above 0, got -1.0" in refused(
         "encode", model, small, "--target-bpp", "-1", "--overwrite"
     )

@@ -13,7 +13,7 @@ from stgvlib.fitting.fit import fit
 from stgvlib.fitting.motion import follow, start_lattice, targets_of
 from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
-from stgvlib.video.flow import flow_of
+from stgvlib.video.flow import Flow, flow_of
 from stgvlib.video.video import video_of
 
 STEP = np.array([3, -1])  # px a frame
@@ -35,6 +35,15 @@ def test_tracks_follow_the_motion(keyframe, side, monkeypatch):
     inside = (expected > 8).all(-1) & (expected[..., 0] < 88) & (expected[..., 1] < 56)
     assert tracks.shape == (8, 600, 2) and inside.mean() > 0.8
     assert np.abs(tracks - expected)[inside].mean() < (0.3 if side == 512 else 0.8)
+
+
+def test_what_a_camera_uncovers():
+    """The cells of the last frame that a known shift leaves empty, of 5 in 20 columns and 3 in 12 rows."""
+    size, step = (60, 100), np.array([25, 15])
+    flow = Flow([None, np.tile(step, (*size, 1)).astype(np.float32)], 0, 1.0)
+    assert flow.uncovered(size) == pytest.approx(1 - 15 / 20 * 9 / 12)
+    flow.steps[1] *= 0
+    assert flow.uncovered(size) == 0
 
 
 @pytest.mark.parametrize("steps", [8, 4])

@@ -14,7 +14,7 @@ import format_decoder
 import numpy as np
 import pytest
 import torch
-from format_shown import shown as shown_by
+from format_hints import shown as shown_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predicted_files import chained

@@ -28,7 +28,7 @@ from stgvlib.model import limits
 from stgvlib.model.video_model import VideoModel
 
 MAGIC = b"\x89STGV\r\n\n"
-VERSION, DIFFERENCES = 3, 4  # of files: the latter have predicted GoPs, or a lattice as differences in time
+VERSION, WITH_DIFFERENCES = 3, 4  # of files: the latter have predicted GoPs, or a lattice as differences in time
 PREFIX = struct.Struct("<8sHHI")  # magic, version, sections, CRC of the table
 SECTION = struct.Struct("<BHII")  # kind, GoP, bytes, CRC-32
 HEADER = 1  # a kind of section, beside those of units.py
@@ -150,7 +150,8 @@ def assembled(
         raise StgvError(f"the header takes {len(payloads[0][2]):,} bytes, more than {MOST_HEADER:,}: fit longer GoPs")
     payloads += [(kind, g, data) for g, (kind, data) in enumerate(units)]
     table = b"".join(SECTION.pack(kind, g, len(data), zlib.crc32(data)) for kind, g, data in payloads)
-    version = DIFFERENCES if model.config.field.lattice or PREDICTED in (kind for kind, _, _ in payloads) else VERSION
+    newer = model.config.field.lattice or PREDICTED in (kind for kind, _, _ in payloads)
+    version = WITH_DIFFERENCES if newer else VERSION
     prefix = PREFIX.pack(MAGIC, version, len(payloads), zlib.crc32(table))
     return prefix + table + b"".join(data for _, _, data in payloads)
 
@@ -206,7 +207,7 @@ def parse(data: bytes, threads: int | None = None, device: torch.device | str = 
     sections, payload = _sections(data)
     header, hints, model, steps = _header(data, sections, payload)
     sizes = dict.fromkeys(("header", *PARTS), 0) | {"header": payload + sections[0][2]}
-    differences = PREFIX.unpack_from(data)[1] == DIFFERENCES
+    differences = PREFIX.unpack_from(data)[1] == WITH_DIFFERENCES
     known = (KEY, PREDICTED) if differences else (KEY,)
     units: dict[int, tuple[memoryview, int, int]] = {}
     for kind, g, size, crc in sections:
@@ -275,8 +276,8 @@ def _sections(data: bytes) -> tuple[list[tuple[int, int, int, int]], int]:
     if len(data) < PREFIX.size or data[:8] != MAGIC:
         raise StgvError("is no .stgv file; expected one that `stgv encode` wrote")
     _, version, count, crc = PREFIX.unpack_from(data)
-    if version not in (VERSION, DIFFERENCES):
-        known = f"{VERSION} and {DIFFERENCES}"
+    if version not in (VERSION, WITH_DIFFERENCES):
+        known = f"{VERSION} and {WITH_DIFFERENCES}"
         raise StgvError(f"has format version {version}, this stgvlib reads {known}: use the stgvlib that wrote it")
     end = PREFIX.size + count * SECTION.size
     table = data[PREFIX.size : end]

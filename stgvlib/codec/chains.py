@@ -129,12 +129,11 @@ def plan_chains(video: Video, config: FitConfig, keyint: int = KEYINT, seed: int
     if video.missing is not None:
         raise StgvError("a mask needs two steps: fit to a .safetensors file, then encode it")
     (whole,) = plan_fits(video, config, seed)
-    new = []
-    if keyint > 1:  # a prediction has no Gaussians for what the camera uncovers
-        for start, stop in whole.gops[1:]:
-            if flow_from(whole.video.read(start - 1, stop)).uncovered(video.size) > MOST_UNCOVERED:
-                new.append(start)
-    chains = chains_of(list(whole.gops), (*(whole.video.cuts or ()), *new), keyint)
+    begin = list(whole.video.cuts or ())
+    for start, stop in whole.gops[1:] if keyint > 1 else ():  # a prediction has no Gaussians for what is uncovered
+        if start not in begin and flow_from(whole.video.read(start - 1, stop)).uncovered(video.size) > MOST_UNCOVERED:
+            begin.append(start)
+    chains = chains_of(list(whole.gops), tuple(begin), keyint)
     spans = [[whole.gops[g] for g in chain] for chain in chains]
     return replace(whole, gops=tuple(chain[0] for chain in spans)), spans
 

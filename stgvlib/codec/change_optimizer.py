@@ -4,7 +4,7 @@ What is minimised, for each GoP, is  MSE + slope * bits per pixel,  as in `rate_
 steps is taken to cost log2(1 + |d|) bits: most are zero, and those that are not have heavy tails. A Gaussian that
 changes at all costs a flag more.
 
-`rounded` and `pulls` say it in torch, which a CPU runs; a GPU runs changes.cu.
+`rounded` and `pulls` are the reference in torch, which a CPU runs; a GPU runs changes.cu.
 """
 
 import math

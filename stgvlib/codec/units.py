@@ -51,11 +51,11 @@ def predicted_unit(changes: Changes) -> bytes:
 
 
 def read_unit(
-    kind: int, unit: memoryview, model: VideoModel, g: int, steps: Steps, in_time: bool = True
+    kind: int, unit: memoryview, model: VideoModel, g: int, steps: Steps, lattice_differences: bool = True
 ) -> tuple[Group | Changes, dict]:
     """A GoP's integers, and the bytes of each of PARTS. Numbers of the field go right into the model, of a predicted
-    GoP as differences. `in_time`: a lattice was sent as differences in time. Raises CodingError."""
-    reader = _Reader(unit, model, g, in_time)
+    GoP as differences. `lattice_differences`: a lattice was sent as differences in time. Raises CodingError."""
+    reader = _Reader(unit, model, g, lattice_differences)
     group = reader.key(steps) if kind == KEY else reader.predicted()
     if reader.at != len(unit):
         raise CodingError("has bytes too many")
@@ -66,8 +66,9 @@ def read_unit(
 class _Reader:
     """Reads a section from its first byte to its last; `parts` are the bytes so far."""
 
-    def __init__(self, unit: memoryview, model: VideoModel, g: int, in_time: bool):
-        self.unit, self.model, self.g, self.at, self.begun, self.in_time = unit, model, g, 0, 0, in_time
+    def __init__(self, unit: memoryview, model: VideoModel, g: int, lattice_differences: bool):
+        self.unit, self.model, self.g, self.at, self.begun = unit, model, g, 0, 0
+        self.lattice_differences = lattice_differences
         self.parts = dict.fromkeys(PARTS, 0)
 
     def key(self, steps: Steps) -> Group:
@@ -145,7 +146,7 @@ class _Reader:
         if not 0 <= step < MOST_STEP:
             raise CodingError("has a step that is out of range")
         numbers = p.detach().numpy()[self.g].reshape(-1)  # a view
-        if self.in_time and of_lattice(p):
+        if self.lattice_differences and of_lattice(p):
             rows = self._integers(numbers.size).reshape(p.shape[1], -1)
             numbers[:] = (rows.cumsum(0) * float(step)).ravel()
         else:

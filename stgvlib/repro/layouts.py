@@ -191,7 +191,12 @@ def _task(name: str, frame: pd.DataFrame) -> list:
         if len(blocks[-1]) + len(own) > MOST_NUMBERS:
             blocks.append([])
         blocks[-1] += own
-    return [(pd.DataFrame(rows), replace(layout, columns=(*labels, *block))) for block in blocks]
+    made = []
+    for block in blocks:
+        others = tuple(f"{v}: " for v in names if v not in {column.source for column in block})
+        of_block = [r | {"note": "; ".join(p for p in r["note"].split("; ") if not p.startswith(others))} for r in rows]
+        made.append((pd.DataFrame(of_block), replace(layout, columns=(*labels, *block))))
+    return made
 
 
 def _number(value) -> bool:

@@ -1,4 +1,4 @@
-// Differences of predicted GoPs, change_optimizer.py says what: rounding, and the gradient of what they cost.
+// Differences of predicted GoPs: rounding, and the gradient of their rate. The reference is change_optimizer.py.
 //
 // change_pulls  adds the rate's gradient to that of the distortion
 // change_round  what the file will hold of the unrounded parameters
