@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scenes import pan, random_model, weighted
+from scenes import pan, random_model
 
 from stgvlib.config import STGV, FieldConfig
 from stgvlib.errors import StgvError
@@ -30,7 +30,7 @@ def test_tracks_follow_the_motion(keyframe, side, monkeypatch):
     monkeypatch.setattr("stgvlib.video.flow.SIDE", side)
     y, x = np.mgrid[30:40, 30:60:0.5]
     mu = np.stack([x, y], -1).reshape(-1, 2)
-    tracks = flow_of(weighted(pan()), keyframe).tracks(mu)
+    tracks = flow_of(pan(), keyframe).tracks(mu)
     expected = mu + STEP * (np.arange(8) - keyframe)[:, None, None]
     inside = (expected > 8).all(-1) & (expected[..., 0] < 88) & (expected[..., 1] < 56)
     assert tracks.shape == (8, 600, 2) and inside.mean() > 0.8
@@ -51,7 +51,7 @@ def test_the_lattice_begins_along_the_flow(steps):
     """Also with fewer points in time than the GoP has frames."""
     config = replace(STGV, field=replace(STGV.field, lattice=(steps, 4, 6)))
     model = canonical(config, (8,))
-    start_lattice(model, [flow_of(weighted(pan()), 4)])
+    start_lattice(model, [flow_of(pan(), 4)])
     found = model.field.displacement(model.gaussians.mu, torch.tensor([7 / 8])).detach()[0].numpy()
     inside = ((model.gaussians.mu[0] > 20) & (model.gaussians.mu[0] < torch.tensor([70, 44]))).all(-1).numpy()
     assert np.abs(found - 2 * STEP)[inside].mean() < 0.4
@@ -61,23 +61,24 @@ def test_the_lattice_begins_along_the_flow(steps):
 
 def test_many_points_and_tiny_frames():
     mu = np.random.default_rng(1).random((40_000, 2)) * [96, 64]
-    found = flow_of(weighted(pan(3)), 1)
+    found = flow_of(pan(3), 1)
     tracks = found.tracks(mu)
     assert np.allclose(tracks[:, :50], found.tracks(mu[:50]), atol=1e-5) and np.allclose(tracks[1], mu, atol=1e-5)
-    still = flow_of(weighted(pan(3))[:, :9, :9], 0).tracks(mu[:7])
+    still = flow_of(pan(3)[:, :9, :9], 0).tracks(mu[:7])
     assert np.allclose(still, mu[:7].astype(np.float32))
 
 
 def test_holes_are_not_followed():
     """Missing squares that stand still over a picture that moves."""
-    frames = weighted(pan())
+    frames, known = pan(), np.full((8, 64, 96), 255, np.uint8)
     mu = np.stack(np.meshgrid(np.arange(34.0, 50), np.arange(28.0, 44)), -1).reshape(-1, 2)
     whole = flow_of(frames, 0).tracks(mu)
+    assert np.array_equal(flow_of(frames, 0, known).tracks(mu), whole)
     holed = frames.copy()
-    holed[:, 28:40, 40:52] = 0
-    assert np.abs(flow_of(holed, 0).tracks(mu) - whole)[3].mean() < 2
-    holed[..., 3] = 255  # the same black squares, as if they were to be seen
-    assert np.abs(flow_of(holed, 0).tracks(mu) - whole)[3].mean() > 2.5
+    holed[:, 28:40, 40:52] = known[:, 28:40, 40:52] = 0
+    assert np.abs(flow_of(holed, 0, known).tracks(mu) - whole)[3].mean() < 2
+    seen = flow_of(holed, 0).tracks(mu)  # the same black squares, as if they were to be seen
+    assert np.abs(seen - whole)[3].mean() > 2.5
 
 
 @pytest.mark.parametrize("field", [STGV.field, FieldConfig(width=48, position_scale=40.0)], ids=["fused", "torch"])
@@ -88,7 +89,7 @@ def test_the_field_learns_its_targets(device, field, parametrization, parts):
     )
     model = canonical(config, [8, 5]).to(device)
     before = {name: p.detach().clone() for name, p in model.gaussians.named_parameters()}
-    targets = targets_of(model, [flow_of(weighted(pan(n)), 0) for n in (8, 5)])
+    targets = targets_of(model, [flow_of(pan(n), 0) for n in (8, 5)])
     assert targets.shape == (2, 8, 200, 2) and (targets[1, 5:] == 0).all()
     told = []
     losses = follow(model, targets, told.append)

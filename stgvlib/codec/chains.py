@@ -37,7 +37,7 @@ from stgvlib.metrics import evaluate
 from stgvlib.model.decoder import Decoder
 from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
-from stgvlib.video.flow import flow_from
+from stgvlib.video.flow import flow_of
 from stgvlib.video.video import Video, video_of
 
 KEYINT = 4  # GoPs of a chain at most (docs/LOG.md, 2026-11-28)
@@ -131,7 +131,7 @@ def plan_chains(video: Video, config: FitConfig, keyint: int = KEYINT, seed: int
     (whole,) = plan_fits(video, config, seed)
     begin = list(whole.video.cuts or ())
     for start, stop in whole.gops[1:] if keyint > 1 else ():  # a prediction has no Gaussians for what is uncovered
-        if start not in begin and flow_from(whole.video.read(start - 1, stop)).uncovered(video.size) > MOST_UNCOVERED:
+        if start not in begin and flow_of(whole.video.read(start - 1, stop), 0).uncovered(video.size) > MOST_UNCOVERED:
             begin.append(start)
     chains = chains_of(list(whole.gops), tuple(begin), keyint)
     spans = [[whole.gops[g] for g in chain] for chain in chains]
@@ -379,7 +379,7 @@ class _Coder:
     def _tracks_into(self, g: int) -> SimpleNamespace:
         """From the frame before a GoP to the GoP's own."""
         start, stop = self.keys.gops[g]
-        flow = flow_from(self.keys.video.read(start - 1, stop))
+        flow = flow_of(self.keys.video.read(start - 1, stop), 0)
         return SimpleNamespace(tracks=lambda points: flow.tracks(points)[1:])
 
     def _changes(self, now: list[int], optimizer: ChangeOptimizer, from_before: list[bool]) -> list[Changes]:

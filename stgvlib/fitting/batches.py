@@ -130,13 +130,14 @@ def _fit_batch(
 ) -> _Batch:
     """All stages for the GoPs with the given numbers."""
     config = plan.config
-    frames, lengths = load_gops(plan.video, [plan.gops[g] for g in numbers], device)
+    spans = [plan.gops[g] for g in numbers]
+    frames, lengths = load_gops(plan.video, spans, device)
     generators = [generator_for(plan.seed, g) for g in numbers]
     starts = zip(frames, lengths, generators)
     model = VideoModel.join([initial_model(config, f, n, plan.count, draw) for f, n, draw in starts]).to(device)
     follows = config.motion_steps or model.field.lattice is not None
     follows = follows and config.steps and max(lengths) > 1
-    flows = begin_flow(frames, lengths, config) if follows else []  # its threads would slow down what is above
+    flows = begin_flow(plan.video, spans, config) if follows else []  # its threads would slow down what is above
     result = _Batch(model, None, {}, {}, [])
 
     def show(stage: str) -> Callable[[Look | int], None]:

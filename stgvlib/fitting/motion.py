@@ -6,7 +6,7 @@ al. 2016, OpenCV's), from the key frame on, frame by frame. It costs no paramete
 flow cannot know; the deformation stage corrects it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -21,16 +21,19 @@ from stgvlib.fitting.plan import keyframe_of
 from stgvlib.model.gaussians import CanonicalGaussians
 from stgvlib.model.video_model import VideoModel
 from stgvlib.video.flow import Flow, flow_of
+from stgvlib.video.video import Video
 
 BETAS = (0.9, 0.99)  # decay rates of Adam
 LOOK = 200  # steps between two reports
 
 
-def begin_flow(frames: Tensor, lengths: list[int], config: FitConfig) -> list[Future]:
-    """Flow of every GoP of frames [G, T, H, W, 4], computed beside the coarse stage."""
-    whole = [frames[g, :n].cpu().numpy() for g, n in enumerate(lengths)]  # now: a graph's capture allows no copies
+def begin_flow(video: Video, gops: Sequence[tuple[int, int]], config: FitConfig) -> list[Future]:
+    """Flow of every GoP, [start, stop) of a video's frames, computed beside the coarse stage."""
     pool = ThreadPoolExecutor(4)
-    jobs = [pool.submit(flow_of, part, keyframe_of(config, len(part))) for part in whole]
+    jobs = []
+    for start, stop in gops:  # read here: a file has one reader
+        known = None if video.missing is None else video.weights(start, stop)
+        jobs.append(pool.submit(flow_of, video.read(start, stop), keyframe_of(config, stop - start), known))
     pool.shutdown(wait=False)
     return jobs
 

@@ -49,20 +49,15 @@ def sample(picture: np.ndarray, at: np.ndarray) -> np.ndarray:
     return values.reshape(rows * 256, -1)[: len(at)]
 
 
-def flow_of(frames: np.ndarray, keyframe: int) -> Flow:
-    """Flow of uint8 frames [T, H, W, 4], whose fourth channel is 0 where a pixel is missing."""
+def flow_of(frames: np.ndarray, keyframe: int, known: np.ndarray | None = None) -> Flow:
+    """Flow of uint8 frames [T, H, W, 3] from the key frame on; `known` [T, H, W] is 0 where a pixel is missing."""
     scale = min(1.0, SIDE / max(frames.shape[1:3]))
-    pictures = [grey(frame[..., :3], frame[..., 3], scale)[0] for frame in frames]
+    pictures = [grey(frame, None if known is None else known[i], scale)[0] for i, frame in enumerate(frames)]
     steps: list[np.ndarray | None] = [None] * len(frames)
     for i in range(len(frames)):
         if i != keyframe:
             steps[i] = dense_flow(pictures[i - 1 if i > keyframe else i + 1], pictures[i])
     return Flow(steps, keyframe, scale)
-
-
-def flow_from(frames: np.ndarray) -> Flow:
-    """Flow of uint8 frames [T, H, W, 3] from the first on."""
-    return flow_of(np.pad(frames, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=255), 0)
 
 
 def dense_flow(there: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -74,12 +69,14 @@ def dense_flow(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     return method.calc(there, back, None)
 
 
-def grey(frame: np.ndarray, known: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def grey(frame: np.ndarray, known: np.ndarray | None, scale: float) -> tuple[np.ndarray, np.ndarray | None]:
     """A small grey picture of a frame [H, W, 3], and where it has holes, 1 there; `known` [H, W] is 0 where a pixel is
-    missing. Holes are filled from around them, or the flow would follow them."""
+    missing, or None where none is. Holes are filled from around them, or the flow would follow them."""
     picture = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
     size = [max(1, round(side * scale)) for side in picture.shape[::-1]]
     picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    if known is None:
+        return picture, None
     holes = np.where(known == 0, 255, 0).astype(np.uint8)
     holes = (cv2.resize(holes, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
     if holes.any():
