@@ -260,7 +260,7 @@ def _follow_chains(model: VideoModel, outcomes: dict, damaged: dict[int, str], s
             continue
         group = outcomes[g][0]
         if isinstance(group, Group):
-            own = own_steps(group, steps)
+            own = own_steps(group, steps) if isinstance(outcomes.get(g + 1, ("",))[0], Changes) else None
             continue
         try:
             if own is None:

@@ -80,14 +80,14 @@ def _frequencies(levels: np.ndarray) -> np.ndarray:
 def decode_integers(
     data: memoryview, start: int, count: int, out: np.ndarray | None = None, scale: float = 1.0
 ) -> tuple[np.ndarray, int]:
-    """(int64 [count], where the next begins); an `out` [count] of float32 is filled with them times `scale`.
+    """(int64 [count], where the next begins); an `out` [count] is filled with them, one of float32 times `scale`.
 
     Raises CodingError for what `encode_integers` did not write.
     """
     from stgvlib.codec.entropy_cpu import decode_values
 
-    factor = np.int64(1) if out is None else np.float64(scale)
     values = np.empty(count, np.int64) if out is None else out
+    factor = np.int64(1) if values.dtype == np.int64 else np.float64(scale)
     kinds = (SMALL, TOKENS, SIGNED, RAW)
     end = decode_values(np.frombuffer(data, np.uint8), start, values, factor, WEIGHTS, kinds)
     if end < 0:

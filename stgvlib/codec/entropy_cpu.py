@@ -105,17 +105,17 @@ def decode_values(data, at, out, scale, weights, kinds):
         for _ in range(2):
             state = (state & 0xFFFF) << 16 | np.int64(data[word]) | np.int64(data[word + 1]) << 8
             word += 2
+    last = len(data) - 2  # where a word can be read, also where none is left: that is found out after the loop
     for i in range(len(out)):
         value = np.int64(0)
-        if coded:
+        if coded:  # without a branch for the next word, which could not be predicted
             slot = state & mask
             value = np.int64(tokens[slot])
             state = frequencies[value] * (state >> PRECISION) + slot - starts[value]
-            if state < LEAST:
-                if word == end:
-                    return -6
-                state = state << 16 | np.int64(data[word]) | np.int64(data[word + 1]) << 8
-                word += 2
+            low, place = state < LEAST, min(word, last)
+            more = np.int64(data[place]) | np.int64(data[place + 1]) << 8
+            state = state << 16 | more if low else state
+            word += 2 * np.int64(low)
         if value >= small:
             bits = ((value - small) >> 2) + 2
             while have < bits:

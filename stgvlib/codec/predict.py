@@ -42,9 +42,8 @@ class Changes:
 def own_steps(group: Group, steps: Steps) -> Tensor:
     """Of each Gaussian's position, shape and colour, float64 [3, N]: those of a key GoP, for the whole chain."""
     position, shape = steps.bases
-    sizes = 0.5 ** group.sizes.astype(np.float64)
-    own = np.stack([position * 0.5 ** group.bits[0], shape * 0.5 ** group.bits[1], steps.color * sizes])
-    return torch.from_numpy(own)
+    own = [np.ldexp(step, -bits) for step, bits in zip((position, shape, steps.color), (*group.bits, group.sizes))]
+    return torch.from_numpy(np.stack(own))
 
 
 class Ends:

@@ -90,8 +90,8 @@ class _Reader:
             for of in alike:
                 row[of] = self._integers(len(of))
         self.ends("color")
-        green, red, blue = color
-        rgb = np.stack([red + green, green, blue + green])
+        green, rgb = color[0], color[[1, 0, 2]]
+        rgb[::2] += green
         bits = finer_bits(rgb, sizes, position_from), finer_bits(rgb, np.zeros_like(sizes), shape_from)
         finer = []
         for part, own, n in zip(("position", "shape"), bits, (2, 3), strict=True):
@@ -157,7 +157,10 @@ class _Reader:
         return values
 
     def _rows(self, n: int, count: int) -> np.ndarray:
-        return np.stack([self._integers(count) for _ in range(n)]) if n else np.zeros((0, count), np.int64)
+        rows = np.empty((n, count), np.int64)
+        for row in rows:
+            _, self.at = decode_integers(self.unit, self.at, count, row)
+        return rows
 
 
 def _of_sizes(sizes: np.ndarray) -> list[np.ndarray]:
