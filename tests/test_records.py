@@ -5,7 +5,6 @@ Files that are damaged or were edited are in test_record_files.py.
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -68,15 +67,6 @@ def test_a_record_of_other_code_is_used_and_marked(results):
     assert table.loc[0, "outdated"] == "all" and table.loc[0, "PSNR"] == round(made["psnr"], 2)
     text = (results / "tables" / "code.md").read_text()
     assert f"<sup>{layout.DAGGER}</sup>" in text and layout.COMMAND in text
-
-
-def test_sources_are_hashed_without_words():
-    import stgvlib.metrics
-    from stgvlib.repro.sources import code_of, sources_hash
-
-    code = code_of(Path(stgvlib.metrics.__file__))
-    assert "def psnr" in code and "PSNR of one frame" not in code and "# px of the shorter" not in code
-    assert sources_hash("stgvlib.metrics") != sources_hash("stgvlib.fitting.fit") != sources_hash("stgvlib.config")
 
 
 def test_a_run_of_your_own_is_kept_and_reported(results, tmp_path):

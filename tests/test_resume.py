@@ -131,7 +131,8 @@ def test_the_code_is_hashed(monkeypatch):
     read = []
     monkeypatch.setattr(plan.Path, "read_bytes", lambda path: read.append(path) or b"")
     plan.code_hash.__wrapped__()
-    needed = {sources._file(name) for name in sources._closure(("stgvlib.fitting.fit",))} - {None}
+    needed = {sources.file_of(module) for module, _ in sources.reached("stgvlib.fitting.fit") if module}
+    needed |= {sources.KERNELS / name for module, name in sources.reached("stgvlib.fitting.fit") if not module}
     assert {path.name for path in needed - set(read)} == {"errors.py", "files.py"}
     assert plan.code_hash() == plan.code_hash()
 
