@@ -231,6 +231,15 @@ def test_rate_and_pixel_shape_go_all_the_way(tmp_path):
         assert video.fps == pytest.approx(24000 / 1001)
 
 
+def test_a_rate_that_no_model_can_say(tmp_path):
+    (tmp_path / "fast.y4m").write_bytes(
+        b"YUV4MPEG2 W32 H24 F2000:1 Ip A1:1 C420jpeg\n" + (b"FRAME\n" + bytes(1152)) * 3
+    )
+    text = refused("fit", tmp_path / "fast.y4m", tmp_path / "m.safetensors", "--device", "cpu")
+    assert "fast.y4m has 2000 frames/s" in text and text.endswith("-vf setsar=1 -r 25 converted.mp4")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
 def test_times_colours_and_a_poster_go_all_the_way(tmp_path):
     """From a video of a variable rate through both model files to another video, which is as one that was tagged so."""
     frames = np.full((6, 32, 48, 3), 20, np.uint8)
