@@ -299,6 +299,13 @@ def test_those_whose_colour_shows_least_are_grey(video):
     assert still.config.grey == 0 and still.count == result.model.count
 
 
+def test_gaussians_that_are_added_in_crowds_share_the_residual():
+    """A Gaussian for two pixels: each with half of the residual, added ones once made it larger round after round."""
+    dense = replace(STGV, gaussians=48 * 96 // 2, gop_size=2, coarse_steps=100, motion_steps=0, steps=0)
+    losses = fit(load_dataset("bunny").with_(limit=2, resize=(48, 96)), dense).losses["coarse"]
+    assert losses[-10:].mean() < 1e-3 and losses.max() < 1
+
+
 def test_additions_fill_up_the_gaussians(video):
     config = replace(QUICK, additions=3, initial_part=0.25, steps=0)
     start = fit(video, replace(config, coarse_steps=0)).model

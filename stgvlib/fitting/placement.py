@@ -66,6 +66,7 @@ def add_gaussians(model: VideoModel, frames: Tensor, keyframe: Tensor | None, ro
     residual = (target[..., :3] - splat(*gaussians.pixels(), gaussians.rgb, model.size)) * target[..., 3:]
     if (most := model.config.huber) is not None:
         residual = residual.clamp(-most, most)
+    new, alike = [], torch.zeros_like(gaussians.rgb)
     for g in range(len(frames)):
         waiting = (gaussians.mu[g, :, 0] == WAITING).nonzero()[:, 0]
         chosen = waiting[: -(-len(waiting) // rounds_left)]
@@ -75,8 +76,13 @@ def add_gaussians(model: VideoModel, frames: Tensor, keyframe: Tensor | None, ro
         at = _draw_pixels(measure, len(chosen), generators[g])
         mu = torch.stack([at % width, at // width], 1) + 0.5
         order = z_order(mu).argsort()
-        gaussians.mu[g, chosen] = mu[order].float()
-        gaussians.rgb[g, chosen] = residual[g].view(-1, 3)[at[order]] * ADDED_PART
+        gaussians.mu[g, chosen], alike[g, chosen] = mu[order].float(), 1.0
+        new.append((g, chosen, at[order]))
+    # Where many come to one place they share the residual: each with its part, they would add up to several times it.
+    together = splat(*gaussians.pixels(), alike, model.size)[..., 0].flatten(1)
+    for g, chosen, at in new:
+        part = ADDED_PART / (ADDED_PART * together[g, at]).clamp(min=1)
+        gaussians.rgb[g, chosen] = residual[g].view(-1, 3)[at] * part[:, None]
 
 
 @torch.no_grad()
