@@ -46,7 +46,7 @@ def main(name: str) -> None:
         return load_dataset("bunny") if on_gpu else load_dataset("bunny").with_(limit=16).scaled(0.5)
 
     compiling = replace(preset, gop_size=16, coarse_steps=50, motion_steps=20, steps=50)
-    fit(load().with_(limit=32), compiling, device, progress=None)
+    fit(load().with_(limit=16), compiling, device, progress=None)
     for gop_size in ("auto", 16) if on_gpu else (16,):
         of = "trials" if gop_size == "auto" else f"GoPs of {gop_size}"
         for coarse, motion, steps in schedules:

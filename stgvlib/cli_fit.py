@@ -131,7 +131,9 @@ def fit(
     aspect = video.sample_aspect.limit_denominator(1000)
     if not 0 < video.fps <= 1000 or max(aspect.as_integer_ratio()) > 65_535:
         told = f"{input} has {video.fps:g} frames/s and pixels {aspect} as wide as high: no model can say so"
-        raise StgvError(f"{told}. Convert it first: ffmpeg -i {input} -vf setsar=1 -r 25 converted.mp4")
+        raise StgvError(
+            f"{told}. Convert it first: ffmpeg -i {shlex.quote(str(input))} -vf setsar=1 -r 25 converted.mp4"
+        )
     aims = {"target_bpp": target_bpp, "quality": quality, "keyint": keyint}
     aims = {name: value for name, value in aims.items() if value is not None}
     if output.suffix == ".stgv":

@@ -1,7 +1,10 @@
 """Files with predicted GoPs for tests: key GoPs of a model that was never fitted, differences drawn from a seed."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from scenes import TINY
 
 from stgvlib.codec.bitstream import assembled
 from stgvlib.codec.predict import Changes
@@ -9,6 +12,8 @@ from stgvlib.codec.quantize import Group, adapted, quantize
 from stgvlib.codec.steps import Steps
 from stgvlib.codec.units import KEY, PREDICTED, key_unit, predicted_unit
 from stgvlib.model.video_model import VideoModel
+
+FIELD = replace(TINY, lattice=(2, 2, 2))
 
 
 def changes_of(key: Group, frames: int, seed: int, part: float = 0.5, most: int = 3) -> Changes:

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 from command import refused, stgv
-from predicted_files import same
-from scenes import TINY, waves
+from predicted_files import FIELD, same
+from scenes import waves
 from test_format import assert_same_values
 
 from stgvlib.cli import main
@@ -37,8 +37,6 @@ from stgvlib.model.gaussians import WAITING
 from stgvlib.model.video_model import VideoModel
 from stgvlib.video.video import video_of
 
-FIELD = replace(TINY, lattice=(2, 2, 2))
-LENGTHS, KINDS = (2, 3, 1, 2, 2), "KPPKP"
 SHORT = {"gop_size": 2, "gaussians": 20, "coarse_steps": 8, "motion_steps": 4, "steps": 12, "field": FIELD}
 TRAINING = {"fine_tuning": 20, "changing": 20}  # steps
 

@@ -18,8 +18,8 @@ import hostile
 import numpy as np
 import pytest
 import torch
-from predicted_files import chained, changes_of, same
-from scenes import TINY, random_model
+from predicted_files import FIELD, chained, changes_of, same
+from scenes import random_model
 
 from stgvlib.codec.bitstream import VERSION, WITH_DIFFERENCES, parse, stream
 from stgvlib.codec.predict import Ends
@@ -28,10 +28,7 @@ from stgvlib.codec.units import KEY, PREDICTED, predicted_unit
 from stgvlib.config import STGV
 from stgvlib.model.decoder import Decoder
 
-FIELD = replace(TINY, lattice=(2, 2, 2))
 LENGTHS, KINDS = (2, 3, 1, 2, 2), "KPPKP"
-SHORT = {"gop_size": 2, "gaussians": 20, "coarse_steps": 8, "motion_steps": 4, "steps": 12, "field": FIELD}
-TRAINING = {"fine_tuning": 20, "changing": 20}  # steps
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,9 @@ def test_only_what_is_reached_counts():
     assert ("stgvlib.baselines.nerv", "Nerv") in network and ("stgvlib.video.flow", "flow_of") not in network
     assert {("stgvlib.video.flow", "flow_of"), ("", "splat.cu"), ("", "half.cuh"), ("", "mlp.cuh")} <= fitted
     assert not {("", "rate.cu"), ("", "rate.cuh"), ("stgvlib.codec.bitstream", "parse")} & fitted
-    assert ("", "rate.cuh") in sources.reached("stgvlib.codec.rate_cuda")
+    files = sorted(sources.ROOT.rglob("*.py"))
+    every = sources.reached(*(".".join(("stgvlib", *p.relative_to(sources.ROOT).with_suffix("").parts)) for p in files))
+    assert {name for module, name in every if not module} == {path.name for path in sources.KERNELS.glob("*.cu*")}
 
 
 def test_a_change_counts_where_it_is_reached(tmp_path, monkeypatch):

@@ -260,7 +260,8 @@ def _follow_chains(model: VideoModel, outcomes: dict, damaged: dict[int, str], s
             continue
         group = outcomes[g][0]
         if isinstance(group, Group):
-            own = own_steps(group, steps) if isinstance(outcomes.get(g + 1, ("",))[0], Changes) else None
+            after = outcomes.get(g + 1)
+            own = own_steps(group, steps) if after and isinstance(after[0], Changes) else None
             continue
         try:
             if own is None:

@@ -90,8 +90,8 @@ class _Reader:
             for of in alike:
                 row[of] = self._integers(len(of))
         self.ends("color")
-        green, rgb = color[0], color[[1, 0, 2]]
-        rgb[::2] += green
+        rgb = color[[1, 0, 2]]  # sent as green, red - green, blue - green
+        rgb[::2] += color[0]
         bits = finer_bits(rgb, sizes, position_from), finer_bits(rgb, np.zeros_like(sizes), shape_from)
         finer = []
         for part, own, n in zip(("position", "shape"), bits, (2, 3), strict=True):

@@ -76,7 +76,9 @@ PAPER_RECIPE = Curve(
 CURVES = {
     "stgv": Curve("stgv", "our recipe"),
     "stgv_long": Curve("stgv", "our recipe, GoPs of 33 frames", LOW_BITS, runs=("gop_33",) * len(LOW_BITS)),
-    "chains": Curve("quality", "fitted for its file, three of four GoPs predicted", SLOPES, FINE_TUNING_KEYS, keyint=4),
+    "chains": Curve(
+        "quality", "fitted for its file, up to three of four GoPs predicted", SLOPES, FINE_TUNING_KEYS, keyint=4
+    ),
     "keys": Curve("quality", "fitted for its file, no GoP predicted", SLOPES, FINE_TUNING_KEYS, keyint=1),
     "paper_recipe": PAPER_RECIPE,
     **{

@@ -58,7 +58,7 @@ RECIPES = {  # part that is mixed with white, or below zero with black; line
     "our recipe": (0.0, "-"),
     "our recipe, GoPs of 33 frames": (-0.45, "--"),
     "rounded, entropy-coded": (0.0, "-"),
-    "fitted for its file, three of four GoPs predicted": (0.0, "-"),
+    "fitted for its file, up to three of four GoPs predicted": (0.0, "-"),
     "fitted for its file, no GoP predicted": (0.4, "--"),
     "its own recipe": (0.62, "-"),
     "its own recipe, codebooks of 64": (0.45, "--"),
