@@ -206,7 +206,7 @@ def gops_per_batch(plan: FitPlan, device: torch.device) -> int:
     height, width = plan.video.size
     longest = max(stop - start for start, stop in plan.gops)
     tiles = -(-height // 16) * -(-width // 16)
-    # Frames and residual; parameters, moments, features, targets of motion; tile lists; weight gradients of the blocks.
-    each = height * width * (4 * longest + 8) + plan.count * (1000 + 16 * longest) + tiles * 4 * 512 + 4e6
+    # Frames; parameters, moments, features, targets of motion; tile lists; weight gradients of the blocks.
+    each = height * width * 4 * longest + plan.count * (1000 + 16 * longest) + tiles * 4 * 512 + 4e6
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(0.6 * free / each))

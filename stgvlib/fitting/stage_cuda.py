@@ -1,7 +1,7 @@
 """A training step on CUDA as launches alone: no autograd, no host, gradients written where the optimiser reads.
 
 About a dozen kernels a step for the whole batch of GoPs: MLP bias and blended tables, encoding, MLP, binning, splat,
-loss and image gradient, splat backward, MLP backward and its sums, encoding backward, optimiser. `stage.Stage`
+loss and their gradients in one, MLP backward and its sums, encoding backward, optimiser. `stage.Stage`
 captures it in a CUDA graph.
 """
 
@@ -37,7 +37,7 @@ class TrainingStep:
         self.offset, self.huber = model.gaussians.cholesky_offset, model.config.huber
         self.clamp = model.config.clamp
         self.projection = Projection.empty(batch, self.count, self.size, device)
-        self.residual = torch.empty(batch, *self.size, 4, dtype=torch.float16, device=device)
+        self.moments = torch.zeros(batch, self.count, 8, device=device)
         self.partial = torch.empty(batch, self.projection.counts[0].numel(), device=device)
         self.grads = [p.grad for p in (self.gaussians.mu, self.gaussians.cholesky, self.gaussians.rgb)]
 
@@ -63,10 +63,10 @@ class TrainingStep:
             mu, cholesky, rgb = self.field.forward(number, self.counts, self.strides)
             index = self.field.frame
         self.projection.project(mu, cholesky, rgb, offset)
-        self.projection.mse(self.frames, index, self.residual, self.partial, self.huber, self.clamp)
+        self.projection.mse(self.frames, index, self.moments, self.partial, self.huber, self.clamp)
         tiles = self.partial.shape[1]
-        run("splat", "mse_loss", (len(mu), 1, 1), BLOCK, self.partial, number, self.losses, tiles, 1 / pixels)
-        self.projection.gather(self.residual, cholesky, self.grads, 2 / pixels, offset=offset)
+        run("splat_mse", "mse_loss", (len(mu), 1, 1), BLOCK, self.partial, number, self.losses, tiles, 1 / pixels)
+        self.projection.mse_gradients(self.moments, cholesky, self.grads, 2 / pixels, offset=offset)
         if self.field is not None:
             self.field.backward(self.grads)
         elif self.pixels is not None:

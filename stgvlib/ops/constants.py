@@ -18,15 +18,13 @@ MLP_BACKWARD_THREADS, MLP_BACKWARD_ROWS = 256, 128  # of a block: threads, and r
 MLP_BACKWARD_BLOCKS = {64: 2, 128: 1}  # width of the MLP -> blocks for which a multiprocessor has registers
 MLP_FORWARD_ROWS = {64: 512, 128: 384}  # width -> threads and rows; multiples of the backward pass's rows
 
+_SPLAT = {"TILE": TILE, "THREADS": SPLAT_THREADS, "MIN_SCALE": f"{MIN_SCALE}f"}
+_SPLAT |= {"CUT": f"{CUT / math.log(2)}f"}  # of |z|^2 in powers of two
+_SPLAT |= {"RADIUS": f"{math.sqrt(2 * CUT)}f"}  # the cut in standard deviations
+
 DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defined for it
-    "splat": {
-        "TILE": TILE,
-        "THREADS": SPLAT_THREADS,
-        "GATHER_WARPS": GATHER_WARPS,
-        "MIN_SCALE": f"{MIN_SCALE}f",
-        "CUT": f"{CUT / math.log(2)}f",  # of |z|^2 in powers of two
-        "RADIUS": f"{math.sqrt(2 * CUT)}f",  # the cut in standard deviations
-    },
+    "splat": _SPLAT | {"GATHER_WARPS": GATHER_WARPS},
+    "splat_mse": _SPLAT,
     "positional": {"CHUNKS": CHUNKS, "PER_CHUNK": CHUNK_FEATURES},
     "planes": {"FEATURES": CHUNKS * CHUNK_FEATURES // 3},  # of each of the three planes
     "lattice": {"FADE_SCALE": f"{FADE_SCALE}f"},

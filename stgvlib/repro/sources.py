@@ -119,7 +119,7 @@ class _Module:
         named = {getattr(c.args[0], "value", None) for c in launches}
         found = {word for word in named if isinstance(word, str) and (KERNELS / f"{word}.cu").is_file()}
         shared = ast.literal_eval(_parsed(COMPILER).nodes["SHARED"][0].value) if found else {}
-        files = {f"{word}.cu" for word in found} | {shared[word] for word in found if word in shared}
+        files = {f"{word}.cu" for word in found} | {file for word in found for file in shared.get(word, ())}
         return files | ({"half.cuh"} if found else set())
 
 

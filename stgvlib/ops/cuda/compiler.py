@@ -21,10 +21,12 @@ from stgvlib.ops.cuda.signatures import check_arguments
 
 SOURCES = Path(__file__).parent
 SHARED = {  # beside half.cuh, which all kernel files begin with
-    "mlp_forward": "mlp.cuh",
-    "mlp_backward": "mlp.cuh",
-    "rate": "rate.cuh",
-    "changes": "rate.cuh",
+    "splat": ("splat.cuh",),
+    "splat_mse": ("mma.cuh", "splat.cuh"),
+    "mlp_forward": ("mma.cuh", "mlp.cuh"),
+    "mlp_backward": ("mma.cuh", "mlp.cuh"),
+    "rate": ("rate.cuh",),
+    "changes": ("rate.cuh",),
 }
 CHECK = os.environ.get("STGV_CHECK") == "1"  # every launch's arguments against its kernel's parameters
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -46,7 +48,7 @@ def source(name: str, arch: str = "sm_90", variant: tuple = ()) -> str:
     """The text of `name`.cu after constants that Python shares with it, and what it shares with other kernel files. An
     include would need a folder to search. `variant`: of constants.definitions."""
     defined = "".join(f"#define {key} {value}\n" for key, value in definitions(name, arch, variant).items())
-    files = ["half.cuh", *([SHARED[name]] if name in SHARED else []), f"{name}.cu"]
+    files = ["half.cuh", *SHARED.get(name, ()), f"{name}.cu"]
     return defined + "".join(f'#line 1 "{file}"\n{(SOURCES / file).read_text()}' for file in files)
 
 

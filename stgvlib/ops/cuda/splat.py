@@ -75,23 +75,30 @@ class Projection:
         run("splat", function, self.grid, SPLAT_THREADS, *self.lists_of, out, *self.geometry)
         return out
 
-    def mse(self, frames: Tensor, frame_index: Tensor, residual: Tensor, partial: Tensor, huber, clamp: bool) -> None:
-        """Compare with frames uint8 [B, T, H, W, 4]: residual fp16 [B, H, W, 4], partial losses [B, tiles]."""
-        most = math.inf if huber is None else float(huber)
-        arguments = (*self.lists_of, frames, frame_index, residual, partial, *self.geometry)
-        arguments += (frames.shape[1], most, int(clamp))
-        run("splat", "splat_mse_forward", self.grid, SPLAT_THREADS, *arguments)
-
-    def gather(self, image_grad: Tensor, cholesky: Tensor, grads: list[Tensor], factor=1.0, scale=None, offset=0.0):
-        """Gradients of mu, cholesky and rgb into `grads`, from that of the image: float32 x 3, or fp16 x 4."""
+    def gather(self, image_grad: Tensor, cholesky: Tensor, grads: list[Tensor]) -> None:
+        """Gradients of mu, cholesky and rgb into `grads`, from that of the image, float32 [B, H, W, 3]."""
         batch, count = self.shape.shape[:2]
-        function = "splat_mse_backward" if image_grad.dtype == torch.float16 else "splat_backward"
         if count:
-            arguments = (self.shape, self.paint, self.boxes, cholesky, image_grad, scale, float(factor), *grads)
-            arguments += (self.wide, self.wide_counts, count, self.size[1], self.size[0], offset)
+            arguments = (self.shape, self.paint, self.boxes, cholesky, image_grad, *grads, self.wide, self.wide_counts)
+            arguments += (count, self.size[1], self.size[0])
             threads = 32 * GATHER_WARPS
-            run("splat", function, (-(-count // GATHER_WARPS), batch, 1), threads, *arguments)
-            run("splat", f"{function}_wide", (WIDE_BLOCKS, batch, 1), threads, *arguments)
+            run("splat", "splat_backward", (-(-count // GATHER_WARPS), batch, 1), threads, *arguments)
+            run("splat", "splat_backward_wide", (WIDE_BLOCKS, batch, 1), threads, *arguments)
+
+    def mse(self, frames: Tensor, frame_index: Tensor, moments: Tensor, partial: Tensor, huber, clamp: bool) -> None:
+        """Render and compare with frames uint8 [B, T, H, W, 4]: partial losses [B, tiles], and added to `moments`
+        [B, N, 8] what `mse_gradients` makes gradients of."""
+        most = math.inf if huber is None else float(huber)
+        arguments = (*self.lists_of, frames, frame_index, moments, partial, *self.geometry)
+        arguments += (frames.shape[1], most, int(clamp))
+        run("splat_mse", "splat_mse", self.grid, SPLAT_THREADS, *arguments)
+
+    def mse_gradients(self, moments: Tensor, cholesky: Tensor, grads: list[Tensor], factor, scale=None, offset=0.0):
+        """Gradients of mu, cholesky and rgb into `grads`, times `factor` and `scale` [B]; `moments` are zero then."""
+        batch, count = self.shape.shape[:2]
+        if count:
+            arguments = (moments, self.shape, self.paint, cholesky, scale, float(factor), *grads, count, offset)
+            run("splat_mse", "splat_mse_gradients", (-(-count // BLOCK), batch, 1), BLOCK, *arguments)
 
 
 class Splat(torch.autograd.Function):
@@ -112,22 +119,23 @@ class Splat(torch.autograd.Function):
 
 
 class SplatMSE(torch.autograd.Function):
-    """`splat_mse` for float32 CUDA tensors: the image gradient leaves the forward kernel as fp16, 8 bytes a pixel."""
+    """`splat_mse` for float32 CUDA tensors: a render on tensor cores, in fp16, whose gradients come with it."""
 
     @staticmethod
     def forward(ctx, mu, cholesky, rgb, frames, frame_index, huber, clamp):
         size = tuple(frames.shape[2:4])
         ctx.projection = Projection.empty(*mu.shape[:2], size, mu.device).project(mu, cholesky, rgb)
-        residual = torch.empty(len(mu), *size, 4, dtype=torch.float16, device=mu.device)
+        moments = mu.new_zeros(*mu.shape[:2], 8)
         partial = mu.new_empty(len(mu), ctx.projection.counts[0].numel())
-        ctx.projection.mse(frames, frame_index.int(), residual, partial, huber, clamp)
-        ctx.save_for_backward(cholesky, residual)
+        ctx.projection.mse(frames, frame_index.int(), moments, partial, huber, clamp)
+        ctx.save_for_backward(cholesky, moments)
         return partial.sum(1) / (3 * size[0] * size[1])
 
     @staticmethod
     def backward(ctx, grad):
-        cholesky, residual = ctx.saved_tensors
-        height, width = residual.shape[1:3]
+        cholesky, moments = ctx.saved_tensors
+        height, width = ctx.projection.size
         grads = [cholesky.new_empty(*cholesky.shape[:2], n) for n in (2, 3, 3)]
-        ctx.projection.gather(residual, cholesky, grads, 2 / (3 * height * width), grad.contiguous())
+        factor = 2 / (3 * height * width)
+        ctx.projection.mse_gradients(moments.clone(), cholesky, grads, factor, grad.contiguous())
         return (*grads, None, None, None, None)
