@@ -1,5 +1,5 @@
-// What splat.cu and splat_mse.cu share (compiler.py puts it before both). |z|^2 of a pixel, whose weight is
-// exp2(-|z|^2), is z1^2 + z2^2 with z1 = a1 dx, z2 = a3 dy - k dx; shape[g, n] = x, y, a1, a3; paint[g, n] = k, r, g, b.
+// What splat.cu and splat_mse.cu share (compiler.py puts it before both). A pixel's weight is exp2(-|z|^2),
+// z1 = a1 dx, z2 = a3 dy - k dx; shape[g, n] = x, y, a1, a3; paint[g, n] = k, r, g, b.
 
 #define U 0.8493218002880191f  // sqrt(log2(e) / 2)
 #define FULL 0xffffffffu

@@ -17,11 +17,6 @@
 #define GROUP 16
 #define KEPT 4  // groups of a quadrant whose weights stay in shared memory
 
-// v, but not outside of [least, most]; NaN stays NaN, for the loss to show it
-__device__ __forceinline__ float within(float v, float least, float most) {
-  return v > most ? most : v < least ? least : v;
-}
-
 // Of both halves: v where v >= least, else 0.
 __device__ __forceinline__ unsigned cut(unsigned v, unsigned least) {
   unsigned one;
@@ -189,16 +184,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5) splat_mse(
     }
   }
 
-  float sum = 0, darkest = clamp ? 0.f : -3.4e38f, brightest = clamp ? 1.f : 3.4e38f;
+  unsigned outside = 0;  // of [0, 1], bit by row
 #pragma unroll
   for (int row = 0; row < 8; row++) {
-    const float* p = picture[row >> 1] + 2 * (row & 1);
-    float v = p[0] + p[1], shown = within(v, darkest, brightest);
-    float d = shown - (targets[row] >> 8 * c & 255) * (1 / 255.f), h = fminf(fmaxf(d, -huber), huber);
-    float weight = c < 3 ? (targets[row] >> 24) * (1 / 255.f) : 0.f;
-    sum += weight * (h * (2 * d - h));
-    if (c < 3) residual[warp][c][8 * row + r] = pack(shown != v ? 0.f : weight * h, 0.f);  // none outside of [0, 1]
+    float* p = picture[row >> 1] + 2 * (row & 1);
+    p[0] += p[1];
+    if (!clamp) continue;
+    float shown = p[0] > 1.f ? 1.f : p[0] < 0.f ? 0.f : p[0];  // NaN stays NaN, for the loss to show it
+    outside |= (p[0] != shown) << row;
+    p[0] = shown;
   }
+  float sum = 0;
+#pragma unroll
+  for (int row = 0; row < 8; row++) {
+    float d = fmaf(targets[row] >> 8 * c & 255, -1 / 255.f, picture[row >> 1][2 * (row & 1)]);
+    float h = fminf(fmaxf(d, -huber), huber), weight = (targets[row] >> 24) * (1 / 255.f);
+    sum = fmaf(weight, h * (2 * d - h), sum);
+    if (c < 3) residual[warp][c][8 * row + r] = pack(outside >> row & 1 ? 0.f : weight * h, 0.f);
+  }
+  if (c == 3) sum = 0;
   for (int d = 16; d; d >>= 1) sum += __shfl_xor_sync(FULL, sum, d);
   __shared__ float parts[THREADS / 32];
   if (lane == 0) parts[warp] = sum;
