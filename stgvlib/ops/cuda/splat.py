@@ -27,19 +27,22 @@ class Projection:
     lists: Tensor  # int32 [B, tiles y, tiles x, capacity]
     wide: Tensor  # int32 [B, N], Gaussians with a large box
     wide_counts: Tensor  # int32 [B]
+    zeroed: Tensor  # what both counts are views of
     size: tuple[int, int]
 
     @staticmethod
     def empty(batch: int, count: int, size: tuple[int, int], device: torch.device, capacity: int = LIST_CAPACITY):
         tiles = (-(-size[0] // TILE), -(-size[1] // TILE))
+        zeroed = torch.empty(batch * (math.prod(tiles) + 1), dtype=torch.int32, device=device)
         return Projection(
             torch.empty(batch, count, 4, device=device),
             torch.empty(batch, count, 4, device=device),
             torch.empty(batch, count, 4, dtype=torch.int16, device=device),
-            torch.empty(batch, *tiles, dtype=torch.int32, device=device),
+            zeroed[batch:].view(batch, *tiles),
             torch.empty(batch, *tiles, capacity, dtype=torch.int32, device=device),
             torch.empty(batch, count, dtype=torch.int32, device=device),
-            torch.empty(batch, dtype=torch.int32, device=device),
+            zeroed[:batch],
+            zeroed,
             size,
         )
 
@@ -61,8 +64,7 @@ class Projection:
 
     def project(self, mu: Tensor, cholesky: Tensor, rgb: Tensor, offset: float = 0.0, gops: Tensor | None = None):
         """Fill everything. Cholesky vectors are those of GoPs `gops`, l1 and l3 raised by `offset`."""
-        self.counts.zero_()
-        self.wide_counts.zero_()
+        self.zeroed.zero_()
         batch, count = self.shape.shape[:2]
         if count:
             arguments = (mu, cholesky, rgb, gops, *self.lists_of, self.wide, self.wide_counts, *self.geometry, offset)
