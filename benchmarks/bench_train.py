@@ -1,7 +1,7 @@
 """A training step of each stage, per GoP, and a whole fit, on Bunny. Usage: python benchmarks/bench_train.py [cpu|cuda]
 
 A step's time is a stage's wall time over its steps and GoPs, graph capture included. Floor of the deformation step on
-an H200: 18 M pixel-Gaussian pairs at 26 instructions, 3 GFLOP of MLP and about 50 MB of activations a GoP.
+an H200: 18 M pixel-Gaussian pairs at 6 instructions, 3 GFLOP of MLP and about 50 MB of activations a GoP.
 """
 
 import sys
@@ -20,7 +20,7 @@ from stgvlib.video.datasets import load_dataset
 def main(name: str) -> None:
     device = resolve_device(name)
     steps = 1000 if device.type == "cuda" else 4
-    floor = 1e3 * (18e6 * 26 / (132 * 128 * 1.75e9) + 3e9 / 790e12 + 50e6 / 4.3e12) if device.type == "cuda" else None
+    floor = 1e3 * (18e6 * 6 / (132 * 128 * 1.75e9) + 3e9 / 790e12 + 50e6 / 4.3e12) if device.type == "cuda" else None
     crop = load_dataset("bunny")
     whole = crop.with_(crop=None)  # 720 x 1280
     cases = [("paper", crop.with_(limit=10), None)]
