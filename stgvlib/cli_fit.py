@@ -70,7 +70,7 @@ def fit(
     Args:
         input: Video file, raw .yuv with its size in the name, folder of frames, or a dataset (bunny, davis/cows ...).
         output: Model to write, ending in .safetensors; or a compressed file, ending in .stgv, that the fit is made for.
-        preset: quality is our best, fast is quality with a fifth of its deformation steps, paper is the method as
+        preset: quality is our best, fast is quality with 0.3 of its deformation steps, paper is the method as
             published, stgv is our trainer with a field of hashes alone, as the paper has it.
             auto takes quality on a GPU, and fast on a CPU.
         profile: How many steps, and how large: smoke (30 % of the sides), quick (50 %) or paper (all).

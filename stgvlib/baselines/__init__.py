@@ -38,7 +38,7 @@ for _system in (
     GaussianSystem("paper", "STGV", "the paper's full method: key frame, 2D and 3D hash", PAPER),
     GaussianSystem("stgv", "ours, hashes alone", "our trainer, a field of hashes alone", STGV),
     GaussianSystem("quality", "ours (quality)", "our trainer, lattice of motion, fading, grey Gaussians", QUALITY),
-    GaussianSystem("fast", "ours (fast)", "`quality` in a fifth of its deformation steps, higher rates", FAST),
+    GaussianSystem("fast", "ours (fast)", "`quality` in 0.3 of its deformation steps, higher rates", FAST),
 ):
     register(_system)
 

@@ -99,9 +99,7 @@ class _Graph:
         lengths = torch.tensor(model.num_frames)
         gops = torch.arange(len(lengths)).repeat_interleave(lengths)
         frames = torch.arange(len(decoder)) - (lengths.cumsum(0) - lengths)[gops]
-        self.gop_of = gops.int().to(device)
-        self.t_of = ((frames + 1) / lengths[gops]).to(device)
-        self.numbers = torch.zeros(count, dtype=torch.int64, device=device)
+        self.gop_of, self.t_of = gops.int(), (frames + 1) / lengths[gops]
         self.gops = torch.zeros(count, dtype=torch.int32, device=device)
         self.mu = self.field = self.own = None
         if model.field.hidden is None:
@@ -110,6 +108,7 @@ class _Graph:
             self.field = FusedField(model, count, self.gops)
         else:  # torch runs the field, on a copy of what belongs to each frame
             self.own = VideoModel(model.config, [1] * count, model.size, model.count).to(device)
+        self.t = torch.zeros(count, device=device) if self.field is None else self.field.t
         self.out = torch.empty(count, *decoder.size, 3, dtype=decoder.dtype, device=device)
         self.offset = model.gaussians.cholesky_offset if self.own is None else 0.0
         self.ratio = model.size_ratio(decoder.size)
@@ -130,17 +129,15 @@ class _Graph:
             self.run()
 
     def run(self) -> None:
-        torch.index_select(self.gop_of, 0, self.numbers, out=self.gops)
         gops, offset, gaussians = self.gops, self.offset, self.decoder.model.gaussians
         if self.mu is not None:  # one model a frame
             mu, cholesky, rgb = self.mu[gops], gaussians.cholesky, gaussians.rgb[gops]
         elif self.own is not None:
             for own, of_gops in zip(self.own.parameters(), self.decoder.model.parameters(), strict=True):
                 torch.index_select(of_gops, 0, gops, out=own)
-            mu, cholesky, rgb = self.own.deform(self.t_of[self.numbers])
+            mu, cholesky, rgb = self.own.deform(self.t)
             gops = None
         else:
-            torch.index_select(self.t_of, 0, self.numbers, out=self.field.t)
             mu, cholesky, rgb = self.field.forward()
             gops = gops if self.field.cholesky is None else None
         if self.decoder.scale != 1:
@@ -150,9 +147,10 @@ class _Graph:
         self.projection.project(mu, cholesky, rgb, offset, gops).image(self.out)
 
     def __call__(self, numbers: Sequence[int]) -> Tensor:
-        if len(numbers) == 1:
-            self.numbers.fill_(numbers[0])
-        else:
-            self.numbers.copy_(torch.tensor(numbers))
+        for buffer, values in ((self.gops, self.gop_of), (self.t, self.t_of)):
+            if len(numbers) == 1:
+                buffer.fill_(values[numbers[0]].item())
+            else:
+                buffer.copy_(values[list(numbers)])
         self.graph.replay()
         return self.out.clone()

@@ -12,7 +12,7 @@ from torch import Tensor
 from stgvlib.ops.constants import BLOCK, CHUNK_FEATURES, CHUNKS, MLP_INPUTS
 from stgvlib.ops.cuda.compiler import run
 
-POINTS = 2048  # of a block in hash_encoding.cu
+POINTS = 2048  # of a block in hash_encoding.cu; of one frame alone, which would not fill a GPU, half
 LEVEL = np.dtype(  # the struct Level of hash_encoding.cu
     [("scale", "f4"), ("scale_z", "f4"), ("offset", "i4"), ("size", "i4"), ("stride", "i4")]
     + [(name, "i4") for name in ("resolution_x", "resolution_y", "offset2", "size2", "offset3", "size3", "hashed3")]
@@ -48,13 +48,14 @@ class TableEncoder:
         self.blended = torch.zeros(batch, self.entries, 8, dtype=torch.float16, device=device)
         self.gradient = torch.empty(batch, self.entries, 8, device=device) if training else None
         self.staged = 16 * self.largest if 16 * self.largest <= STAGED_LEVEL else 0
+        self.points = POINTS if batch > 1 else POINTS // 2
 
     def forward(self, mu: Tensor, t: Tensor, gops: Tensor | None, x: Tensor) -> None:
         """Features of Gaussians at `mu` [., N, 2] px and times t [G] into x [G, 8, rows, 8]."""
         self.blend(t, gops)
         count, rows = mu.shape[1], x.shape[2]
         arguments = (mu, self.blended, self.levels, gops, x, count, rows, self.entries)
-        grid = (-(-count // POINTS), CHUNKS, self.batch)
+        grid = (-(-count // self.points), CHUNKS, self.batch)
         run("hash_encoding", "hash_forward", grid, BLOCK, *arguments, *self._staging(), shared=self.staged)
 
     def backward(self, mu: Tensor, t: Tensor, dx: Tensor, grad_mu: Tensor, unscale: float) -> None:
@@ -62,12 +63,12 @@ class TableEncoder:
         count, rows = mu.shape[1], dx.shape[2]
         arguments = (mu, self.blended, self.levels, dx, self.gradient, grad_mu)
         sizes = (count, rows, self.entries, *self._staging(), unscale)
-        grid = (-(-count // POINTS), CHUNKS, self.batch)
+        grid = (-(-count // self.points), CHUNKS, self.batch)
         run("hash_encoding", "hash_backward", grid, BLOCK, *arguments, *sizes, shared=self.staged)
         self.scatter(t, unscale)
 
     def _staging(self) -> tuple:
-        return POINTS, int(self.staged > 0), *self.extent
+        return self.points, int(self.staged > 0), *self.extent
 
 
 class HashEncoder(TableEncoder):

@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) project_bin(
   float x = 0, y = 0, a1 = 0, a3 = 0, k = 0;
   int left = 0, top = 0, columns = 0, tiles = 0;  // of the box, in tiles
   if (i < n) {
-    long long o = (long long)g * n + i, q = gops ? (long long)gops[g] * n + i : o;
+    ll o = (ll)g * n + i, q = gops ? (ll)gops[g] * n + i : o;
     x = mu[2 * o]; y = mu[2 * o + 1];
     float l1 = fmaxf(cholesky[3 * q] + offset, MIN_SCALE), l2 = cholesky[3 * q + 1];
     float l3 = fmaxf(cholesky[3 * q + 2] + offset, MIN_SCALE);
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) project_bin(
       left = x0 / TILE; top = y0 / TILE;
       columns = x1 / TILE - left + 1;
       tiles = columns * (y1 / TILE - top + 1);
-      if (is_wide(boxes[o])) wide[(long long)g * n + atomicAdd(&wide_counts[g], 1)] = i;
+      if (is_wide(boxes[o])) wide[(ll)g * n + atomicAdd(&wide_counts[g], 1)] = i;
     }
   }
   unsigned hits = 0;  // bit 4 row + column
@@ -82,18 +82,18 @@ extern "C" __global__ void __launch_bounds__(BLOCK) project_bin(
     for (int row = 0; row < rows; row++) hits |= reached(x, y, a1, a3, k, left, top + row, columns) << 4 * row;
   int* counts_of = counts + (ll)g * tiles_y * tiles_x;
   int* lists_of = lists + (ll)g * tiles_y * tiles_x * capacity;
-  while (hits) {  // four at a time: an atomic takes long to come back
-    int tile[4], slot[4];
+  while (hits) {  // eight at a time: an atomic takes long to come back
+    int tile[8], slot[8];
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < 8; j++) {
       int bit = __ffs(hits) - 1;
       tile[j] = hits ? (top + (bit >> 2)) * tiles_x + left + (bit & 3) : -1;
       hits &= hits - 1;
     }
 #pragma unroll
-    for (int j = 0; j < 4; j++) slot[j] = tile[j] < 0 ? capacity : atomicAdd(&counts_of[tile[j]], 1);
+    for (int j = 0; j < 8; j++) slot[j] = tile[j] < 0 ? capacity : atomicAdd(&counts_of[tile[j]], 1);
 #pragma unroll
-    for (int j = 0; j < 4; j++)
+    for (int j = 0; j < 8; j++)
       if (slot[j] < capacity) lists_of[(ll)tile[j] * capacity + slot[j]] = i;
   }
   for (unsigned left_over = __ballot_sync(FULL, large); left_over; left_over &= left_over - 1) {
@@ -128,35 +128,33 @@ __device__ __forceinline__ void forward(
     const int* __restrict__ counts, const int* __restrict__ lists, int n, int width, int height, int tiles_x,
     int tiles_y, int capacity, void* __restrict__ image) {
   __shared__ float4 first[THREADS], second[THREADS];
-  __shared__ unsigned char quadrants[THREADS];
+  __shared__ unsigned char reached_by[THREADS];
   int g = blockIdx.z, tile = (g * tiles_y + blockIdx.y) * tiles_x + blockIdx.x;
   int left = blockIdx.x * TILE, top = blockIdx.y * TILE;
   int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
   int lx = (warp & 1) * 8 + (lane & 7), ly = (warp >> 1) * 8 + (lane >> 3);
   float fx = lx + 0.5f, fy = ly + 0.5f;
   float3 upper = {}, lower = {};  // four rows below
+  int next = tid < capacity ? lists[(ll)tile * capacity + tid] : 0;  // before it is known whether there is one
   int count = counts[tile];
   bool listed = count <= capacity;
   if (!listed) count = n;
   for (int base = 0; base < count; base += THREADS) {
     int m = min(THREADS, count - base);
     if (tid < m) {
-      int i = listed ? lists[(long long)tile * capacity + base + tid] : base + tid;
-      long long o = (long long)g * n + i;
+      int i = !listed ? base + tid : base ? lists[(ll)tile * capacity + base + tid] : next;
+      ll o = (ll)g * n + i;
       short4 box = boxes[o];
-      int bx0 = box.x - left, by0 = box.y - top, bx1 = box.z - left, by1 = box.w - top;
-      unsigned columns = (bx0 < 8 && bx1 >= 0 ? 5u : 0u) | (bx0 < 16 && bx1 >= 8 ? 10u : 0u);
-      unsigned rows = (by0 < 8 && by1 >= 0 ? 3u : 0u) | (by0 < 16 && by1 >= 8 ? 12u : 0u);
-      quadrants[tid] = columns & rows;
       float4 s = shape[o], p = paint[o];
       float dx = s.x - left, dy = s.y - top;
+      reached_by[tid] = quadrants(s, p.x, dx, dy, box.y - top, box.w - top);
       first[tid] = make_float4(s.z, -s.z * dx, s.w, p.x * dx - s.w * dy);
       second[tid] = make_float4(-p.x, p.y, p.z, p.w);
     }
     __syncthreads();
     for (int j0 = 0; j0 < m; j0 += 32) {
       int j = j0 + lane;
-      unsigned hits = __ballot_sync(FULL, j < m && (quadrants[j] >> warp & 1));
+      unsigned hits = __ballot_sync(FULL, j < m && (reached_by[j] >> warp & 1));
       while (hits) {
         int q = j0 + __ffs(hits) - 1;
         hits &= hits - 1;
@@ -178,7 +176,7 @@ __device__ __forceinline__ void forward(
     int px = left + lx, py = top + ly + 4 * half;
     float3 v = half ? lower : upper;
     if (px < width && py < height) {
-      long long o = ((long long)g * height + py) * width + px;
+      ll o = ((ll)g * height + py) * width + px;
       if (BYTES) ((uchar3*)image)[o] = make_uchar3(eight_bits(v.x), eight_bits(v.y), eight_bits(v.z));
       else ((float3*)image)[o] = v;
     }
@@ -221,7 +219,7 @@ __device__ __forceinline__ void gather(
     const float* __restrict__ cholesky, const float* __restrict__ image_grad, float* __restrict__ d_mu,
     float* __restrict__ d_cholesky, float* __restrict__ d_rgb, int n, int width, int height) {
   int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  long long o = (long long)g * n + i;
+  ll o = (ll)g * n + i;
   float4 s = shape[o], p = paint[o];
   image_grad += 3LL * g * height * width;
   float ar = 0, ag = 0, ab = 0, s1 = 0, s2 = 0, s11 = 0, s12 = 0, s22 = 0;
@@ -293,12 +291,12 @@ __device__ __forceinline__ void gather(
     if (WARPS == 1) {                                                                                                  \
       int i = blockIdx.x * GATHER_WARPS + (threadIdx.x >> 5);                                                          \
       if (i >= n) return;                                                                                              \
-      short4 box = boxes[(long long)g * n + i];                                                                        \
+      short4 box = boxes[(ll)g * n + i];                                                                        \
       if (!is_wide(box)) gather<1>(i, g, box, GIVEN);                                                                  \
     } else {                                                                                                           \
       for (int j = blockIdx.x; j < wide_counts[g]; j += gridDim.x) {                                                   \
-        int i = wide[(long long)g * n + j];                                                                            \
-        gather<GATHER_WARPS>(i, g, boxes[(long long)g * n + i], GIVEN);                                                \
+        int i = wide[(ll)g * n + j];                                                                            \
+        gather<GATHER_WARPS>(i, g, boxes[(ll)g * n + i], GIVEN);                                                \
       }                                                                                                                \
     }                                                                                                                  \
   }

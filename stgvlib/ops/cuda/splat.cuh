@@ -28,6 +28,20 @@ __device__ __forceinline__ float2 extent(float a1, float a3, float k, float firs
   return make_float2(left * inverse - 0.01f, right * inverse + 0.01f);
 }
 
+// Which 8x8 quadrants of a tile an ellipse may reach, in bits. Its centre and the rows of its box: from the tile on.
+__device__ __forceinline__ unsigned quadrants(float4 shape, float k, float x, float y, int first, int last) {
+  unsigned hits = 0;
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    if (first >= 8 * row + 8 || last < 8 * row) continue;
+    float top = 8 * row + 0.5f - y;
+    float2 of = extent(shape.z, shape.w, k, top, top + 7.f);
+    if (of.x + x <= 7.5f && of.y + x >= 0.5f) hits |= 1u << 2 * row;
+    if (of.x + x <= 15.5f && of.y + x >= 8.5f) hits |= 2u << 2 * row;
+  }
+  return hits;
+}
+
 // The gradient of x (i = 0) or y (1), of l1, l2 or l3, from the weighted moments of z; z carries U, so first moments
 // U^2 and second ones U^3.
 __device__ __forceinline__ float d_centre(int i, float4 shape, float k, float s1, float s2) {

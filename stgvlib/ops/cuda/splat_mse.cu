@@ -47,13 +47,6 @@ __device__ __forceinline__ void add4(float* p, float a, float b, float c, float 
 #endif
 }
 
-// Which of two quadrants side by side an ellipse may reach, in bits; x: of its centre in the tile, y: from the centre
-// to the first row.
-__device__ __forceinline__ unsigned reached(float4 shape, float k, float x, float y) {
-  float2 of = extent(shape.z, shape.w, k, y, y + 7.f);
-  return (of.x + x <= 7.5f && of.y + x >= 0.5f ? 1u : 0u) | (of.x + x <= 15.5f && of.y + x >= 8.5f ? 2u : 0u);
-}
-
 // Of Gaussians in reach of a tile, in its coordinates: z1 = line.x x + line.y, z2 = line.z y + slope.x x + line.w.
 struct Listed {
   float4 line[THREADS + 1], slope[THREADS + 1];  // slope: -k, r, g, b. The last one reaches no pixel.
@@ -141,8 +134,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5) splat_mse(
       float4 s = shape[o], p = paint[o];
       float dx = s.x - left, dy = s.y - top;
       listed.index[tid] = i;
-      listed.quadrants[tid] = (box.y < top + 8 ? reached(s, p.x, dx, 0.5f - dy) : 0) |
-                              (box.w >= top + 8 ? reached(s, p.x, dx, 8.5f - dy) << 2 : 0);
+      listed.quadrants[tid] = quadrants(s, p.x, dx, dy, box.y - top, box.w - top);
       listed.line[tid] = make_float4(s.z, -s.z * dx, s.w, p.x * dx - s.w * dy);
       listed.slope[tid] = make_float4(-p.x, p.y, p.z, p.w);
       float high[3] = {unpack(pack(p.y, 0.f)).x, unpack(pack(p.z, 0.f)).x, unpack(pack(p.w, 0.f)).x};
