@@ -41,7 +41,7 @@ PROBES = {("device", "ops.cuda.compiler")}  # asks whether kernels can be compil
 # kernels that learn differences, predictions on a GPU, and notebooks side by side; then which definitions a record's
 # run reaches; then a render for training, on tensor cores.
 CODE_LINES = 15_900
-VALID = {"fits": 197, "curves": 18, "block codecs": 36, "tasks": 151}
+VALID = {"fits": 191, "curves": 18, "block codecs": 36, "tasks": 151}
 ONE_CALLER = {"scene_cuts": 1, "with_scenes": 1, "cut_gops": 1, "gaussian_count": 1, "choose": 1}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
