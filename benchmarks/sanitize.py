@@ -55,6 +55,11 @@ def kernels() -> None:
         projection.project(mu, cholesky, rgb, 0.5, gops)
         for dtype in (torch.uint8, torch.float32):
             projection.image(torch.zeros(3, *size, 3, dtype=dtype, device="cuda"))
+        many = [torch.cat([t] * 7, 1) for t in (*model.gaussians.pixels(), model.gaussians.rgb)]
+        for capacity in (64, 4096):  # lists longer than their room, and than a block
+            projection = Projection.empty(2, many[0].shape[1], size, mu.device, capacity).project(*many)
+            moments, partial = torch.zeros(2, many[0].shape[1], 8).cuda(), torch.zeros(2, 12).cuda()
+            projection.mse(frames, torch.zeros(2, dtype=torch.int32).cuda(), moments, partial, None, False)
     leaves = [t.detach().requires_grad_() for t in (*model.gaussians.pixels(), model.gaussians.rgb)]
     index = torch.zeros(2, dtype=torch.int32, device="cuda")
     torch.autograd.grad(splat(*leaves, size).sum(), leaves)

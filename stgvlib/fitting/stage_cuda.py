@@ -79,7 +79,7 @@ class TrainingStep:
             return False
         capacity = min(self.count, -(-longest * 5 // 4 // LIST_CAPACITY) * LIST_CAPACITY)
         tiles = self.projection.counts.shape
-        self.projection.lists = torch.empty(
+        self.projection.lists = torch.zeros(
             *tiles, max(capacity, longest), dtype=torch.int32, device=self.frames.device
         )
         return True

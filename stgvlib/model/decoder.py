@@ -99,16 +99,18 @@ class _Graph:
         lengths = torch.tensor(model.num_frames)
         gops = torch.arange(len(lengths)).repeat_interleave(lengths)
         frames = torch.arange(len(decoder)) - (lengths.cumsum(0) - lengths)[gops]
-        self.gop_of, self.t_of = gops.int(), (frames + 1) / lengths[gops]
-        self.gops = torch.zeros(count, dtype=torch.int32, device=device)
+        # GoP and time of each frame of the video, and of those to decode, in one tensor: one copy to the GPU.
+        self.places = torch.stack([gops.int(), ((frames + 1) / lengths[gops]).view(torch.int32)])
+        self.place = torch.zeros(2, count, dtype=torch.int32, device=device)
+        self.gops, self.t = self.place[0], self.place[1].view(torch.float32)
         self.mu = self.field = self.own = None
         if model.field.hidden is None:
             self.mu = model.gaussians.pixels()[0]
         elif supported(model.field):
             self.field = FusedField(model, count, self.gops)
+            self.field.t = self.t
         else:  # torch runs the field, on a copy of what belongs to each frame
             self.own = VideoModel(model.config, [1] * count, model.size, model.count).to(device)
-        self.t = torch.zeros(count, device=device) if self.field is None else self.field.t
         self.out = torch.empty(count, *decoder.size, 3, dtype=decoder.dtype, device=device)
         self.offset = model.gaussians.cholesky_offset if self.own is None else 0.0
         self.ratio = model.size_ratio(decoder.size)
@@ -147,10 +149,11 @@ class _Graph:
         self.projection.project(mu, cholesky, rgb, offset, gops).image(self.out)
 
     def __call__(self, numbers: Sequence[int]) -> Tensor:
-        for buffer, values in ((self.gops, self.gop_of), (self.t, self.t_of)):
-            if len(numbers) == 1:
-                buffer.fill_(values[numbers[0]].item())
-            else:
-                buffer.copy_(values[list(numbers)])
+        places = self.places[:, list(numbers)]
+        if len(numbers) == 1:  # a copy would wait for the frames before
+            self.gops.fill_(places[0].item())
+            self.t.fill_(places[1].view(torch.float32).item())
+        else:
+            self.place.copy_(places)
         self.graph.replay()
         return self.out.clone()

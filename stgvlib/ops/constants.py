@@ -24,7 +24,6 @@ _SPLAT |= {"RADIUS": f"{math.sqrt(2 * CUT)}f"}  # the cut in standard deviations
 
 DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defined for it
     "splat": _SPLAT | {"GATHER_WARPS": GATHER_WARPS},
-    "splat_mse": _SPLAT,
     "positional": {"CHUNKS": CHUNKS, "PER_CHUNK": CHUNK_FEATURES},
     "planes": {"FEATURES": CHUNKS * CHUNK_FEATURES // 3},  # of each of the three planes
     "lattice": {"FADE_SCALE": f"{FADE_SCALE}f"},
@@ -52,6 +51,8 @@ def stage_rows(arch: str) -> int:
 def definitions(name: str, arch: str, variant: tuple = ()) -> dict[str, int | str]:
     """What is defined for a kernel file and an architecture. `variant` of the MLP's: (width, slope)."""
     more = _mlp(name, arch, *variant) if name.startswith("mlp_") else {}
+    if name == "splat_mse":  # groups of a quadrant whose weights stay in shared memory
+        more = _SPLAT | {"KEPT": 1 if stage_rows(arch) == 64 else 4}
     return {"BLOCK": BLOCK} | DEFINITIONS.get(name, {}) | more
 
 

@@ -43,7 +43,8 @@ def _styler(made: Sheet, form: str):
 
     def finished(cell: Cell) -> str:
         marks = mark.format(",".join(escape(m) for m in cell.marks)) if cell.marks else ""
-        return styles[cell.style].format(escape(cell.text)) + marks
+        below = "<br>" if form == "html" and len(cell.marks) > 3 else ""  # or they would widen the column
+        return styles[cell.style].format(escape(cell.text)) + below + marks
 
     heads = [(escape(c.group), escape(c.title)) for c in made.columns]
     columns = pd.MultiIndex.from_tuples(heads) if any(g for g, _ in heads) else pd.Index([t for _, t in heads])

@@ -126,7 +126,7 @@ def run(name: str, function: str, grid: tuple, block: int, *arguments, shared: i
     (device,) = devices
     values = [_argument(value) for value in arguments]
     with torch.cuda.device(device):
-        if shared > 16 * 1024:  # no kernel has more than 32 KB of static shared memory
+        if shared > 16 * 1024:  # none of these has more than 32 KB of static shared memory
             _allow_shared(name, function, device, variant, shared)
         stream = _stream(torch.cuda.current_stream().cuda_stream, device)
         launch(stream, _config(grid, block, shared), kernel(name, function, device, variant), *values)

@@ -31,7 +31,8 @@ class Projection:
     size: tuple[int, int]
 
     @staticmethod
-    def empty(batch: int, count: int, size: tuple[int, int], device: torch.device, capacity: int = LIST_CAPACITY):
+    def empty(batch: int, count: int, size: tuple[int, int], device: torch.device, capacity: int | None = None):
+        capacity = capacity or LIST_CAPACITY
         tiles = (-(-size[0] // TILE), -(-size[1] // TILE))
         zeroed = torch.empty(batch * (math.prod(tiles) + 1), dtype=torch.int32, device=device)
         return Projection(
@@ -39,7 +40,7 @@ class Projection:
             torch.empty(batch, count, 4, device=device),
             torch.empty(batch, count, 4, dtype=torch.int16, device=device),
             zeroed[batch:].view(batch, *tiles),
-            torch.empty(batch, *tiles, capacity, dtype=torch.int32, device=device),
+            torch.zeros(batch, *tiles, capacity, dtype=torch.int32, device=device),  # kernels read ahead of the counts
             torch.empty(batch, count, dtype=torch.int32, device=device),
             zeroed[:batch],
             zeroed,
@@ -129,7 +130,7 @@ class SplatMSE(torch.autograd.Function):
         ctx.projection = Projection.empty(*mu.shape[:2], size, mu.device).project(mu, cholesky, rgb)
         moments = mu.new_zeros(*mu.shape[:2], 8)
         partial = mu.new_empty(len(mu), ctx.projection.counts[0].numel())
-        ctx.projection.mse(frames, frame_index.int(), moments, partial, huber, clamp)
+        ctx.projection.mse(frames.contiguous(), frame_index.int(), moments, partial, huber, clamp)
         ctx.save_for_backward(cholesky, moments)
         return partial.sum(1) / (3 * size[0] * size[1])
 
