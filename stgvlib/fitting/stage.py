@@ -105,6 +105,9 @@ class Stage:
             for _ in range(todo):
                 advance()
             recent = self.log[done : done + todo]
+            # What is not finite may leave a Gaussian out of the picture, where the loss does not show it.
+            whole = torch.stack([p.detach().flatten(1).isfinite().all(1) for p in model.parameters()]).all(0)
+            recent[-1].masked_fill_(~whole, torch.nan)
             finite = torch.isfinite(recent).all(0)
             for place in (~finite).nonzero()[:, 0].tolist():
                 if place not in self.failed:
