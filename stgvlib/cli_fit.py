@@ -231,6 +231,8 @@ def fit_file(
     most = round(FIT_STEPS * to.steps) if chosen.preset != "paper" else chosen.steps
     config = setting_for(video.size, replace(chosen, steps=min(chosen.steps, most) if to.steps < 1 else most))
     config, began = replace(config, **given), time.perf_counter()
+    if video.num_frames > 500:  # seconds
+        say(f"following {video.num_frames:,} frames along optical flow, to see which GoPs can be predicted ...")
     planned = plan_chains(video, config, KEYINT if keyint is None else keyint, seed)
     tuning, changing = (max(1, round(number * to.steps)) for number in (FINE_TUNING, CHANGING))
     plan, chains = planned
