@@ -136,7 +136,7 @@ T from_lane(T v, int which) {
 }
 template <class T> T __shfl_sync(unsigned, T v, int which) { return from_lane(v, which & 31); }
 template <class T> T __shfl_xor_sync(unsigned, T v, int bit) { return from_lane(v, lane() ^ bit); }
-template <class T> T __shfl_up_sync(unsigned, T v, int n) { return from_lane(v, max(lane() - n, 0) + (lane() < n) * lane()); }
+template <class T> T __shfl_up_sync(unsigned, T v, int n) { return from_lane(v, lane() < n ? lane() : lane() - n); }
 template <class T> T __shfl_down_sync(unsigned, T v, int n) { return from_lane(v, lane() + n < 32 ? lane() + n : lane()); }
 inline unsigned __ballot_sync(unsigned, bool v) {
   warp_words()[lane()][0] = v;

@@ -60,11 +60,12 @@ def library(name: str, arch: str, variant: tuple) -> ctypes.CDLL:
         typed = [f"{p.kind}{'*' if p.pointer else ''} {p.name}" for p in parameters]
         names = ", ".join(p.name for p in parameters)
         text += WRAPPER.format(name=kernel, parameters=", ".join(typed), arguments=names)
-    folder = Path(tempfile.mkdtemp())
-    (folder / "kernels.cpp").write_text(text)
-    options = ["-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off"]
-    subprocess.run(["g++", *options, "-o", folder / "kernels.so", folder / "kernels.cpp"], check=True)
-    return ctypes.CDLL(str(folder / "kernels.so"))
+    with tempfile.TemporaryDirectory() as folder:
+        made, source = Path(folder, "kernels.so"), Path(folder, "kernels.cpp")
+        source.write_text(text)
+        options = ["-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off"]
+        subprocess.run(["g++", *options, "-o", made, source], check=True)
+        return ctypes.CDLL(str(made))
 
 
 def run(name: str, function: str, grid: tuple, block: int, *arguments, shared=0, variant: tuple = (), arch="sm_90"):

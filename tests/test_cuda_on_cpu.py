@@ -1,6 +1,5 @@
 """What CUDA kernels compute, without a GPU: their sources run on a CPU (cuda_on_cpu.py), on small problems."""
 
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -10,13 +9,10 @@ import torch
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: pip install '.[cuda]'")
 
 import cuda_on_cpu  # noqa: E402
-from test_cuda import FIELDS, rounded_deform, scene  # noqa: E402
+from test_cuda import errors_of_a_fused_step  # noqa: E402
 from test_splat import gaussians, relative  # noqa: E402
 
-from stgvlib.config import STGV  # noqa: E402
 from stgvlib.fitting import stage_cuda  # noqa: E402
-from stgvlib.fitting.optimizer import FlatOptimizer, Segment  # noqa: E402
-from stgvlib.fitting.stage import segments  # noqa: E402
 from stgvlib.model import field_cuda  # noqa: E402
 from stgvlib.ops.cuda import encoding, splat  # noqa: E402
 from stgvlib.ops.splat import splat_mse, splat_reference  # noqa: E402
@@ -118,22 +114,5 @@ def test_images_and_their_gradients(arch):
 
 @pytest.mark.parametrize("name", ["shape", "lattice, fade", "narrow and leaky", "positional"])
 def test_a_fused_step_has_the_gradients_of_the_reference(arch, name):
-    """As the test of that name on a GPU (test_cuda.py), with fewer Gaussians."""
-    size, lengths, number = (24, 40), [3, 5], 4
-    field = replace(FIELDS[name], position_scale=4.0, zero_heads=False)
-    config = replace(STGV, field=field, additions=0, motion_steps=0)
-    model, frames = scene(config, lengths, 140, size)
-    exact = scene(config, lengths, 140, size)[0].double()
-    counts, strides = torch.tensor(lengths), torch.tensor([2, 3])
-    index = number * strides % counts
-    loss = splat_mse(*rounded_deform(exact, (index + 1) / counts.double()), frames, index.int())
-    loss.sum().backward()
-    losses = torch.zeros(8, 2)
-    trained = [p for segment in segments(model, "deformation") for p in segment.parameters]
-    optimizer = FlatOptimizer([Segment("all", trained, torch.zeros(8))])
-    optimizer.step_number.fill_(number)
-    stage_cuda.TrainingStep(model, frames, optimizer, losses, counts, strides, None, False).gradients()
-    assert torch.allclose(losses[number].double(), loss, rtol=2e-3)
-    pairs = [(p.grad.double(), q.grad) for p, q in zip(model.parameters(), exact.parameters()) if q.grad is not None]
-    errors = [((p - q).norm() / q.norm()).item() for p, q in pairs if q.norm() > 0]
-    assert len(errors) >= 10 and max(errors) < 4e-2, errors
+    errors = errors_of_a_fused_step(name, 140, (24, 40), "cpu")
+    assert max(errors.values()) < 4e-2, errors

@@ -24,6 +24,7 @@ _SPLAT |= {"RADIUS": f"{math.sqrt(2 * CUT)}f"}  # the cut in standard deviations
 
 DEFINITIONS: dict[str, dict[str, int | str]] = {  # kernel file -> what is defined for it
     "splat": _SPLAT | {"GATHER_WARPS": GATHER_WARPS},
+    "splat_mse": _SPLAT,
     "positional": {"CHUNKS": CHUNKS, "PER_CHUNK": CHUNK_FEATURES},
     "planes": {"FEATURES": CHUNKS * CHUNK_FEATURES // 3},  # of each of the three planes
     "lattice": {"FADE_SCALE": f"{FADE_SCALE}f"},
@@ -52,7 +53,7 @@ def definitions(name: str, arch: str, variant: tuple = ()) -> dict[str, int | st
     """What is defined for a kernel file and an architecture. `variant` of the MLP's: (width, slope)."""
     more = _mlp(name, arch, *variant) if name.startswith("mlp_") else {}
     if name == "splat_mse":  # groups of a quadrant whose weights stay in shared memory
-        more = _SPLAT | {"KEPT": 1 if stage_rows(arch) == 64 else 4}
+        more = {"KEPT": 1 if stage_rows(arch) == 64 else 4}
     return {"BLOCK": BLOCK} | DEFINITIONS.get(name, {}) | more
 
 

@@ -217,5 +217,6 @@ def _table(template: str) -> str:
         for item in items:
             first, _, second = item.partition("=")
             cells = row.replace("$1", first).replace("$2", second or first)
-            rows.append(re.sub(r"\{\{(.+?)\}\}", lambda m: value(m[1], empty=True), cells))
+            filled = re.sub(r"\{\{(.+?)\}\}", lambda m: value(m[1], empty=True), cells)
+            rows.append(filled.replace(" ()", ""))  # of a number in brackets without a record
     return "\n".join(rows)

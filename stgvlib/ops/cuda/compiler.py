@@ -22,7 +22,8 @@ from stgvlib.ops.cuda.signatures import check_arguments
 SOURCES = Path(__file__).parent
 SHARED = {  # beside half.cuh, which all kernel files begin with
     "splat": ("splat.cuh",),
-    "splat_mse": ("mma.cuh", "splat.cuh"),
+    "splat_mse": ("add.cuh", "mma.cuh", "splat.cuh"),
+    "hash_encoding": ("add.cuh",),
     "mlp_forward": ("mma.cuh", "mlp.cuh"),
     "mlp_backward": ("mma.cuh", "mlp.cuh"),
     "rate": ("rate.cuh",),

@@ -52,24 +52,6 @@ __device__ __forceinline__ void sources(const Level& v, int a, float t, int& e2,
   e3_next = (hash ^ (z + 1) * Z_PRIME) & (v.size3 - 1);
 }
 
-__device__ __forceinline__ void add2(float* p, float a, float b) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" : : "l"(p), "f"(a), "f"(b) : "memory");
-#else
-  atomicAdd(p, a);
-  atomicAdd(p + 1, b);
-#endif
-}
-
-__device__ __forceinline__ void add4(float* p, float a, float b, float c, float d) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" : : "l"(p), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
-#else
-  add2(p, a, b);
-  add2(p + 2, c, d);
-#endif
-}
-
 // spatial [., entries2, 2] or null, temporal [., entries3, 4] or null, t [G] -> blended [G, entries, 8] fp16.
 // gradient [G, entries, 8] float is zeroed where it is given. grid: (entries of the largest level / BLOCK, levels, G)
 extern "C" __global__ void __launch_bounds__(BLOCK) hash_blend(

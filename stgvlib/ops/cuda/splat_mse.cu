@@ -40,15 +40,6 @@ __device__ __forceinline__ unsigned remainder(unsigned a, unsigned b, unsigned c
   return left;
 }
 
-__device__ __forceinline__ void add4(float* p, float a, float b, float c, float d) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
-#else
-  atomicAdd(p, a); atomicAdd(p + 1, b);
-  atomicAdd(p + 2, c); atomicAdd(p + 3, d);
-#endif
-}
-
 // Of Gaussians in reach of a tile, in its coordinates: z1 = line.x x + line.y, z2 = line.z y + slope.x x + line.w.
 struct Listed {
   float4 line[THREADS + 1], slope[THREADS + 1];  // slope: -k, r, g, b. The last one reaches no pixel.
